@@ -1,0 +1,180 @@
+"""The nouns every other file uses: parameters, update rules, tasks.
+
+An update rule is a pair of pure functions, ``init(params) -> state`` and
+``update(grads, state, params, info) -> (updates, state)``. A hand-designed optimizer, a program
+found by search and a neural network that outputs updates are all update rules, and judging one
+always means the same work: apply it for many steps on many small problems at once. So every
+tensor here leads with an axis ``N`` of independent *instances* (programs x learning rates x
+seeds x antithetic pairs), and the parameters of an instance lie in one row of a contiguous
+``[N, n]`` buffer, of which the named tensors are views:
+
+    flat    [N, n]             what elementwise rules work on
+    views   {name: [N, *shape]}  what losses and shape-aware rules work on
+
+A task is written for *one* instance, as anyone would write it; batching is ``unroll``'s business.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Role = Literal["input", "hidden", "output", "vector"]
+Split = Literal["train", "validation", "test"]
+State = dict[str, Tensor]
+"""An update rule's memory: named tensors, each of shape ``[N, ...]``."""
+Batch = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """One named tensor of a task. ``role`` and ``fan_in`` are what muP needs (see ``mup.py``)."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role = "hidden"
+    fan_in: int = 1
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each named tensor lies in a flat row of length ``n``, in the order of ``specs``."""
+
+    specs: tuple[ParamSpec, ...]
+
+    @classmethod
+    def of(cls, params: Mapping[str, Tensor]) -> Layout:
+        """The layout of one instance's parameters; roles unknown, so left at their default."""
+        return cls(tuple(ParamSpec(name, tuple(p.shape)) for name, p in params.items()))
+
+    @cached_property
+    def n(self) -> int:
+        return sum(spec.numel for spec in self.specs)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Start of each tensor, and ``n`` at the end: one more entry than there are tensors."""
+        starts = [0]
+        for spec in self.specs:
+            starts.append(starts[-1] + spec.numel)
+        return tuple(starts)
+
+    def __iter__(self) -> Iterator[tuple[ParamSpec, slice]]:
+        for spec, start in zip(self.specs, self.offsets, strict=False):
+            yield spec, slice(start, start + spec.numel)
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """``[N, n]`` (or ``[n]``) to named views ``[N, *shape]`` (or ``[*shape]``), not copies."""
+        lead = flat.shape[:-1]
+        return {spec.name: flat[..., span].view(*lead, *spec.shape) for spec, span in self}
+
+    def flatten(self, views: Mapping[str, Tensor]) -> Tensor:
+        """Named ``[N, *shape]`` tensors to a fresh ``[N, n]`` buffer (``[*shape]`` to ``[n]``)."""
+        pieces = []
+        for spec in self.specs:
+            lead = views[spec.name].shape[: views[spec.name].ndim - len(spec.shape)]
+            pieces.append(views[spec.name].reshape(*lead, spec.numel))
+        return torch.cat(pieces, dim=-1)
+
+    def segments(self, device: torch.device | str = "cpu") -> Tensor:
+        """``[n]`` int64: for each element the number of the tensor it belongs to."""
+        sizes = torch.tensor([spec.numel for spec in self.specs], device=device)
+        return torch.repeat_interleave(torch.arange(len(self.specs), device=device), sizes)
+
+
+class Params(NamedTuple):
+    """The parameters of ``N`` instances: a ``[N, n]`` buffer and the meaning of its columns."""
+
+    flat: Tensor
+    layout: Layout
+
+    @property
+    def views(self) -> dict[str, Tensor]:
+        return self.layout.views(self.flat)
+
+
+class StepInfo(NamedTuple):
+    """What a rule may know about a step besides gradients, state and parameters.
+
+    ``step`` counts from 0; it and ``horizon`` are ints when all instances keep the same time
+    and ``[N]`` int64 tensors when they do not. ``lr`` already includes the schedule.
+    """
+
+    step: int | Tensor
+    horizon: int | Tensor
+    lr: Tensor  # [N]
+    weight_decay: Tensor  # [N]
+    loss: Tensor  # [N], the training loss at the parameters the gradient was taken at
+
+
+class UpdateRule(Protocol):
+    """Anything that turns gradients into updates; ``params - updates`` are the next parameters."""
+
+    def init(self, params: Params) -> State:
+        """The state before the first step."""
+        ...
+
+    def update(
+        self, grads: Tensor, state: State, params: Params, info: StepInfo
+    ) -> tuple[Tensor, State]:
+        """Updates ``[N, n]`` and the next state. May reuse the memory of ``state``, never that of
+        ``grads`` or ``params``."""
+        ...
+
+    def select(self, index: Tensor) -> UpdateRule:
+        """The rule for a subset of instances (``index``: ``[K]`` int64); ``self`` when all
+        instances share one rule."""
+        ...
+
+
+class Dataset(ABC):
+    """Three fixed, disjoint splits of examples, addressed by integers."""
+
+    name: str
+
+    @abstractmethod
+    def size(self, split: Split) -> int:
+        """How many examples the split has."""
+
+    @abstractmethod
+    def batch(self, split: Split, index: Tensor) -> Batch:
+        """Examples by number: ``index`` ``[..., B]`` int64 to tensors ``[..., B, *example]``."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data resident on ``device``."""
+
+
+class Task(ABC):
+    """A training problem, written for one instance.
+
+    Subclasses are frozen dataclasses whose fields (``width``, ``depth``, ``data``, ...) make the
+    family; one object is one member of it.
+    """
+
+    data: Dataset
+    batch_size: int
+    name: str
+
+    @abstractmethod
+    def init(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Initial parameters of one instance, float32, on the CPU."""
+
+    @abstractmethod
+    def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Mean loss (a scalar tensor) of one instance's ``params`` over ``batch``."""
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout.of(self.init(torch.Generator().manual_seed(0)))
