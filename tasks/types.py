@@ -19,9 +19,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -166,6 +166,8 @@ class Task(ABC):
     data: Dataset
     batch_size: int
     name: str
+    evaluation_size: ClassVar[int] = 512
+    """Validation and test losses are means over this many examples, evenly spaced in the split."""
 
     @abstractmethod
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -178,3 +180,7 @@ class Task(ABC):
     @cached_property
     def layout(self) -> Layout:
         return Layout.of(self.init(torch.Generator().manual_seed(0)))
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same task with its data resident on ``device``."""
+        return replace(self, data=self.data.to(device))  # type: ignore[type-var]

@@ -1,0 +1,335 @@
+"""The one inner loop: many independent training runs, a step at a time, all at once.
+
+``start`` makes ``N`` runs, ``advance`` takes steps, ``evaluate`` measures them, and ``unroll`` is
+the three in a row. An outer loop, whether it evolves programs or estimates meta-gradients, is
+something that calls these and decides what to run next.
+
+Three choices carry the rest:
+
+* An instance is a row. Losses are written for one instance and lifted by ``vmap``; no operation
+  mixes rows, so a run that diverges fills its own row with NaN and leaves its neighbours
+  bit-identical.
+* Randomness is a function of (seed, step), never of a generator that somebody advanced. All
+  instances of a seed start from the same weights and see the same minibatches (common random
+  numbers), so comparisons are sharp, and a resumed run needs no random state.
+* Learning rates and minibatch indices of all steps are laid out before the first step, so the
+  loop itself never waits for the host.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value, vmap
+
+from tasks.data import draw
+from tasks.types import Layout, Params, Split, State, StepInfo, Task, UpdateRule
+
+Schedule = Callable[[Tensor, Tensor], Tensor]
+"""(step, horizon) -> multiplier of the peak learning rate; float tensors that broadcast."""
+
+MEMORY = 512 * 2**20
+"""Bytes that the instances of one chunk may need unless a chunk size is given."""
+
+
+def constant(step: Tensor, horizon: Tensor) -> Tensor:
+    return torch.ones_like(step + horizon)
+
+
+def linear(step: Tensor, horizon: Tensor) -> Tensor:
+    """From 1 at the first step to 0 at the horizon."""
+    return (1 - step / horizon).clamp(min=0)
+
+
+def cosine(step: Tensor, horizon: Tensor) -> Tensor:
+    """Half a cosine from 1 at the first step to 0 at the horizon."""
+    return 0.5 * (1 + torch.cos(math.pi * (step / horizon).clamp(max=1)))
+
+
+def warmup(steps: int, then: Schedule) -> Schedule:
+    """Rise linearly over the first ``steps`` steps, then follow ``then`` over the rest."""
+
+    def schedule(step: Tensor, horizon: Tensor) -> Tensor:
+        rise = (step + 1) / steps
+        return torch.where(step < steps, rise, then((step - steps).clamp(min=0), horizon - steps))
+
+    return schedule
+
+
+SCHEDULES: dict[str, Schedule] = {"constant": constant, "linear": linear, "cosine": cosine}
+
+
+class Inner(NamedTuple):
+    """``N`` training runs in progress.
+
+    ``step`` and ``seed`` are ints when all runs share them (the minibatch is then gathered once
+    for everybody) and ``[N]`` int64 tensors when each has its own.
+    """
+
+    params: Tensor  # [N, n]
+    state: State
+    step: int | Tensor
+    seed: int | Tensor
+
+    def rows(self, index: Tensor | slice) -> Inner:
+        """A subset of the runs."""
+        return Inner(
+            self.params[index],
+            {name: value[index] for name, value in self.state.items()},
+            self.step if isinstance(self.step, int) else self.step[index],
+            self.seed if isinstance(self.seed, int) else self.seed[index],
+        )
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What ``unroll`` returns. A dropped instance keeps NaN from the step it was dropped at."""
+
+    inner: Inner  # the runs still alive at the end
+    alive: Tensor  # [K] int64: which of the N instances those are
+    steps: tuple[int, ...]  # when validation was measured
+    validation: Tensor  # [len(steps), N]
+    training: Tensor  # [horizon, N]
+
+
+def initial(task: Task, instances: int, seed: int | Tensor) -> Tensor:
+    """Initial parameters ``[N, n]`` on the CPU: a function of each instance's seed alone."""
+
+    def row(value: int) -> Tensor:
+        return task.layout.flatten(task.init(torch.Generator().manual_seed(value)))
+
+    if isinstance(seed, int):
+        return row(seed).repeat(instances, 1)
+    values, where = torch.unique(seed.cpu(), return_inverse=True)
+    return torch.stack([row(int(value)) for value in values])[where]
+
+
+def start(
+    task: Task,
+    rule: UpdateRule,
+    instances: int,
+    seed: int | Tensor = 0,
+    device: torch.device | str = "cpu",
+) -> Inner:
+    """``N = instances`` runs before their first step. ``seed``: one for all, or ``[N]`` int64."""
+    flat = initial(task, instances, seed).to(device)
+    step: int | Tensor = 0
+    if isinstance(seed, Tensor):
+        seed = seed.to(device)
+        step = torch.zeros_like(seed)
+    return Inner(flat, rule.init(Params(flat, task.layout)), step, seed)
+
+
+def advance(
+    task: Task,
+    rule: UpdateRule,
+    inner: Inner,
+    steps: int,
+    *,
+    horizon: int | Tensor,
+    lr: Tensor | float,
+    weight_decay: Tensor | float = 0.0,
+    schedule: Schedule = constant,
+    chunk: int | None = None,
+) -> tuple[Inner, Tensor]:
+    """Take ``steps`` steps with every run.
+
+    ``horizon`` (int or ``[N]``) is the length that the schedule stretches over; ``lr`` and
+    ``weight_decay`` are numbers or ``[N]``. At most ``chunk`` instances are in flight at a time,
+    by default as many as fit into ``MEMORY``. Returns the runs and their training losses
+    ``[steps, N]``, each taken before its step. Differentiable with respect to whatever the rule
+    holds, unless called under ``torch.no_grad``.
+    """
+    instances = inner.params.shape[0]
+    device = inner.params.device
+    lr = torch.as_tensor(lr, dtype=torch.float32, device=device).expand(instances)
+    weight_decay = torch.as_tensor(weight_decay, dtype=torch.float32, device=device)
+    weight_decay = weight_decay.expand(instances)
+    parts = []
+    for rows in chunks(instances, chunk or chunk_size(task, inner)):
+        whole = rows.stop - rows.start == instances
+        index = torch.arange(rows.start, rows.stop, device=device)
+        parts.append(
+            _advance_chunk(
+                task,
+                rule if whole else rule.select(index),
+                inner if whole else inner.rows(rows),
+                steps,
+                horizon if isinstance(horizon, int) else horizon[rows],
+                lr[rows],
+                weight_decay[rows],
+                schedule,
+            )
+        )
+    if len(parts) == 1:
+        return parts[0]
+    return join([part for part, _ in parts]), torch.cat([loss for _, loss in parts], dim=1)
+
+
+def _advance_chunk(
+    task: Task,
+    rule: UpdateRule,
+    inner: Inner,
+    steps: int,
+    horizon: int | Tensor,
+    lr: Tensor,
+    weight_decay: Tensor,
+    schedule: Schedule,
+) -> tuple[Inner, Tensor]:
+    layout, device = task.layout, inner.params.device
+    flat, state = inner.params, inner.state
+    shared = isinstance(inner.seed, int) and isinstance(inner.step, int)
+    ahead = torch.arange(steps, device=device)
+    clock = ahead + inner.step if isinstance(inner.step, int) else ahead[:, None] + inner.step
+    index = draw(inner.seed, clock, task.data.size("train"), task.batch_size, device)
+    now = clock.to(torch.float32).view(steps, -1)
+    rates = schedule(now, torch.as_tensor(horizon, dtype=torch.float32, device=device)) * lr
+    gradient = vmap(grad_and_value(task.loss), in_dims=(0, None if shared else 0))
+    losses = []
+    for k in range(steps):
+        grads, loss = gradient(layout.views(flat), task.data.batch("train", index[k]))
+        info = StepInfo(inner.step + k, horizon, rates[k], weight_decay, loss)
+        updates, state = rule.update(layout.flatten(grads), state, Params(flat, layout), info)
+        flat = flat - updates
+        losses.append(loss)
+    trained = torch.stack(losses) if losses else flat.new_zeros(0, flat.shape[0])
+    return Inner(flat, state, inner.step + steps, inner.seed), trained
+
+
+@torch.no_grad()
+def evaluate(
+    task: Task, flat: Tensor, split: Split = "validation", chunk: int | None = None
+) -> Tensor:
+    """Mean loss ``[N]`` of parameters ``[N, n]`` over the split's fixed examples."""
+    size = task.data.size(split)
+    count = min(size, task.evaluation_size)
+    index = torch.arange(count, device=flat.device) * size // count
+    batches = [(task.data.batch(split, part), len(part)) for part in index.split(task.batch_size)]
+    loss = vmap(task.loss, in_dims=(0, None))
+    means = []
+    for rows in chunks(flat.shape[0], chunk or chunk_size(task, flat)):
+        views = task.layout.views(flat[rows])
+        means.append(sum(loss(views, batch) * (weight / count) for batch, weight in batches))
+    return torch.cat(means)
+
+
+Keep = Callable[[int, Tensor, Tensor], Tensor]
+"""(step, instances [K], their validation losses [K]) -> [K] bool: who goes on."""
+
+
+@torch.no_grad()
+def unroll(
+    task: Task,
+    rule: UpdateRule,
+    *,
+    instances: int,
+    steps: int,
+    lr: Tensor | float,
+    weight_decay: Tensor | float = 0.0,
+    schedule: Schedule = constant,
+    seed: int | Tensor = 0,
+    eval_at: Sequence[int] | None = None,
+    keep: Keep | None = None,
+    chunk: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Trajectory:
+    """Train ``instances`` runs for ``steps`` steps; validate at ``eval_at`` (default: the end).
+
+    After each validation but the last, ``keep`` may drop instances; they cost nothing from then
+    on. Arguments otherwise as in ``start`` and ``advance``.
+
+    Raises ValueError where a step of ``eval_at`` lies outside 0 .. steps.
+    """
+    marks = tuple(sorted(set(eval_at if eval_at is not None else (steps,))))
+    if marks and not 0 <= marks[0] <= marks[-1] <= steps:
+        raise ValueError(f"eval_at: got {marks}, expected steps between 0 and {steps}")
+    inner = start(task, rule, instances, seed, device)
+    rates = torch.as_tensor(lr, dtype=torch.float32, device=device).expand(instances)
+    decay = torch.as_tensor(weight_decay, dtype=torch.float32, device=device).expand(instances)
+    alive = torch.arange(instances, device=device)
+    validation = torch.full((len(marks), instances), math.nan, device=device)
+    training = torch.full((steps, instances), math.nan, device=device)
+    done = 0
+    for mark in sorted({*marks, steps}):
+        inner, losses = advance(
+            task,
+            rule,
+            inner,
+            mark - done,
+            horizon=steps,
+            lr=rates[alive],
+            weight_decay=decay[alive],
+            schedule=schedule,
+            chunk=chunk,
+        )
+        training[done:mark, alive] = losses
+        done = mark
+        if mark not in marks:
+            continue
+        measured = evaluate(task, inner.params, chunk=chunk)
+        validation[marks.index(mark), alive] = measured
+        if keep is not None and mark < steps:
+            stay = keep(mark, alive, measured).nonzero().flatten()
+            inner, rule, alive = inner.rows(stay), rule.select(stay), alive[stay]
+        if not len(alive):
+            break
+    return Trajectory(inner, alive, marks, validation, training)
+
+
+def join(parts: Sequence[Inner]) -> Inner:
+    """Runs of several chunks, one after another."""
+    step, seed = parts[0].step, parts[0].seed
+    return Inner(
+        torch.cat([part.params for part in parts]),
+        {name: torch.cat([p.state[name] for p in parts]) for name in parts[0].state},
+        step if isinstance(step, int) else torch.cat([torch.as_tensor(p.step) for p in parts]),
+        seed if isinstance(seed, int) else torch.cat([torch.as_tensor(p.seed) for p in parts]),
+    )
+
+
+def chunks(instances: int, size: int) -> Iterator[slice]:
+    """Consecutive row ranges of nearly equal length, none longer than ``size``."""
+    if size < 1:
+        raise ValueError(f"chunk: got {size}, expected at least 1")
+    pieces = max(1, math.ceil(instances / size))
+    for k in range(pieces):
+        yield slice(k * instances // pieces, (k + 1) * instances // pieces)
+
+
+def chunk_size(task: Task, inner: Inner | Tensor, memory: int = MEMORY) -> int:
+    """How many instances fit into ``memory`` bytes: parameters, gradients, updates, state and the
+    activations that one backward pass keeps (measured on one instance)."""
+    flat = inner if isinstance(inner, Tensor) else inner.params
+    state = 0 if isinstance(inner, Tensor) else sum(v[:1].nbytes for v in inner.state.values())
+    row = 6 * flat[:1].nbytes + 2 * state + 2 * _activations(task)
+    return max(1, memory // max(row, 1))
+
+
+def _activations(task: Task) -> int:
+    """Bytes that the backward pass of one instance saves, weights included; cached on the task."""
+    known = task.__dict__.get("_activation_bytes")
+    if known is None:
+        saved = {}
+        index = torch.zeros(task.batch_size, dtype=torch.int64, device=_device(task))
+        batch = task.data.batch("train", index)
+        views = Layout(task.layout.specs).views(
+            torch.zeros(task.layout.n, device=index.device, requires_grad=True)
+        )
+
+        def note(tensor: Tensor) -> Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            task.loss(views, batch)
+        known = task.__dict__["_activation_bytes"] = sum(saved.values())
+    return known
+
+
+def _device(task: Task) -> torch.device:
+    return task.data.batch("train", torch.zeros(1, dtype=torch.int64))[0].device
