@@ -1,0 +1,26 @@
+"""Checks of a task's fields: a ValueError names the field, its value and what is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def positive(**fields: int) -> None:
+    """Every keyword must be an integer of at least 1."""
+    for name, value in fields.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: got {value!r}, expected a positive integer")
+
+
+def natural(**fields: int) -> None:
+    """Every keyword must be an integer of at least 0."""
+    for name, value in fields.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{name}: got {value!r}, expected an integer of at least 0")
+
+
+def one_of(name: str, value: str, accepted: Iterable[str]) -> None:
+    """``value`` must be among ``accepted``."""
+    names = sorted(accepted)
+    if value not in names:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(names)}")
