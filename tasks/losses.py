@@ -18,5 +18,7 @@ def prediction_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     ``targets`` is int64 ``[...]`` (class numbers below K) or float ``[..., K]``.
     """
     if targets.dtype == torch.int64:
-        return F.cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1))
+        # F.cross_entropy under vmap costs half as much again for a whole training step.
+        chosen = outputs.gather(-1, targets[..., None])[..., 0]
+        return (torch.logsumexp(outputs, dim=-1) - chosen).mean()
     return F.mse_loss(outputs, targets)
