@@ -1,0 +1,303 @@
+"""Worker processes that may hang, crash or be killed without harming the run.
+
+The search hands out *jobs* (plain data) and takes results back as they finish, through three
+calls: ``submit``, ``cancel``, ``completed``. ``Inline`` runs jobs in this process, ``Processes``
+in several; an engine for a cluster is one more class with the same calls.
+
+What a worker does is named, not passed: ``"package.module:function"`` or ``"file.py:function"``.
+The worker calls ``function(context)`` once, which builds whatever is expensive (tasks, compiled
+kernels) and returns ``run(job) -> result``. Nothing a job does raises in the driver: its result
+is then a ``Failure`` that says why.
+
+A worker is a fresh interpreter in a session of its own. Not a fork, because the threads of torch
+and numba do not survive one; not ``multiprocessing`` either, which would import the driver's main
+module again. It reads its pipe in a thread, so jobs can be sent while it is still importing, and
+it kills its whole process group when the pipe closes: a driver that dies, however it dies, leaves
+no orphans.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Pipe, wait
+from typing import Any, Protocol, Self
+
+from search.serve import OUT_OF_MEMORY, Failure, Function, attempt, failure, load, name_of
+
+TICK = 0.1
+"""Seconds between looks at deadlines and at dead workers."""
+START_LIMIT = 600.0
+"""Seconds a worker may take to import and build before it counts as hung."""
+ONE_THREAD = {
+    f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA", "VECLIB_MAXIMUM")
+}
+
+
+class Executor(Protocol):
+    """Runs jobs somewhere. ``busy`` holds the seconds each worker has spent on finished jobs."""
+
+    busy: list[float]
+
+    @abstractmethod
+    def submit(self, job: Any) -> int:
+        """Queue ``job``; the ticket under which its result will be reported."""
+
+    @abstractmethod
+    def cancel(self, ticket: int) -> None:
+        """Never report ``ticket``. A job that is already running runs out and is then dropped."""
+
+    @abstractmethod
+    def completed(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
+        """``(ticket, result)`` as jobs finish, in any order. Ends when nothing is outstanding, or
+        when nothing finished for ``timeout`` seconds. Jobs submitted meanwhile are included."""
+
+    def close(self) -> None:
+        """Stop everything now; outstanding jobs are lost."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def executor(
+    function: Function, context: Any, workers: int, timeout: float | None = None, retries: int = 2
+) -> Executor:
+    """``workers`` processes, or this one if ``workers`` is 0. Raises ValueError if negative."""
+    if workers < 0:
+        raise ValueError(f"workers: {workers}; must be 0 (run in this process) or more")
+    if workers == 0:
+        return Inline(function, context)
+    return Processes(function, context, workers, timeout, retries)
+
+
+class Inline(Executor):
+    """Runs each job in this process when ``completed`` gets to it, in order of submission."""
+
+    def __init__(self, function: Function, context: Any) -> None:
+        self._run = (load(function) if isinstance(function, str) else function)(context)
+        self._jobs: dict[int, Any] = {}
+        self._tickets = 0
+        self.busy = [0.0]
+
+    def submit(self, job: Any) -> int:
+        self._tickets += 1
+        self._jobs[self._tickets] = job
+        return self._tickets
+
+    def cancel(self, ticket: int) -> None:
+        self._jobs.pop(ticket, None)
+
+    def completed(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
+        while self._jobs:
+            ticket = next(iter(self._jobs))
+            start = time.perf_counter()
+            result = attempt(self._run, self._jobs.pop(ticket))
+            self.busy[0] += time.perf_counter() - start
+            yield ticket, result
+
+
+@dataclass
+class _Job:
+    ticket: int
+    data: bytes
+    attempts: int = 0
+
+
+class _Worker:
+    """One process, the driver's end of its pipe, and the job it has."""
+
+    def __init__(self) -> None:
+        self.pipe, theirs = Pipe()
+        code = f"from search.serve import serve; serve({theirs.fileno()})"
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code],
+            env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=2,  # what a job prints must not mix with the driver's output
+            start_new_session=True,
+        )
+        theirs.close()
+        self.job: _Job | None = None
+        self.ready = False
+        self.deadline = math.inf
+
+    def send(self, data: bytes) -> None:
+        with suppress(OSError):  # a dead worker is noticed when its pipe is read
+            self.pipe.send_bytes(data)
+
+    def receive(self) -> tuple[float, Any] | None:
+        """The next (seconds, result), or None if the worker is gone."""
+        try:
+            data = self.pipe.recv_bytes()
+        except (EOFError, OSError):
+            return None
+        try:
+            return pickle.loads(data)
+        except Exception as error:
+            return 0.0, failure(error)
+
+    def kill(self) -> str:
+        """End the process and its children; how it ended."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        status = self.process.wait()
+        self.pipe.close()
+        if status < 0:
+            return f"killed by {signal.Signals(-status).name}"
+        return "out of memory" if status == OUT_OF_MEMORY else f"exited with status {status}"
+
+
+class Processes(Executor):
+    """Runs jobs in ``workers`` processes of one thread each.
+
+    A worker that dies, or has one job for longer than ``timeout`` seconds, is replaced and its job
+    run again, at most ``retries`` times. An exception in a job is not retried. ``completed``
+    raises RuntimeError only when no worker at all can be started.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        context: Any,
+        workers: int,
+        timeout: float | None = None,
+        retries: int = 2,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers: {workers}; must be 1 or more")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout: {timeout}; must be more than 0 seconds, or None")
+        if retries < 0:
+            raise ValueError(f"retries: {retries}; must be 0 or more")
+        self._start = pickle.dumps((name_of(function), context))
+        self._timeout = math.inf if timeout is None else timeout
+        self._retries = retries
+        self._jobs: dict[int, _Job] = {}  # everything outstanding, so not what was cancelled
+        self._queue: deque[_Job] = deque()
+        self._finished: deque[tuple[int, Any]] = deque()
+        self._tickets = 0
+        self._started = False  # has any worker ever got as far as taking jobs?
+        self.busy = [0.0] * workers
+        self._workers: list[_Worker | None] = [_Worker() for _ in range(workers)]
+        for worker in self._workers:
+            if worker:
+                worker.send(self._start)
+
+    def submit(self, job: Any) -> int:
+        if not self._workers:
+            raise RuntimeError("submit after close")
+        self._tickets += 1
+        self._jobs[self._tickets] = _Job(self._tickets, pickle.dumps(job))
+        self._queue.append(self._jobs[self._tickets])
+        self._dispatch()
+        return self._tickets
+
+    def cancel(self, ticket: int) -> None:
+        self._jobs.pop(ticket, None)
+
+    def completed(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
+        patience = math.inf if timeout is None else timeout
+        limit = time.monotonic() + patience
+        while self._jobs:
+            left = max(0.0, limit - time.monotonic())
+            self._collect(0.0 if self._finished else min(TICK, left))
+            self._dispatch()  # before the caller does its own work with what it is given
+            if self._finished:
+                ticket, result = self._finished.popleft()
+                if self._jobs.pop(ticket, None):
+                    yield ticket, result
+                    limit = time.monotonic() + patience
+            elif time.monotonic() >= limit:
+                return
+
+    def close(self) -> None:
+        for worker in self._workers:
+            if worker:
+                worker.kill()
+        self._workers = []
+        self._jobs.clear()
+
+    def _dispatch(self) -> None:
+        """Give queued jobs to idle workers; start one where there is none."""
+        for place, worker in enumerate(self._workers):
+            if worker and worker.job:
+                continue
+            while self._queue and self._queue[0].ticket not in self._jobs:
+                self._queue.popleft()
+            if not self._queue:
+                return
+            if worker and worker.process.poll() is not None:
+                worker.kill()
+                worker = None
+            if worker is None:
+                worker = self._workers[place] = _Worker()
+                worker.send(self._start)
+            worker.job = self._queue.popleft()
+            worker.job.attempts += 1
+            worker.send(worker.job.data)
+            limit = self._timeout if worker.ready else START_LIMIT
+            worker.deadline = time.monotonic() + limit
+
+    def _collect(self, seconds: float) -> None:
+        """Wait up to ``seconds`` for something to happen, and take note of it."""
+        ready = wait([worker.pipe for worker in self._workers if worker], seconds)
+        now = time.monotonic()
+        for place, worker in enumerate(self._workers):
+            if worker is None:
+                continue
+            if worker.pipe in ready:
+                self._receive(place, worker)
+            elif worker.pipe.poll():
+                continue  # arrived since: next time, ahead of any deadline
+            elif worker.process.poll() is not None:
+                self._lose(place, worker)
+            elif now > worker.deadline:
+                limit = self._timeout if worker.ready else START_LIMIT
+                self._lose(place, worker, f"not finished after {limit:g} s")
+
+    def _receive(self, place: int, worker: _Worker) -> None:
+        message = worker.receive()
+        if message is None:
+            return self._lose(place, worker)
+        seconds, result = message
+        if worker.ready:
+            assert worker.job is not None
+            self._finished.append((worker.job.ticket, result))
+            self.busy[place] += seconds
+            worker.job, worker.deadline = None, math.inf
+        elif isinstance(result, Failure):
+            if not self._started:
+                raise RuntimeError(f"workers cannot start: {result.reason}\n{result.detail}")
+            self._lose(place, worker, f"worker could not be replaced: {result.reason}")
+        else:
+            self._started = worker.ready = True
+            worker.deadline = time.monotonic() + self._timeout if worker.job else math.inf
+        return None
+
+    def _lose(self, place: int, worker: _Worker, reason: str | None = None) -> None:
+        """Bury a worker; its job goes to the head of the queue, or fails for good."""
+        ending = worker.kill()
+        self._workers[place] = None
+        job = worker.job
+        if job is None:
+            return
+        if job.attempts <= self._retries:
+            self._queue.appendleft(job)
+        else:
+            why = reason or f"worker {ending}"
+            self._finished.append((job.ticket, Failure(f"{why} (attempt {job.attempts})")))

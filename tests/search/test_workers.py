@@ -1,0 +1,264 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.workers import Executor, Failure, Inline, Processes, executor
+
+JOBS = f"{Path(__file__).with_name('worker_jobs.py')}:build"
+PATIENCE = 60.0
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Processes]:
+    """Two workers shared by the tests that do not wear them out."""
+    with Processes(JOBS, 100, workers=2) as workers:
+        yield workers
+
+
+def results(workers: Executor, jobs: list[Any]) -> list[Any]:
+    """The results in order of submission; fails rather than wait forever."""
+    tickets = [workers.submit(job) for job in jobs]
+    found = dict(workers.completed(PATIENCE))
+    assert sorted(found) == sorted(tickets)
+    return [found[ticket] for ticket in tickets]
+
+
+def alive(pid: int) -> bool:
+    """Running, in any of its threads, and not merely waiting to be reaped."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" or len(os.listdir(f"/proc/{pid}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(condition: Any, seconds: float = 20.0) -> bool:
+    limit = time.monotonic() + seconds
+    while not condition() and time.monotonic() < limit:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_results_do_not_depend_on_the_number_of_workers(workers: int) -> None:
+    with executor(JOBS, 100, workers) as engine:
+        assert results(engine, [("add", i) for i in range(20)]) == list(range(100, 120))
+        assert len(engine.busy) == max(1, workers)
+
+
+def test_jobs_are_reported_as_they_finish(pair: Processes) -> None:
+    results(pair, [("sleep", 0.2)] * 2)  # both are up
+    slow, fast = pair.submit(("sleep", 1.0)), pair.submit(("sleep", 0.01))
+    assert [ticket for ticket, _ in pair.completed(PATIENCE)] == [fast, slow]
+
+
+def test_jobs_submitted_while_completing_are_completed_too(pair: Processes) -> None:
+    pair.submit(("add", 0))
+    seen = []
+    for _, result in pair.completed(PATIENCE):
+        seen.append(result)
+        if len(seen) < 5:
+            pair.submit(("add", len(seen)))
+    assert seen == [100, 101, 102, 103, 104]
+
+
+def test_completed_ends_when_nothing_finishes_in_time(pair: Processes) -> None:
+    ticket = pair.submit(("sleep", 0.5))
+    assert list(pair.completed(timeout=0.05)) == []
+    assert list(pair.completed(PATIENCE)) == [(ticket, 0.5)]
+
+
+def test_busy_seconds_are_those_spent_in_jobs(pair: Processes) -> None:
+    before = sum(pair.busy)
+    results(pair, [("sleep", 0.3)] * 2)
+    assert 0.6 <= sum(pair.busy) - before < 3.0
+
+
+def test_a_job_larger_than_the_pipe(pair: Processes) -> None:
+    assert results(pair, [("size", bytes(5_000_000))] * 3) == [5_000_000] * 3
+
+
+def test_a_worker_has_one_torch_thread(pair: Processes) -> None:
+    assert results(pair, [("threads", None)]) == [1]
+
+
+def test_ctrl_c_does_not_reach_a_worker(pair: Processes) -> None:
+    assert results(pair, [("interrupt", None)]) == ["unmoved"]
+    pid = results(pair, [("pid", None)])[0]
+    assert os.getpgid(pid) == pid != os.getpgid(0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_exception_is_a_failure_and_not_retried(workers: int, tmp_path: Path) -> None:
+    with executor(JOBS, 0, workers) as engine:
+        failed, fine = results(engine, [("raise", "momentum"), ("add", 1)])
+        assert fine == 1
+        assert failed.reason == "KeyError: 'momentum'"
+        assert "_raise" in failed.detail
+
+
+def test_a_result_that_cannot_be_pickled_is_a_failure(pair: Processes) -> None:
+    (result,) = results(pair, [("unpicklable", None)])
+    assert isinstance(result, Failure)
+    assert "pickle" in result.reason
+
+
+DEATHS = {
+    "die": "SIGKILL",
+    "segfault": "SIGSEGV",
+    "out of memory": "out of memory",
+    "exit": "status 3",
+    "hang": "not finished after 1 s",
+}
+
+
+@pytest.mark.parametrize("deed", DEATHS)
+def test_a_job_whose_worker_is_lost_runs_again(deed: str, tmp_path: Path) -> None:
+    with Processes(JOBS, 0, workers=1, timeout=1.0) as workers:
+        jobs = [(f"once {deed}", str(tmp_path / "marker")), ("add", 1)]
+        assert results(workers, jobs) == ["survived", 1]
+
+
+@pytest.mark.parametrize("deed", DEATHS)
+def test_a_job_that_always_loses_its_worker_fails_alone(deed: str) -> None:
+    with Processes(JOBS, 0, workers=2, timeout=1.0, retries=1) as workers:
+        failed, *others = results(workers, [(deed, None), *[("add", i) for i in range(4)]])
+        assert others == [0, 1, 2, 3]
+        assert DEATHS[deed] in failed.reason
+        assert "attempt 2" in failed.reason
+        assert "\n" not in failed.reason
+
+
+def test_kill_9_from_outside_in_the_middle_of_jobs() -> None:
+    with Processes(JOBS, 0, workers=2) as workers:
+        victims = set(results(workers, [("pid", None)] * 8))
+        tickets = [workers.submit(("sleep", 0.3)) for _ in range(4)]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        assert dict(workers.completed(PATIENCE)) == dict.fromkeys(tickets, 0.3)
+        assert victims.isdisjoint(results(workers, [("pid", None)] * 4))
+
+
+def test_a_worker_killed_while_idle_costs_no_attempt() -> None:
+    with Processes(JOBS, 0, workers=1, retries=0) as workers:
+        (pid,) = results(workers, [("pid", None)])
+        os.kill(pid, signal.SIGKILL)
+        assert until(lambda: not alive(pid))
+        assert results(workers, [("add", 1)]) == [1]
+
+
+def test_a_lost_worker_takes_its_children_with_it(tmp_path: Path) -> None:
+    with Processes(JOBS, 0, workers=1, timeout=1.0, retries=0) as workers:
+        (result,) = results(workers, [("child", str(tmp_path / "pids"))])
+        assert "not finished" in result.reason
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    assert until(lambda: not any(map(alive, pids)))
+
+
+def test_a_cancelled_ticket_is_never_reported() -> None:
+    with Processes(JOBS, 0, workers=1) as workers:
+        running, queued, kept = (workers.submit(("sleep", s)) for s in (0.5, 0.0, 0.1))
+        list(workers.completed(timeout=0.2))
+        workers.cancel(running)
+        workers.cancel(queued)
+        assert list(workers.completed(PATIENCE)) == [(kept, 0.1)]
+        assert list(workers.completed(PATIENCE)) == []
+
+
+def test_a_finished_ticket_can_still_be_cancelled(pair: Processes) -> None:
+    tickets = [pair.submit(("add", i)) for i in range(6)]
+    reports = pair.completed(PATIENCE)
+    first, _ = next(reports)
+    time.sleep(0.2)  # others have finished, unreported
+    for ticket in tickets:
+        pair.cancel(ticket)
+    assert first in tickets
+    assert list(reports) == []
+
+
+def test_inline_is_lazy_and_in_order() -> None:
+    engine = Inline(JOBS, 0)
+    tickets = [engine.submit(("add", i)) for i in range(4)]
+    engine.cancel(tickets[1])
+    assert list(engine.completed()) == [(tickets[0], 0), (tickets[2], 2), (tickets[3], 3)]
+
+
+def test_nothing_is_accepted_after_close() -> None:
+    workers = Processes(JOBS, 0, workers=1)
+    workers.close()
+    with pytest.raises(RuntimeError, match="after close"):
+        workers.submit(("add", 1))
+    assert list(workers.completed()) == []
+
+
+def test_workers_that_cannot_start_say_why() -> None:
+    with Processes(JOBS.replace("build", "cannot_build"), "digitz", workers=2) as workers:
+        workers.submit(("add", 1))
+        with pytest.raises(RuntimeError, match=r"workers cannot start: .*no task called 'digitz'"):
+            list(workers.completed(PATIENCE))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"workers": -1}, "workers: -1; must be 0"),
+        ({"timeout": 0.0}, "timeout: 0.0; must be more than 0"),
+        ({"retries": -1}, "retries: -1; must be 0 or more"),
+        ({"function": "build"}, "function: 'build' cannot be imported"),
+        ({"function": "__main__:build"}, "cannot be imported"),
+        ({"function": lambda context: context}, "cannot be imported"),
+    ],
+)
+def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        executor(**{"function": JOBS, "context": 0, "workers": 1} | arguments)
+
+
+DRIVER = """
+import sys
+from search.workers import Processes
+with Processes({jobs!r}, 1, workers=2) as workers:
+    print("driver", flush=True)
+    for job in {work!r}:
+        workers.submit(job)
+    print(sorted(result for _, result in workers.completed(60)))
+"""
+
+
+@pytest.mark.parametrize("entry", ["-c", "-", "file"])
+def test_any_kind_of_main_module_can_drive(entry: str, tmp_path: Path) -> None:
+    """In particular a script with no ``if __name__ == "__main__"``."""
+    code = DRIVER.format(jobs=JOBS, work=[("add", 1), ("add", 2)])
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    command = {"-c": ["-c", code], "-": ["-"], "file": [str(script)]}[entry]
+    done = subprocess.run(
+        [sys.executable, *command], input=code, text=True, capture_output=True, timeout=60
+    )
+    assert (done.stdout, done.returncode) == ("driver\n[2, 3]\n", 0), done.stderr
+
+
+def test_what_a_job_prints_stays_out_of_the_drivers_output() -> None:
+    code = DRIVER.format(jobs=JOBS, work=[("print", "noise")])
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("driver\n[None]\n", "noise\n")
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_driver_that_dies_leaves_no_orphans(ending: signal.Signals, tmp_path: Path) -> None:
+    files = [tmp_path / "one", tmp_path / "two"]
+    code = DRIVER.format(jobs=JOBS, work=[("child", str(file)) for file in files])
+    driver = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    assert until(lambda: all(f.exists() and f.read_text().endswith("\n") for f in files))
+    pids = [int(pid) for file in files for pid in file.read_text().split()]
+    assert all(map(alive, pids))
+    driver.send_signal(ending)
+    driver.wait(timeout=20)
+    assert until(lambda: not any(map(alive, pids)))
