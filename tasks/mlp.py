@@ -7,9 +7,8 @@ do on larger networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +25,31 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "silu": F.silu,
 }
+
+
+def dense(
+    sizes: Sequence[int], gains: Sequence[float], generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Parameters of affine layers between ``sizes``: ``w0, b0, w1, b1, ...``.
+
+    Weights ``[in, out]`` are normal with standard deviation ``gain / sqrt(in)``, biases zero.
+    """
+    params = {}
+    for layer, gain in enumerate(gains):
+        fan_in, fan_out = sizes[layer], sizes[layer + 1]
+        params[f"w{layer}"] = torch.randn(fan_in, fan_out, generator=generator) * gain / fan_in**0.5
+        params[f"b{layer}"] = torch.zeros(fan_out)
+    return params
+
+
+def affine(params: Mapping[str, Tensor], layer: int, inputs: Tensor) -> Tensor:
+    """``[..., in]`` to ``[..., out]`` by the parameters of one layer."""
+    return inputs @ params[f"w{layer}"] + params[f"b{layer}"]
+
+
+def gain(activation: str) -> float:
+    """What keeps the scale of a signal through a layer: relu halves its square (He et al. 2015)."""
+    return 2**0.5 if activation == "relu" else 1.0
 
 
 @dataclass(frozen=True)
@@ -57,13 +81,7 @@ class MLP(Task):
         return [self.data.features, *[self.width] * self.depth, self.data.outputs]
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
-        gain = 2**0.5 if self.activation == "relu" else 1.0
-        params = {}
-        for layer, (fan_in, fan_out) in enumerate(pairwise(self.sizes)):
-            scale = (gain if layer < self.depth else 1.0) / fan_in**0.5
-            params[f"w{layer}"] = torch.randn(fan_in, fan_out, generator=generator) * scale
-            params[f"b{layer}"] = torch.zeros(fan_out)
-        return params
+        return dense(self.sizes, [gain(self.activation)] * self.depth + [1.0], generator)
 
     def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         inputs, targets = batch
@@ -73,6 +91,5 @@ class MLP(Task):
         """``[B, *example]`` to logits or predictions ``[B, outputs]``."""
         hidden = inputs.flatten(1)
         for layer in range(self.depth):
-            hidden = hidden @ params[f"w{layer}"] + params[f"b{layer}"]
-            hidden = ACTIVATIONS[self.activation](hidden)
-        return hidden @ params[f"w{self.depth}"] + params[f"b{self.depth}"]
+            hidden = ACTIVATIONS[self.activation](affine(params, layer, hidden))
+        return affine(params, self.depth, hidden)

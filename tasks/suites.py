@@ -1,0 +1,137 @@
+"""Named lists of tasks, each with the number of steps it is usually run for.
+
+* ``proxy``: what a search scores every candidate on; two tasks, tens of microseconds a step.
+* ``meta_train``: what a learned optimizer is meta-trained on; many sizes and shapes.
+* ``held_out``: what neither has seen: other data, other architectures; needs no download.
+* ``held_out_extra``: ``held_out`` and more; needs ``pip install 'l2o[data]'``.
+* ``scale``: the same networks at growing widths.
+
+A suite is a function, so that importing this module loads no data. Nothing is registered: a suite
+of yours is named by its import path, ``package.module:attribute`` (see ``resolve``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+
+from tasks.autoencoder import Autoencoder
+from tasks.conv import Conv
+from tasks.data import breast_cancer, diabetes, digits, help_text, king_james, mnist5k
+from tasks.fields import positive
+from tasks.linear import Linear, Logistic
+from tasks.mlp import MLP
+from tasks.quadratic import Quadratic
+from tasks.transformer import Transformer
+from tasks.types import Task
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A task and how many steps a run of it has unless one says otherwise."""
+
+    task: Task
+    steps: int = 200
+
+    def __post_init__(self) -> None:
+        positive(steps=self.steps)
+
+
+Suite = tuple[Entry, ...]
+
+
+def proxy() -> Suite:
+    """A classifier and an autoencoder: different losses, activations and gradient scales."""
+    return (
+        Entry(MLP(width=32, depth=1, batch_size=64), steps=200),
+        Entry(Autoencoder(width=32, depth=1, latent=8, batch_size=64), steps=200),
+    )
+
+
+def meta_train() -> Suite:
+    """Digits in many ways, and quadratics; shares no data with ``held_out``."""
+    return (
+        Entry(Quadratic(dimension=32, spectrum="log", condition=100.0)),
+        Entry(Quadratic(dimension=64, spectrum="linear", condition=10.0, noise=0.5, seed=1)),
+        Entry(Logistic(data=digits(), batch_size=32)),
+        Entry(MLP(width=16, depth=1, batch_size=64)),
+        Entry(MLP(width=32, depth=2, activation="tanh", batch_size=32)),
+        Entry(MLP(width=64, depth=1, activation="gelu", batch_size=64)),
+        Entry(MLP(width=24, depth=3, activation="silu", batch_size=64)),
+        Entry(Autoencoder(width=32, depth=1, latent=8, batch_size=64)),
+        Entry(Autoencoder(width=48, depth=2, latent=4, activation="relu", batch_size=32)),
+        Entry(Conv(width=8, depth=2, batch_size=32)),
+    )
+
+
+def held_out() -> Suite:
+    """Text and tables, where ``proxy`` and ``meta_train`` have images."""
+    return (
+        Entry(Transformer(width=16, depth=1, heads=2, data=help_text(16), batch_size=16), 300),
+        Entry(MLP(width=20, depth=4, activation="tanh", data=breast_cancer(), batch_size=16)),
+        Entry(MLP(width=40, depth=2, activation="silu", data=diabetes(), batch_size=16)),
+        Entry(Autoencoder(20, 2, latent=6, activation="gelu", data=breast_cancer(), batch_size=32)),
+    )
+
+
+def held_out_extra() -> Suite:
+    """``held_out``, larger images and another text."""
+    return (
+        *held_out(),
+        Entry(Linear(data=diabetes())),
+        Entry(Conv(width=12, depth=3, data=mnist5k(), batch_size=32)),
+        Entry(MLP(width=96, depth=2, data=mnist5k(), batch_size=48)),
+        Entry(Transformer(width=24, depth=2, heads=3, data=king_james(16), batch_size=16), 300),
+    )
+
+
+def scale() -> Suite:
+    """Widths in steps of a factor 2 or 4; the learning rate should carry over under muP."""
+    networks = [Entry(MLP(width=width, depth=2, batch_size=64)) for width in (32, 128, 512)]
+    text = help_text(16)
+    return (
+        *networks,
+        *(Entry(Transformer(width, 2, 2, data=text, batch_size=16), 300) for width in (16, 32, 64)),
+    )
+
+
+SUITES: dict[str, Callable[[], Suite]] = {
+    suite.__name__: suite for suite in (proxy, meta_train, held_out, held_out_extra, scale)
+}
+
+
+def resolve(name: str) -> Suite:
+    """The suite called ``name``, or what the import path ``package.module:attribute`` leads to.
+
+    The attribute is a ``Task`` or an ``Entry``, several of them, or a function of no arguments
+    that returns any of these; a bare task gets the default number of steps. Raises ValueError
+    when there is no such thing.
+    """
+    if name in SUITES:
+        return SUITES[name]()
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(
+            f"suite: got {name!r}, expected one of {', '.join(SUITES)}, "
+            "or an import path package.module:attribute"
+        )
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"suite: got {name!r}, which cannot be imported: {error}") from error
+    return _entries(name, found() if callable(found) else found)
+
+
+def _entries(name: str, found: object) -> Suite:
+    entries = []
+    for item in found if isinstance(found, Iterable) else (found,):
+        entry = Entry(item) if isinstance(item, Task) else item
+        if not isinstance(entry, Entry):
+            raise ValueError(
+                f"suite: got {name!r}, which holds a {type(item).__name__}, expected tasks"
+            )
+        entries.append(entry)
+    if not entries:
+        raise ValueError(f"suite: got {name!r}, which is empty, expected at least one task")
+    return tuple(entries)
