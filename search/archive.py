@@ -1,0 +1,281 @@
+"""What a run has done so far, in one SQLite file that survives being killed at any moment.
+
+``RUN/archive.sqlite`` has one writer and any number of readers (WAL journal, readers open it
+read-only). Everything that happens in one step of the search is written in one transaction:
+
+    with archive.transaction():
+        archive.decide(...)         # what became of candidates
+        archive.add_evaluations(...)
+        archive.add_candidate(...)  # the next batch, pending
+        archive.set_snapshot(...)
+
+so after ``kill -9`` either all of it is there or none, and resuming means running again whatever
+is ``pending``. Nothing in these tables depends on a clock, on the number of workers or on the
+order in which they finished: a run that was killed and resumed ends with the same rows as one
+that never was, and ``dump`` is how that is compared. Times are kept in a table of their own,
+``timing``, which ``dump`` leaves out.
+
+A killed process loses nothing that was committed; a power cut may lose the transactions since the
+last milestone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from search import storage
+from search.storage import ArchiveError, explained
+from search.tables import (
+    FATES,
+    ORDER,
+    SCHEMA,
+    VERSION,
+    Evaluation,
+    Final,
+    Progress,
+    Record,
+    Snapshot,
+)
+
+FILE = "archive.sqlite"
+SNAPSHOTS = 8  # kept; one is enough to resume, a few are a comfort
+
+
+class Archive:
+    """An open archive; made by ``create`` and ``open_existing``. Use as a context manager.
+
+    Whatever goes wrong with the file is raised as an ArchiveError (``storage`` lists them).
+    """
+
+    def __init__(self, file: Path, db: sqlite3.Connection, lock: int | None) -> None:
+        self.file = file
+        self._db = db
+        self._lock = lock
+
+    def close(self) -> None:
+        self._db.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- writing -----------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self, milestone: bool = False) -> Iterator[None]:
+        """All writes in the block, or none. A ``milestone`` is on the disk when this returns."""
+        with explained(self.file):
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if milestone else 'NORMAL'}")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # some errors have already rolled it back
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def set_run(self, key: str, value: Any) -> None:
+        """A fact about the run: configuration, versions, seed, a calibration."""
+        self._write("INSERT OR REPLACE INTO run VALUES (?, ?)", [(key, to_json(value))])
+
+    def add_program(self, text: str, canonical: str, signature: str, length: int) -> int:
+        """The id of ``text``, which is stored unless it is known."""
+        row = (text, canonical, signature, length)
+        self._write("INSERT OR IGNORE INTO program VALUES (NULL, ?, ?, ?, ?)", [row])
+        return self._rows("SELECT id FROM program WHERE text = ?", text)[0][0]
+
+    def add_batch(self, batch: int, job: Mapping[str, Any]) -> None:
+        """``job``: what evaluating the batch needs to know besides its candidates."""
+        self._write("INSERT INTO batch VALUES (?, ?)", [(batch, to_json(job))])
+
+    def add_candidate(
+        self,
+        id: int,
+        batch: int,
+        parent: int | None,
+        program: int | None,
+        mutation: str,
+        fate: str = "pending",
+        lr: float | None = None,
+        original: int | None = None,
+    ) -> None:
+        """A child as it was born: pending, or already known to be invalid or a duplicate of
+        ``original``. ``program`` comes from ``add_program``."""
+        row = (id, batch, parent, program, mutation, fate, lr, None, "[]", original)
+        self._write("INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [row])
+
+    def decide(
+        self, id: int, fate: str, lr: float | None, score: float | None, ladder: Sequence[float]
+    ) -> None:
+        """What became of a candidate."""
+        changed = self._write(
+            "UPDATE candidate SET fate = ?, lr = ?, score = ?, ladder = ? WHERE id = ?",
+            [(fate, lr, score, to_json(list(ladder)), id)],
+        )
+        if changed != 1:
+            raise KeyError(f"no candidate {id} to decide")
+
+    def add_evaluations(self, rows: Iterable[Evaluation]) -> None:
+        self._write("INSERT INTO evaluation VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def add_finals(self, rows: Iterable[Final]) -> None:
+        """A row that is measured again replaces the earlier one."""
+        self._write("INSERT OR REPLACE INTO final VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def set_snapshot(
+        self, batch: int, population: Sequence[int], counters: Mapping[str, Any]
+    ) -> None:
+        row = (batch, to_json(list(population)), to_json(counters))
+        self._write("INSERT INTO snapshot VALUES (?, ?, ?)", [row])
+        self._write("DELETE FROM snapshot WHERE batch <= ?", [(batch - SNAPSHOTS,)])
+
+    def add_timing(self, batch: int, wall: float, busy: float) -> None:
+        """Seconds since the last batch was integrated, and those its worker was busy."""
+        self._write("INSERT OR REPLACE INTO timing VALUES (?, ?, ?)", [(batch, wall, busy)])
+
+    def _write(self, statement: str, rows: Iterable[Sequence[Any]]) -> int:
+        if not self._db.in_transaction:
+            raise RuntimeError("write outside of Archive.transaction()")
+        return self._db.executemany(statement, rows).rowcount
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """The facts of ``set_run``."""
+        rows = self._rows("SELECT key, value FROM run ORDER BY key")
+        return {key: json.loads(value) for key, value in rows}
+
+    def pending(self) -> dict[int, list[Record]]:
+        """Batches that were handed out and never came back, to be run again."""
+        batches: dict[int, list[Record]] = {}
+        for record in self.records("WHERE c.fate = 'pending' ORDER BY c.id"):
+            batches.setdefault(record.batch, []).append(record)
+        return batches
+
+    def job(self, batch: int) -> dict[str, Any]:
+        """What ``add_batch`` was given."""
+        return json.loads(self._rows("SELECT job FROM batch WHERE batch = ?", batch)[0][0])
+
+    def records(self, where: str = "ORDER BY c.id", *values: Any) -> Iterator[Record]:
+        """Candidates ``c`` joined with their programs ``p``, in order of creation or as asked."""
+        rows = self._rows(
+            "SELECT c.id, c.batch, c.parent, c.mutation, c.fate, c.lr, c.score, c.ladder, "
+            "c.original, p.text, p.canonical, p.signature, p.length "
+            f"FROM candidate c LEFT JOIN program p ON p.id = c.program {where}",
+            *values,
+        )
+        for row in rows:
+            record = Record(*row)
+            yield record._replace(ladder=tuple(json.loads(row[7])))
+
+    def record(self, candidate: int) -> Record:
+        """One candidate; ArchiveError if there is none of that number."""
+        for record in self.records("WHERE c.id = ?", candidate):
+            return record
+        (newest,) = self._rows("SELECT max(id) FROM candidate")[0]
+        raise ArchiveError(f"{self.file.parent}: no candidate {candidate}; expected 0 to {newest}")
+
+    def best(self, k: int) -> list[Record]:
+        """The ``k`` evaluated candidates of lowest score; ties to the shorter, then the older."""
+        order = "WHERE c.fate = 'evaluated' ORDER BY c.score, p.length, c.id LIMIT ?"
+        return list(self.records(order, k))
+
+    def lineage(self, candidate: int) -> list[Record]:
+        """From the founder to ``candidate``: which mutation made which gain."""
+        line = [self.record(candidate)]
+        while line[-1].parent is not None:
+            line.append(self.record(line[-1].parent))
+        return line[::-1]
+
+    def counts(self) -> dict[str, int]:
+        """How many candidates met each fate."""
+        found = dict(self._rows("SELECT fate, count(*) FROM candidate GROUP BY fate"))
+        return {fate: found.get(fate, 0) for fate in FATES}
+
+    def history(self) -> list[Progress]:
+        """The run batch by batch."""
+        rows = self._rows(
+            "SELECT batch, count(*), min(score), min(min(score)) OVER (ORDER BY batch) "
+            "FROM candidate GROUP BY batch ORDER BY batch"
+        )
+        return [Progress(*row) for row in rows]
+
+    def evaluations(self, candidate: int) -> list[Evaluation]:
+        order = f"SELECT * FROM evaluation WHERE candidate = ? ORDER BY {ORDER['evaluation']}"
+        return [Evaluation(*row) for row in self._rows(order, candidate)]
+
+    def finals(self) -> list[Final]:
+        return [Final(*row) for row in self._rows(f"SELECT * FROM final ORDER BY {ORDER['final']}")]
+
+    def snapshot(self) -> Snapshot | None:
+        """The newest, or None before the first."""
+        rows = self._rows("SELECT * FROM snapshot ORDER BY batch DESC LIMIT 1")
+        for batch, population, counters in rows:
+            return Snapshot(batch, json.loads(population), json.loads(counters))
+        return None
+
+    def timings(self) -> tuple[float, float]:
+        """Seconds of wall clock, and of busy workers, over all batches."""
+        return self._rows("SELECT total(wall), total(busy) FROM timing")[0]
+
+    def dump(self) -> Iterator[tuple[Any, ...]]:
+        """``(table, *row)`` for every row that must not depend on how the run was executed."""
+        for table, order in ORDER.items():
+            for row in self._rows(f"SELECT * FROM {table} ORDER BY {order}"):
+                yield table, *row
+
+    def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with explained(self.file):
+            return self._db.execute(query, values).fetchall()
+
+
+def to_json(value: Any) -> str:
+    """Equal values, equal text. Raises ValueError for a number that is not finite."""
+    return json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+def create(run_dir: Path | str, config: Mapping[str, Any]) -> Archive:
+    """A new run, open for writing; ``config`` becomes its ``run`` table.
+
+    Raises RunExists if anything is at ``run_dir``. The directory appears complete or not at all.
+    """
+    with storage.new_directory(Path(run_dir)) as staging:
+        file = staging / FILE
+        with explained(file), closing(storage.connect(file, "rwc")) as db:
+            db.executescript(SCHEMA)
+            rows = [(key, to_json(value)) for key, value in config.items()]
+            db.executemany("INSERT INTO run VALUES (?, ?)", rows)
+    return open_existing(run_dir)
+
+
+def open_existing(run_dir: Path | str, readonly: bool = False) -> Archive:
+    """An existing run, to continue it or, ``readonly``, to look at it while it goes on.
+
+    Raises NotARun, RunBusy (another writer), ArchiveCorrupt, ArchiveNewer.
+    """
+    run_dir = Path(run_dir)
+    file = run_dir / FILE
+    if not file.is_file():
+        raise storage.NotARun(f"{run_dir}: not a run directory: it has no {FILE}")
+    if readonly:
+        return Archive(file, storage.checked(file, VERSION), None)
+    lock = storage.lock(run_dir / "writer.lock")
+    try:
+        storage.checked(file, VERSION).close()  # a writer would repair before it looked
+        with explained(file):
+            return Archive(file, storage.connect(file, "rw"), lock)
+    except BaseException:
+        os.close(lock)
+        raise
