@@ -55,6 +55,7 @@ class Archive:
 
     def __init__(self, file: Path, db: sqlite3.Connection, lock: int | None) -> None:
         self.file = file
+        self.run_dir = file.parent
         self._db = db
         self._lock = lock
 
@@ -185,7 +186,7 @@ class Archive:
         for record in self.records("WHERE c.id = ?", candidate):
             return record
         (newest,) = self._rows("SELECT max(id) FROM candidate")[0]
-        raise ArchiveError(f"{self.file.parent}: no candidate {candidate}; expected 0 to {newest}")
+        raise ArchiveError(f"{self.run_dir}: no candidate {candidate}; expected 0 to {newest}")
 
     def best(self, k: int) -> list[Record]:
         """The ``k`` evaluated candidates of lowest score; ties to the shorter, then the older."""
