@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import os
 import subprocess
 import tarfile
@@ -138,11 +139,12 @@ def parse_idx(raw: bytes) -> np.ndarray:
     if len(raw) < 4 or raw[:3] != b"\0\0\x08":
         raise ValueError(f"idx: got header {raw[:4].hex()}, expected 000008 and a number of axes")
     start = 4 + 4 * raw[3]
-    shape = tuple(np.frombuffer(raw[4:start], dtype=">u4").astype(int))
-    elements = np.frombuffer(raw, dtype=np.uint8, offset=min(start, len(raw)))
-    if len(shape) != raw[3] or len(elements) != np.prod(shape, dtype=int):
-        raise ValueError(f"idx: got {len(elements)} elements, expected shape {shape}")
-    return elements.reshape(shape)
+    if len(raw) < start:
+        raise ValueError(f"idx: got {len(raw)} bytes, expected at least the {start} of the header")
+    shape = np.frombuffer(raw[4:start], dtype=">u4").tolist()
+    if len(raw) - start != math.prod(shape):
+        raise ValueError(f"idx: got {len(raw) - start} elements, expected shape {shape}")
+    return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(shape)
 
 
 def format_idx(array: np.ndarray) -> bytes:
