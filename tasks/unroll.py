@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from tasks.data import draw
-from tasks.types import Layout, Params, Split, State, StepInfo, Task, UpdateRule
+from tasks.types import Params, Split, State, StepInfo, Task, UpdateRule
 
 Schedule = Callable[[Tensor, Tensor], Tensor]
 """(step, horizon) -> multiplier of the peak learning rate; float tensors that broadcast."""
@@ -310,26 +311,17 @@ def chunk_size(task: Task, inner: Inner | Tensor, memory: int = MEMORY) -> int:
     return max(1, memory // max(row, 1))
 
 
+@lru_cache(maxsize=64)
 def _activations(task: Task) -> int:
-    """Bytes that the backward pass of one instance saves, weights included; cached on the task."""
-    known = task.__dict__.get("_activation_bytes")
-    if known is None:
-        saved = {}
-        index = torch.zeros(task.batch_size, dtype=torch.int64, device=_device(task))
-        batch = task.data.batch("train", index)
-        views = Layout(task.layout.specs).views(
-            torch.zeros(task.layout.n, device=index.device, requires_grad=True)
-        )
+    """Bytes that the backward pass of one instance saves, weights included."""
+    saved = {}
+    batch = task.data.batch("train", torch.zeros(task.batch_size, dtype=torch.int64))
+    row = torch.zeros(task.layout.n, device=batch[0].device if batch else None, requires_grad=True)
 
-        def note(tensor: Tensor) -> Tensor:
-            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
+    def note(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
 
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            task.loss(views, batch)
-        known = task.__dict__["_activation_bytes"] = sum(saved.values())
-    return known
-
-
-def _device(task: Task) -> torch.device:
-    return task.data.batch("train", torch.zeros(1, dtype=torch.int64))[0].device
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        task.loss(task.layout.views(row), batch)
+    return sum(saved.values())

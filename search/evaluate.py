@@ -1,0 +1,237 @@
+"""What a candidate is worth: a funnel of ever dearer measurements.
+
+A batch of programs, each at three learning rates around its parent's best, is one population of
+instances that climbs a ladder of *rungs*: a quarter of the steps of the first task, all of them,
+then the same on the next task. At each rung an instance is compared with tuned AdamW at the same
+step of the same run (same weights, same minibatches); those that are not finite, or behind by
+more than the rung's hurdle, are taken out of the batch and cost nothing from then on.
+
+    score = mean over tasks of log(validation loss / that of tuned AdamW),   lower is better,
+
+at the best learning rate that survived every rung. This module runs in worker processes; jobs
+and results are plain data, and a result is a function of its job alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from search.program import Program, parse
+from search.vm import Population
+from tasks import scoring
+from tasks.suites import resolve
+from tasks.types import Task
+from tasks.unroll import SCHEDULES, unroll
+
+Fate = Literal["invalid", "duplicate", "stopped", "diverged", "evaluated", "failed"]
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """How candidates are measured.
+
+    ``suite``: name or import path of the proxy tasks; ``length`` multiplies their steps;
+    ``rungs``: fractions of a task's steps at which losers are dropped, the last one 1;
+    ``factors``: learning rates tried, relative to the parent's best; ``seed``: the seed of the
+    inner runs, the same for all candidates; ``schedule``: of the learning rate.
+    """
+
+    suite: str = "proxy"
+    length: float = 1.0
+    rungs: tuple[float, ...] = (0.25, 1.0)
+    factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    seed: int = scoring.TUNING_SEED
+    schedule: str = "cosine"
+
+    def __post_init__(self) -> None:
+        if not self.rungs or self.rungs[-1] != 1 or sorted(set(self.rungs)) != list(self.rungs):
+            raise ValueError(f"rungs: got {self.rungs}, expected rising fractions that end in 1")
+        if self.rungs[0] <= 0:
+            raise ValueError(f"rungs: got {self.rungs}, expected fractions above 0")
+        if not self.factors or min(self.factors) <= 0:
+            raise ValueError(f"factors: got {self.factors}, expected positive numbers")
+        if not self.length > 0:
+            raise ValueError(f"length: got {self.length}, expected a positive number")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
+
+    def tasks(self) -> list[tuple[Task, int]]:
+        """The proxy tasks and the steps of each."""
+        return [(e.task, max(1, round(e.steps * self.length))) for e in resolve(self.suite)]
+
+    def marks(self, steps: int) -> list[int]:
+        """The steps at which a task of ``steps`` steps is measured."""
+        return [max(1, round(fraction * steps)) for fraction in self.rungs]
+
+
+class Job(NamedTuple):
+    """A batch to evaluate. ``hurdles``: for each rung, the log ratio above which one is out."""
+
+    texts: tuple[str, ...]
+    lrs: tuple[float, ...]
+    hurdles: tuple[float, ...]
+
+
+class Measurement(NamedTuple):
+    """One instance at one rung; ``loss`` is None where it is not finite."""
+
+    task: str
+    steps: int
+    lr: float
+    loss: float | None
+
+
+class Outcome(NamedTuple):
+    """What became of one program of a job."""
+
+    fate: Fate
+    score: float | None
+    lr: float | None  # the best learning rate
+    ladder: tuple[float, ...]  # best log ratio at each rung reached
+    measurements: tuple[Measurement, ...]
+
+
+class Calibration(NamedTuple):
+    """What candidates are compared with. The first rule of a calibration is the reference.
+
+    ``references``: validation losses ``[tasks][rungs]`` of the reference, its learning rate tuned
+    for each task; ``lrs`` and ``scores``: for each rule, the one learning rate that is best over
+    all tasks together and the score there.
+    """
+
+    references: list[list[float]]
+    lrs: list[float]
+    scores: list[float]
+
+
+def calibrate(funnel: Funnel, programs: Sequence[Program], trials: int) -> Calibration:
+    """Tune known rules on the proxy tasks, ``trials`` learning rates each.
+
+    Raises ValueError where the reference diverges at every learning rate.
+    """
+    settings = scoring.grid(trials)
+    rates = torch.tensor([setting.lr for setting in settings])
+    owner = torch.arange(len(programs)).repeat_interleave(trials)
+    references, gaps = [], torch.zeros(len(programs), trials)
+    for task, steps in funnel.tasks():
+        trajectory = unroll(
+            task,
+            Population.of(programs, owner),
+            instances=len(owner),
+            steps=steps,
+            lr=rates.repeat(len(programs)),
+            schedule=SCHEDULES[funnel.schedule],
+            seed=funnel.seed,
+            eval_at=funnel.marks(steps),
+        )
+        losses = scoring.finite(trajectory.validation).view(-1, len(programs), trials)
+        best = int(losses[-1, 0].argmin())
+        reference = losses[:, 0, best]
+        if not reference.isfinite().all():
+            raise ValueError(f"the reference diverges on {task.name} at every learning rate")
+        references.append(reference.tolist())
+        gaps += torch.log(losses[-1] / reference[-1]) / len(funnel.tasks())
+    scores, places = gaps.min(dim=1)
+    return Calibration(references, rates[places].tolist(), scores.tolist())
+
+
+class Evaluator:
+    """Measures jobs; one lives in each worker process.
+
+    ``references``: those of a ``Calibration``.
+    """
+
+    def __init__(self, funnel: Funnel, references: list[list[float]]) -> None:
+        self.funnel = funnel
+        self.tasks = funnel.tasks()
+        self.references = torch.tensor(references)
+
+    def __call__(self, job: Job) -> list[Outcome]:
+        climb = _Climb(job, self.funnel)
+        for k, (task, steps) in enumerate(self.tasks):
+            if not len(climb.alive):
+                break
+            climb.task(task, steps, k, self.references[k])
+        return climb.outcomes(len(self.tasks) * len(self.funnel.rungs))
+
+
+class _Climb:
+    """One batch on its way up. Instance ``i`` runs program ``i // factors``."""
+
+    def __init__(self, job: Job, funnel: Funnel) -> None:
+        self.job, self.funnel = job, funnel
+        self.programs = [parse(text) for text in job.texts]
+        factors = torch.tensor(funnel.factors)
+        self.owner = torch.arange(len(job.texts)).repeat_interleave(len(factors))
+        self.lr = (torch.tensor(job.lrs)[:, None] * factors).flatten()
+        self.population = Population.of(self.programs, self.owner)
+        self.alive = torch.arange(len(self.owner))
+        self.gap = torch.zeros(len(self.owner))  # sum over finished tasks of final log ratios
+        self.tasks = 0
+        self.ladders: list[list[float]] = [[] for _ in job.texts]
+        self.measurements: list[list[Measurement]] = [[] for _ in job.texts]
+
+    def task(self, task: Task, steps: int, number: int, reference: Tensor) -> None:
+        marks = self.funnel.marks(steps)
+        start = self.alive
+
+        def keep(step: int, instances: Tensor, losses: Tensor) -> Tensor:
+            return self.rung(
+                task.name, step, start[instances], losses, number, marks.index(step), reference
+            )
+
+        trajectory = unroll(
+            task,
+            self.population.select(start),
+            instances=len(start),
+            steps=steps,
+            lr=self.lr[start],
+            schedule=SCHEDULES[self.funnel.schedule],
+            seed=self.funnel.seed,
+            eval_at=marks,
+            keep=keep,
+        )
+        left = start[trajectory.alive]
+        final = trajectory.validation[-1, trajectory.alive]
+        passed = self.rung(task.name, steps, left, final, number, len(marks) - 1, reference)
+        self.alive = left[passed]
+        self.gap[left] += torch.log(scoring.finite(final) / reference[-1])
+        self.tasks += 1
+
+    def rung(
+        self, name: str, step: int, instances: Tensor, losses: Tensor, task: int, rung: int, ref
+    ) -> Tensor:
+        """Note the losses of one rung and say who clears its hurdle."""
+        ratio = torch.log(scoring.finite(losses) / ref[rung])
+        best = [math.inf] * len(self.programs)
+        for i, loss, gap in zip(instances.tolist(), losses.tolist(), ratio.tolist(), strict=True):
+            p = int(self.owner[i])
+            best[p] = min(best[p], gap)
+            known = loss if math.isfinite(loss) else None
+            self.measurements[p].append(Measurement(name, step, float(self.lr[i]), known))
+        for p in {int(self.owner[i]) for i in instances.tolist()}:
+            self.ladders[p].append(best[p])
+        return ratio <= self.job.hurdles[task * len(self.funnel.rungs) + rung]
+
+    def outcomes(self, rungs: int) -> list[Outcome]:
+        survivors: dict[int, list[int]] = {}
+        for i in self.alive.tolist():
+            survivors.setdefault(int(self.owner[i]), []).append(i)
+        results = []
+        for p, ladder in enumerate(self.ladders):
+            fate, score, lr = "stopped", None, None
+            if p in survivors and len(ladder) == rungs:
+                best = min(survivors[p], key=lambda i: float(self.gap[i]))
+                fate, score, lr = "evaluated", float(self.gap[best]) / self.tasks, self.lr[best]
+            elif not math.isfinite(ladder[-1]):
+                fate = "diverged"
+            finite = tuple(x for x in ladder if math.isfinite(x))
+            lr = None if lr is None else float(lr)
+            results.append(Outcome(fate, score, lr, finite, tuple(self.measurements[p])))
+        return results

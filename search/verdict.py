@@ -1,0 +1,126 @@
+"""The verdict: finalists and baselines, tuned alike and measured on fresh seeds.
+
+A search that scores thousands of programs on one seed will find some that suit that seed, and
+some that suit its tasks and nothing else. So the best of a run are tuned again, each with the
+same number of learning rates on each task as the baselines get, and measured on seeds that
+nobody has seen; the winner of that then meets tasks that nobody has seen. Only a rule whose
+interval against tuned AdamW lies below zero on those is called a discovery.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from search.archive import Final
+from search.program import Program, parse
+from search.vm import Population
+from tasks import scoring
+from tasks.scoring import Interval
+from tasks.suites import resolve
+from tasks.unroll import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``finalists``: how many programs are judged; ``trials``: learning rates tried for each rule
+    and task; ``seeds``: fresh seeds each is measured on; ``held_out``: the suite that the search
+    never saw."""
+
+    finalists: int = 10
+    trials: int = 16
+    seeds: int = 8
+    held_out: str = "held_out"
+
+    def __post_init__(self) -> None:
+        for name in ("finalists", "trials", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+
+
+class Trial(NamedTuple):
+    """A job: all ``rules`` (name, text) on task number ``entry`` of ``suite``."""
+
+    stage: str
+    suite: str
+    entry: int
+    length: float
+    schedule: str
+    rules: tuple[tuple[str, str], ...]
+    trials: int
+    seeds: int
+
+
+def judge(trial: Trial) -> list[Final]:
+    """Tune every rule on the tuning seed, then measure it on the fresh ones."""
+    entry = resolve(trial.suite)[trial.entry]
+    task, steps = entry.task, max(1, round(entry.steps * trial.length))
+    programs = [parse(text) for _, text in trial.rules]
+    schedule = SCHEDULES[trial.schedule]
+
+    def make(owner: torch.Tensor) -> Population:
+        return Population.of(programs, owner)
+
+    settings = scoring.grid(trial.trials)
+    tuned = scoring.tune(task, make, len(programs), steps, settings, schedule=schedule)
+    chosen = scoring.choose(tuned, settings)
+    seeds = scoring.FRESH_SEEDS[: trial.seeds]
+    losses = scoring.measure(task, make, chosen, steps, seeds, schedule=schedule)
+    rows = []
+    for (name, _), setting, row in zip(trial.rules, chosen, losses.tolist(), strict=True):
+        for seed, loss in zip(seeds, row, strict=True):
+            ok = math.isfinite(loss)
+            status = "ok" if ok else "diverged"
+            rows.append(
+                Final(
+                    trial.stage,
+                    name,
+                    task.name,
+                    seed,
+                    steps,
+                    setting.lr,
+                    status,
+                    loss if ok else None,
+                )
+            )
+    return rows
+
+
+class Standing(NamedTuple):
+    """A rule of a stage against one baseline: mean log loss ratio, lower is better."""
+
+    rule: str
+    against: dict[str, Interval]
+
+
+def standings(rows: Sequence[Final], stage: str, baselines: Sequence[str]) -> list[Standing]:
+    """All rules of a stage, the best first, each compared with every baseline."""
+    losses = _table([row for row in rows if row.stage == stage])
+    known = [name for name in baselines if name in losses]
+    table = [
+        Standing(rule, {name: scoring.compare(losses[rule], losses[name]) for name in known})
+        for rule in losses
+    ]
+    return sorted(table, key=lambda s: (s.against[known[0]].mean, s.rule)) if known else table
+
+
+def _table(rows: Sequence[Final]) -> dict[str, np.ndarray]:
+    """Losses ``[tasks, seeds]`` of each rule, infinite where it diverged."""
+    tasks = sorted({row.task for row in rows})
+    seeds = sorted({row.seed for row in rows})
+    tables: dict[str, np.ndarray] = {}
+    for row in rows:
+        table = tables.setdefault(row.rule, np.full((len(tasks), len(seeds)), math.inf))
+        if row.loss is not None:
+            table[tasks.index(row.task), seeds.index(row.seed)] = row.loss
+    return tables
+
+
+def is_discovery(standing: Standing, reference: str) -> bool:
+    """Better than the tuned reference, and not by chance: the whole interval is below zero."""
+    return standing.against[reference].high < 0

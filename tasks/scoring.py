@@ -1,0 +1,144 @@
+"""What a rule is worth on a task: tuned like every other rule, then measured on fresh seeds.
+
+A comparison is fair when each rule gets the same trials (learning rate x weight decay) on the
+same tuning seed, and is reported on seeds that the tuning never saw. All rules of a comparison
+run side by side as instances of one unroll, on the same initial weights and minibatches, so that
+differences are paired. The number reported is
+
+    mean over tasks of log(loss of the rule / loss of the reference rule),    lower is better,
+
+with a bootstrap interval over the seeds. A run that diverges is a status, never a number: it
+makes its rule's loss on that seed infinite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from tasks.types import Split, Task, UpdateRule
+from tasks.unroll import Schedule, constant, evaluate, unroll
+
+MakeRule = Callable[[Tensor], UpdateRule]
+"""owner ``[N]`` int64, which of the compared rules each instance runs -> their joint rule."""
+
+TUNING_SEED = 0
+FRESH_SEEDS = range(1001, 1_000_000)
+
+
+class Setting(NamedTuple):
+    """What tuning chooses."""
+
+    lr: float
+    weight_decay: float = 0.0
+
+
+def grid(trials: int, low: float = 1e-4, high: float = 1.0) -> tuple[Setting, ...]:
+    """``trials`` learning rates at equal ratios from ``low`` to ``high``, no decay."""
+    if trials < 1:
+        raise ValueError(f"trials: got {trials}, expected at least 1")
+    return tuple(Setting(float(lr)) for lr in np.geomspace(low, high, trials))
+
+
+def tune(
+    task: Task,
+    make: MakeRule,
+    rules: int,
+    steps: int,
+    settings: Sequence[Setting],
+    seed: int = TUNING_SEED,
+    schedule: Schedule = constant,
+) -> Tensor:
+    """Final validation loss ``[rules, len(settings)]``, infinite where it is not finite."""
+    owner = torch.arange(rules).repeat_interleave(len(settings))
+    lr = torch.tensor([s.lr for s in settings]).repeat(rules)
+    decay = torch.tensor([s.weight_decay for s in settings]).repeat(rules)
+    trajectory = unroll(
+        task,
+        make(owner),
+        instances=len(owner),
+        steps=steps,
+        lr=lr,
+        weight_decay=decay,
+        schedule=schedule,
+        seed=seed,
+    )
+    return finite(trajectory.validation[-1]).view(rules, len(settings))
+
+
+def choose(losses: Tensor, settings: Sequence[Setting]) -> list[Setting]:
+    """The setting of the smallest loss of each row; the first one where a row has none."""
+    return [settings[int(k)] for k in losses.argmin(dim=1)]
+
+
+def measure(
+    task: Task,
+    make: MakeRule,
+    chosen: Sequence[Setting],
+    steps: int,
+    seeds: Sequence[int],
+    split: Split = "validation",
+    schedule: Schedule = constant,
+) -> Tensor:
+    """Final loss ``[rules, seeds]`` of each rule at its chosen setting, infinite if diverged."""
+    owner = torch.arange(len(chosen))
+    rule = make(owner)
+    columns = []
+    for seed in seeds:
+        trajectory = unroll(
+            task,
+            rule,
+            instances=len(chosen),
+            steps=steps,
+            lr=torch.tensor([s.lr for s in chosen]),
+            weight_decay=torch.tensor([s.weight_decay for s in chosen]),
+            schedule=schedule,
+            seed=seed,
+        )
+        columns.append(finite(evaluate(task, trajectory.inner.params, split)))
+    return torch.stack(columns, dim=1)
+
+
+def finite(losses: Tensor) -> Tensor:
+    """NaN and infinities of either sign become +inf, so that nothing non-finite looks good."""
+    return torch.where(losses.isfinite(), losses, math.inf)
+
+
+class Interval(NamedTuple):
+    """A mean over ``n`` seeds and its 95 % bootstrap interval; infinite if any run diverged."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.mean):
+            return "diverged"
+        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
+
+def compare(losses: np.ndarray, reference: np.ndarray) -> Interval:
+    """``losses`` and ``reference``: ``[tasks, seeds]``, paired by seed -> mean log ratio."""
+    with np.errstate(all="ignore"):
+        gaps = np.log(losses / reference).mean(axis=0)
+    return interval(gaps)
+
+
+def interval(values: np.ndarray) -> Interval:
+    """Mean of ``[n]`` values with a bootstrap interval (bias-corrected and accelerated)."""
+    values = np.asarray(values, float)
+    n = len(values)
+    if not np.isfinite(values).all():
+        return Interval(math.inf, math.inf, math.inf, n)
+    mean = float(values.mean())
+    if n < 2 or np.ptp(values) == 0:
+        return Interval(mean, mean, mean, n)
+    bounds = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+    return Interval(mean, float(bounds.low), float(bounds.high), n)
