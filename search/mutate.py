@@ -1,0 +1,251 @@
+"""Random programs and random changes to programs (Lion paper, section 2.1).
+
+A mutation inserts a statement, deletes one, or changes one argument: to another variable, to a
+new constant from N(0, 1), or, if it is a constant, to itself times 2^a with a from N(0, 1).
+Arguments are drawn among what is in scope and of a kind that the function accepts, so most
+proposals are valid; those that are not are drawn again. Statements without effect are kept:
+later mutations build on them.
+
+Everything is pure: a program and a random generator in, a program out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from search.analyze import check
+from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramError, result_kind
+from search.program import (
+    MAX_STATEMENTS,
+    OPTIONAL_INPUTS,
+    Argument,
+    Form,
+    Program,
+    Statement,
+    input_kinds,
+    kinds,
+)
+
+Change = Literal["insert", "delete", "modify"]
+ATTEMPTS = 1000  # proposals before giving up; a few are the rule
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """How programs change. Weights and probabilities are of proposals; invalid ones are redrawn."""
+
+    insert: float = 1.0  # relative weights
+    delete: float = 1.0
+    modify: float = 1.0
+    max_length: int = 40  # nothing is inserted into a program as long as this
+    fresh: float = 0.5  # probability that an inserted statement writes a new variable
+    constant: float = 0.2  # probability that a drawn argument is a constant, where one fits
+    scale: float = 0.5  # probability that a changed constant is multiplied by 2^a
+    functions: tuple[str, ...] = tuple(OPS)  # what inserted statements may call
+    reads: tuple[str, ...] = ("w", "g", *OPTIONAL_INPUTS)  # inputs that new arguments may name
+    constants_only: bool = False  # change constants and nothing else: a baseline
+
+    def __post_init__(self) -> None:
+        weights = (self.insert, self.delete, self.modify)
+        if min(weights) < 0 or max(weights) <= 0:
+            raise ValueError(f"insert, delete, modify = {weights}; weights >= 0, one of them > 0")
+        for name in ("fresh", "constant", "scale"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)}; a probability is in [0, 1]")
+        if not 1 <= self.max_length <= MAX_STATEMENTS:
+            raise ValueError(f"max_length = {self.max_length}; it is in [1, {MAX_STATEMENTS}]")
+        unknown = set(self.functions) - OPS.keys()
+        if unknown or not self.functions:
+            raise ValueError(f"functions: {sorted(unknown)} unknown; there are {', '.join(OPS)}")
+
+
+@dataclass(frozen=True)
+class Child:
+    """A changed program and what was changed, at which statement (counted from 0)."""
+
+    program: Program
+    kind: Change
+    where: int
+    before: Statement | None  # None: inserted
+    after: Statement | None  # None: deleted
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.where}: {self.before or ''} -> {self.after or ''}"
+
+
+def mutate(program: Program, rng: np.random.Generator, settings: Mutation | None = None) -> Child:
+    """A valid child of a valid program (``analyze.check``), one change away.
+
+    Raises ValueError when no change of the kinds that ``settings`` allow leads to a valid program.
+    """
+    settings = settings or Mutation()
+    for _ in range(ATTEMPTS):
+        child = _propose(program, rng, settings)
+        if child is None:
+            continue
+        try:
+            check(child.program)
+        except ProgramError:
+            continue
+        return child
+    raise ValueError(f"no valid child in {ATTEMPTS} attempts with {settings} of\n{program}")
+
+
+def random_program(
+    rng: np.random.Generator,
+    length: int,
+    inputs: Sequence[str] = ("w", "g", "m", "v", "lr"),
+    form: Form = "direction",
+    settings: Mutation | None = None,
+) -> Program:
+    """A valid program of ``length`` random statements; the last one writes ``update``."""
+    settings = settings or Mutation()
+    if not 1 <= length <= MAX_STATEMENTS:
+        raise ValueError(f"length = {length}; it is in [1, {MAX_STATEMENTS}]")
+    for _ in range(ATTEMPTS):
+        program = Program((), tuple(inputs), form)
+        scope = input_kinds(program)
+        for row in range(length):
+            name = "update" if row == length - 1 else _target(program, rng, settings)
+            statement = _random_statement(name, scope, rng, settings)
+            scope[name] = _kind(statement, scope)
+            program = replace(program, statements=(*program.statements, statement))
+        try:
+            check(program)
+        except ProgramError:
+            continue
+        return program
+    raise ValueError(f"no valid program in {ATTEMPTS} attempts with {inputs=}, {settings}")
+
+
+# Proposals: a child, valid or not, or None where there is nothing to change ---------------------
+
+
+def _propose(program: Program, rng: np.random.Generator, settings: Mutation) -> Child | None:
+    if settings.constants_only:
+        return _modify(program, rng, settings)
+    insert = settings.insert if program.length < settings.max_length else 0.0
+    draw = rng.random() * (insert + settings.delete + settings.modify)
+    if draw < insert:
+        return _insert(program, rng, settings)
+    if draw < insert + settings.delete:
+        return _delete(program, rng)
+    return _modify(program, rng, settings)
+
+
+def _insert(program: Program, rng: np.random.Generator, settings: Mutation) -> Child:
+    where = _below(program.length + 1, rng)
+    scope = _scope(program, where)
+    after = _random_statement(_target(program, rng, settings), scope, rng, settings)
+    rest = program.statements
+    return _child(program, "insert", where, (*rest[:where], after, *rest[where:]), None, after)
+
+
+def _delete(program: Program, rng: np.random.Generator) -> Child:
+    where = _below(program.length, rng)
+    rest = program.statements
+    statements = (*rest[:where], *rest[where + 1 :])
+    return _child(program, "delete", where, statements, rest[where], None)
+
+
+def _modify(program: Program, rng: np.random.Generator, settings: Mutation) -> Child | None:
+    rest = program.statements
+    places = [
+        (row, position)
+        for row, statement in enumerate(rest)
+        for position, arg in enumerate(statement.args)
+        if isinstance(arg, float) or not settings.constants_only
+    ]
+    if not places:
+        return None
+    where, position = places[_below(len(places), rng)]
+    before = rest[where]
+    arg = before.args[position]
+    if isinstance(arg, float) and rng.random() < settings.scale:
+        new: Argument = _bounded(arg * 2.0 ** rng.standard_normal())
+    elif settings.constants_only:
+        new = float(rng.standard_normal())
+    else:
+        accepted = OPS[before.op].accepts[position]
+        new = _random_argument(accepted, _scope(program, where), rng, settings)
+    if new == arg:
+        return None
+    after = replace(before, args=(*before.args[:position], new, *before.args[position + 1 :]))
+    statements = (*rest[:where], after, *rest[where + 1 :])
+    return _child(program, "modify", where, statements, before, after)
+
+
+def _child(
+    parent: Program,
+    kind: Change,
+    where: int,
+    statements: tuple[Statement, ...],
+    before: Statement | None,
+    after: Statement | None,
+) -> Child:
+    return Child(Program(statements, parent.inputs, parent.form), kind, where, before, after)
+
+
+# Draws ------------------------------------------------------------------------------------------
+
+
+def _below(n: int, rng: np.random.Generator) -> int:
+    return int(rng.random() * n)  # several times faster than rng.integers(n)
+
+
+def _bounded(constant: float) -> float:
+    return float(min(max(constant, -CONSTANT_BOUND), CONSTANT_BOUND))
+
+
+def _scope(program: Program, where: int) -> dict[str, Kind]:
+    """What can be read before statement ``where``, and of which kind it is there."""
+    above = replace(program, statements=program.statements[:where])
+    written = zip((s.target for s in above.statements), kinds(above), strict=True)
+    return {**input_kinds(program), **dict(written)}
+
+
+def _kind(statement: Statement, scope: dict[str, Kind]) -> Kind:
+    args = [scope[arg] if isinstance(arg, str) else Kind.SCALAR for arg in statement.args]
+    return result_kind(OPS[statement.op], args)
+
+
+def _target(program: Program, rng: np.random.Generator, settings: Mutation) -> str:
+    """A variable to write: a new local one, or any that the program has."""
+    names = dict.fromkeys((*program.inputs, "update", *(s.target for s in program.statements)))
+    if rng.random() < settings.fresh:
+        return next(name for k in range(len(names) + 1) if (name := f"x{k}") not in names)
+    return list(names)[_below(len(names), rng)]
+
+
+def _random_statement(
+    target: str, scope: dict[str, Kind], rng: np.random.Generator, settings: Mutation
+) -> Statement:
+    """A function drawn among those that something in scope fits, and its arguments."""
+    for _ in range(ATTEMPTS):
+        op = OPS[settings.functions[_below(len(settings.functions), rng)]]
+        try:
+            args = tuple(_random_argument(kind, scope, rng, settings) for kind in op.accepts)
+        except LookupError:
+            continue
+        return Statement(target, op.name, args)
+    raise ValueError(f"nothing in scope ({', '.join(scope)}) fits {settings}")
+
+
+def _random_argument(
+    accepted: tuple[Kind, ...],
+    scope: dict[str, Kind],
+    rng: np.random.Generator,
+    settings: Mutation,
+) -> Argument:
+    """A constant or a variable of a kind in ``accepted``; LookupError if there is none."""
+    hidden = {"w", "g", *OPTIONAL_INPUTS}.difference(settings.reads)
+    names = [name for name, kind in scope.items() if kind in accepted and name not in hidden]
+    if Kind.SCALAR in accepted and (not names or rng.random() < settings.constant):
+        return float(rng.standard_normal())
+    if not names:
+        raise LookupError(f"no variable of kind {accepted}")
+    return names[_below(len(names), rng)]
