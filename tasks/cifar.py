@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.data import Arrays, image_arrays, permutation
+from tasks.data import Arrays
+from tasks.datasets import image_arrays, permutation
 from tasks.fetch import DataMissing
 
 _ROW = 1 + 3 * 32 * 32

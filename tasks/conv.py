@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.data import Arrays, digits
+from tasks.data import Arrays
+from tasks.datasets import digits
 from tasks.fields import positive
 from tasks.losses import prediction_loss
 from tasks.types import Batch, Task

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tasks.data import Arrays, breast_cancer, diabetes
+from tasks.data import Arrays
+from tasks.datasets import breast_cancer, diabetes
 from tasks.fields import positive
 from tasks.losses import prediction_loss
 from tasks.mlp import affine, dense

@@ -26,7 +26,7 @@ class ModuleTask(Task):
     task was made, so layers that write to theirs (batch normalisation with running statistics)
     raise a ValueError; layers that draw random numbers (active dropout) are refused by ``vmap``.
 
-    >>> from tasks.data import digits
+    >>> from tasks.datasets import digits
     >>> def network() -> nn.Module:
     ...     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.SiLU(), nn.Linear(16, 10))
     >>> task = ModuleTask(network, nn.functional.cross_entropy, digits(), 32, "my-network")

@@ -17,7 +17,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from tasks.data import draw
+from tasks.data import draw, moved
 from tasks.fields import natural, one_of, positive
 from tasks.types import Batch, Dataset, Split, Task
 
@@ -113,8 +113,7 @@ class Bowls(Dataset):
         return self._centres(split)[index], self.root.expand(*index.shape, *self.root.shape)
 
     def to(self, device: torch.device | str) -> Bowls:
-        moved = (tensor.to(device) for tensor in (self.centres, self.optimum, self.root))
-        return Bowls(self.name, *moved)
+        return moved(self, device)
 
     def _centres(self, split: Split) -> Tensor:
         return self.centres if split == "train" else self.optimum

@@ -18,7 +18,7 @@ from importlib import import_module
 
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
-from tasks.data import breast_cancer, diabetes, digits, help_text, king_james, mnist5k
+from tasks.datasets import breast_cancer, diabetes, digits, help_text, king_james, mnist5k
 from tasks.fields import positive
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.data import Text, help_text
+from tasks.data import Text
+from tasks.datasets import help_text
 from tasks.fields import positive
 from tasks.losses import prediction_loss
 from tasks.types import Batch, Task

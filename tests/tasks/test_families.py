@@ -12,7 +12,8 @@ from torch.func import grad, grad_and_value, vmap
 from tasks import module
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
-from tasks.data import breast_cancer, diabetes, digits, draw, help_text
+from tasks.data import draw
+from tasks.datasets import breast_cancer, diabetes, digits, help_text
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP
 from tasks.module import ModuleTask
@@ -136,6 +137,13 @@ def test_pickles(task, chance, lr):
     assert again.batch_size == task.batch_size
     loss = task.loss(task.init(generator(0)), minibatch(task))
     assert torch.equal(again.loss(again.init(generator(0)), minibatch(again)), loss)
+
+
+@families
+def test_data_moves(task, chance, lr):
+    there = task.data.to("meta")
+    batch = there.batch("train", torch.zeros(2, 3, dtype=torch.int64, device="meta"))
+    assert all(tensor.is_meta and tensor.shape[:2] == (2, 3) for tensor in batch)
 
 
 @families

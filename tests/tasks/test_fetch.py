@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from tasks import data, fetch
+from tasks import datasets, fetch
 from tasks.fetch import FILES, SOURCES, DataMissing, cached, format_idx, parse_idx
 
 
@@ -158,7 +158,7 @@ def test_unknown_name():
 def test_loader_without_a_cache_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("L2O_DATA", str(tmp_path))
     with pytest.raises(DataMissing, match=r"mnist: not on this machine; `l2o data fetch mnist`"):
-        data.mnist.__wrapped__()
+        datasets.mnist.__wrapped__()
 
 
 @pytest.mark.parametrize("name", SOURCES)
