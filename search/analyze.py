@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import torch
 
-from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramError, ProgramTypeError
+from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramTypeError
 from search.program import (
     FIXED_INPUTS,
     OPTIONAL_INPUTS,
@@ -41,8 +41,8 @@ COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum", "dot", "cosine_sim"
 def check(program: Program) -> None:
     """Raise ProgramError unless the program is a rule that can run and that learns.
 
-    ProgramSyntaxError for names and numbers, ProgramTypeError for kinds (``update`` and the states
-    have to be tensors at the end), ProgramError if no update ever depends on the gradient.
+    ProgramSyntaxError for names and numbers; ProgramTypeError for kinds (``update`` and the states
+    have to be tensors at the end), and if no update ever depends on the gradient.
     """
     validate(program)
     final = dict(zip((s.target for s in program.statements), kinds(program), strict=True))
@@ -52,7 +52,7 @@ def check(program: Program) -> None:
             raise ProgramTypeError(f"{name!r} is {kind.name} at the end; it has to be TENSOR")
     _, needed = _live(program)
     if "g" not in needed:
-        raise ProgramError("invalid: update does not depend on the gradient")
+        raise ProgramTypeError("invalid: update does not depend on the gradient")
 
 
 def live(program: Program) -> Program:

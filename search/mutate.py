@@ -50,6 +50,8 @@ class Mutation:
     constants_only: bool = False  # change constants and nothing else: a baseline
 
     def __post_init__(self) -> None:
+        for name in ("functions", "reads"):  # lists, where settings come from JSON
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         weights = (self.insert, self.delete, self.modify)
         if min(weights) < 0 or max(weights) <= 0:
             raise ValueError(f"insert, delete, modify = {weights}; weights >= 0, one of them > 0")
@@ -72,9 +74,13 @@ class Child:
     where: int
     before: Statement | None  # None: inserted
     after: Statement | None  # None: deleted
+    rejected: int = 0  # invalid proposals that were drawn before this one
 
-    def __str__(self) -> str:
-        return f"{self.kind} {self.where}: {self.before or ''} -> {self.after or ''}"
+    @property
+    def description(self) -> str:
+        """For people: ``modify 2: update = sign(g) -> update = sign(m)``."""
+        change = " -> ".join(str(s) for s in (self.before, self.after) if s is not None)
+        return f"{self.kind} {self.where}: {change}"
 
 
 def mutate(program: Program, rng: np.random.Generator, settings: Mutation | None = None) -> Child:
@@ -83,6 +89,7 @@ def mutate(program: Program, rng: np.random.Generator, settings: Mutation | None
     Raises ValueError when no change of the kinds that ``settings`` allow leads to a valid program.
     """
     settings = settings or Mutation()
+    rejected = 0
     for _ in range(ATTEMPTS):
         child = _propose(program, rng, settings)
         if child is None:
@@ -90,8 +97,9 @@ def mutate(program: Program, rng: np.random.Generator, settings: Mutation | None
         try:
             check(child.program)
         except ProgramError:
+            rejected += 1
             continue
-        return child
+        return replace(child, rejected=rejected)
     raise ValueError(f"no valid child in {ATTEMPTS} attempts with {settings} of\n{program}")
 
 
