@@ -1,0 +1,131 @@
+"""``small_fc``: one small network, the same for every parameter of every tensor.
+
+Each parameter gets 39 features (28 of its gradient's history, made scale-free, and 11 of time); a
+network 39 -> h -> h -> 2 turns them into a direction ``d`` and a magnitude ``m``; the step is
+
+    step_mult * d * exp(exp_mult * m).
+
+Also learned: how fast the seven running averages behind the features forget. This is
+``AdafacMLPLOpt`` of Metz et al. 2022 (197 meta-parameters at hidden size 4), and with hidden size
+32, ``step_mult = 0.01`` and muP's ``scale`` the optimizer of the muLO paper (arXiv 2406.00153).
+
+With a ``nominal`` rule, say a program found by search, the network only learns a correction:
+update = nominal update + learned step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from l2o.base import UNSAVED, LearnedOptimizer, LearnedRule, Scale, decayed
+from l2o.features import (
+    FACTORED_DECAYS,
+    MOMENTUM_DECAYS,
+    TIMESCALES,
+    Decays,
+    accumulate,
+    init_accumulators,
+    learned_decays,
+    small_fc_features,
+    time_features,
+    truncated_normal,
+)
+from tasks.fields import positive
+from tasks.types import Params, State, StepInfo, UpdateRule
+
+FEATURES = 28
+
+
+@dataclass(frozen=True)
+class SmallFC(LearnedOptimizer):
+    """``hidden_layers`` layers of ``hidden_size`` units; a ``nominal`` rule is not saved."""
+
+    hidden_size: int = 4
+    hidden_layers: int = 2
+    step_mult: float = 1e-3
+    exp_mult: float = 1e-3
+    nominal: UpdateRule | None = field(default=None, metadata=UNSAVED)
+
+    def __post_init__(self) -> None:
+        positive(hidden_size=self.hidden_size, hidden_layers=self.hidden_layers)
+
+    def init_theta(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Weights truncated normal with standard deviation 1/sqrt(inputs), all else zero."""
+        theta = {
+            "momentum_decays": torch.zeros(len(MOMENTUM_DECAYS)),
+            "rms_decays": torch.zeros(1),
+            "factored_decays": torch.zeros(len(FACTORED_DECAYS)),
+        }
+        sizes = [FEATURES + len(TIMESCALES), *[self.hidden_size] * self.hidden_layers, 2]
+        for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
+            theta[f"w{layer}"] = truncated_normal((inputs, outputs), inputs, generator)
+            theta[f"b{layer}"] = torch.zeros(outputs)
+        return theta
+
+    def rule(self, theta: Tensor, scale: Scale | None = None) -> SmallFCRule:
+        self.named(theta)
+        return SmallFCRule(self, theta, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class SmallFCRule(LearnedRule):
+    """State: the accumulators of ``features.py``, and ``nominal.*`` where there is such a rule."""
+
+    optimizer: SmallFC
+
+    @cached_property
+    def decays(self) -> Decays:
+        names = ("momentum_decays", "rms_decays", "factored_decays")
+        return learned_decays(*(self.named[name] for name in names))
+
+    def init(self, params: Params) -> State:
+        state = init_accumulators(params)
+        nominal = self.optimizer.nominal
+        inner = nominal.init(params) if nominal else {}
+        return state | {f"nominal.{name}": value for name, value in inner.items()}
+
+    def update(
+        self, grads: Tensor, state: State, params: Params, info: StepInfo
+    ) -> tuple[Tensor, State]:
+        after = accumulate(grads, state, params.layout, self.decays)
+        features = small_fc_features(grads, after, params)
+        direction, magnitude = self.network(features, time_features(info, features)).unbind(1)
+        steps = direction * torch.exp(magnitude * self.optimizer.exp_mult)
+        steps = self.multiply(steps * self.optimizer.step_mult, params.layout)
+        nominal = self.optimizer.nominal
+        if nominal is None:
+            return decayed(steps, params, info), after
+        inner = {k.removeprefix("nominal."): v for k, v in state.items() if k not in after}
+        updates, inner = nominal.update(grads, inner, params, info)
+        after |= {f"nominal.{name}": value for name, value in inner.items()}
+        return updates + info.lr[:, None] * steps, after
+
+    def network(self, features: Tensor, time: Tensor) -> Tensor:
+        """``[N, 28, n]`` and ``[N, 11]`` to direction and magnitude ``[N, 2, n]``.
+
+        Time is the same for all parameters, so it enters through the first layer's bias.
+        """
+        theta = self.named
+        out = features
+        for layer in range(self.optimizer.hidden_layers + 1):
+            weight, bias = theta[f"w{layer}"], theta[f"b{layer}"]
+            if layer == 0:
+                bias = bias + (time[:, None] @ weight[:, FEATURES:]).squeeze(1)
+                weight = weight[:, :FEATURES]
+            else:
+                out = out.relu()
+            out = weight.mT @ out + bias[..., None]
+        return out
+
+    def select(self, index: Tensor) -> SmallFCRule:
+        """The rule of the instances ``index``, their nominal rules included."""
+        chosen = super().select(index)
+        if self.optimizer.nominal is None:
+            return chosen
+        nominal = self.optimizer.nominal.select(index)
+        return replace(chosen, optimizer=replace(self.optimizer, nominal=nominal))
