@@ -76,8 +76,7 @@ class Child:
     after: Statement | None  # None: deleted
     rejected: int = 0  # invalid proposals that were drawn before this one
 
-    @property
-    def description(self) -> str:
+    def __str__(self) -> str:
         """For people: ``modify 2: update = sign(g) -> update = sign(m)``."""
         change = " -> ".join(str(s) for s in (self.before, self.after) if s is not None)
         return f"{self.kind} {self.where}: {change}"
