@@ -205,6 +205,11 @@ class Archive:
         found = dict(self._rows("SELECT fate, count(*) FROM candidate GROUP BY fate"))
         return {fate: found.get(fate, 0) for fate in FATES}
 
+    def rejected(self) -> int:
+        """How many invalid children were drawn that never became candidates."""
+        query = "SELECT coalesce(sum(json_extract(job, '$.rejected')), 0) FROM batch"
+        return int(self._rows(query)[0][0])
+
     def history(self) -> list[Progress]:
         """The run batch by batch."""
         rows = self._rows(

@@ -217,7 +217,8 @@ class _Climb:
             self.measurements[p].append(Measurement(name, step, float(self.lr[i]), known))
         for p in {int(self.owner[i]) for i in instances.tolist()}:
             self.ladders[p].append(best[p])
-        return ratio <= self.job.hurdles[task * len(self.funnel.rungs) + rung]
+        hurdle = self.job.hurdles[task * len(self.funnel.rungs) + rung]
+        return ratio.isfinite() & (ratio <= hurdle)
 
     def outcomes(self, rungs: int) -> list[Outcome]:
         survivors: dict[int, list[int]] = {}

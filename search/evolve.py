@@ -23,10 +23,9 @@ from typing import NamedTuple
 import numpy as np
 from deap import base, tools
 
-from search.analyze import canonical, check
+from search.analyze import canonical
 from search.evaluate import Fate, Job, Outcome
 from search.mutate import Mutation, mutate
-from search.ops import ProgramTypeError
 from search.program import Program, to_text
 from search.signature import signatures
 
@@ -61,7 +60,7 @@ class Fitness(base.Fitness):
     weights = (-1.0, -1.0)
 
 
-@dataclass
+@dataclass(eq=False)
 class Candidate:
     """One child, whatever became of it. ``original``: the candidate whose evaluation it shares."""
 
@@ -71,6 +70,7 @@ class Candidate:
     mutation: str
     program: Program | None  # None if invalid
     lr: float  # where its evaluation is centred, then its best
+    canonical: str = ""
     signature: str = ""
     original: int | None = None
     fate: Fate | None = None  # None while pending
@@ -84,33 +84,41 @@ class Candidate:
 
 
 class Batch(NamedTuple):
+    """Candidates asked together. ``hurdles``: for each rung, the log ratio above which one is
+    out. ``rejected``: invalid children that were drawn on the way."""
+
     number: int
     candidates: list[Candidate]
+    hurdles: tuple[float, ...]
+    rejected: int = 0
 
     @property
     def fresh(self) -> list[Candidate]:
         """Those to be evaluated."""
         return [candidate for candidate in self.candidates if candidate.pending]
 
-    def job(self, hurdles: tuple[float, ...]) -> Job:
+    @property
+    def job(self) -> Job:
         fresh = self.fresh
         texts = tuple(to_text(c.program) for c in fresh if c.program is not None)
-        return Job(texts, tuple(c.lr for c in fresh), hurdles)
+        return Job(texts, tuple(c.lr for c in fresh), self.hurdles)
 
 
 class Evolution:
-    """The state of a search between batches."""
+    """The state of a search between batches. ``rungs``: how many the funnel has."""
 
-    def __init__(self, settings: Settings, start: Sequence[Program], lr: float, seed: int) -> None:
-        self.settings, self.seed, self.rungs = settings, seed, 0
+    def __init__(
+        self, settings: Settings, start: Sequence[Program], lr: float, seed: int, rungs: int
+    ) -> None:
+        self.settings, self.seed, self.rungs = settings, seed, rungs
         self.start, self.lr = tuple(start), lr
-        self.candidates = 0  # ids given
-        self.asked = self.told = 0
+        self.tried = self.born = 0  # children drawn, and those that got an id
+        self.asked = self.told = 0  # batches
         self.population: deque[Candidate] = deque(maxlen=settings.population)
         self.known: dict[str, Candidate] = {}  # by signature
         self.texts: dict[str, str] = {}  # canonical text -> signature
-        self.best = tools.HallOfFame(50, similar=lambda a, b: a.signature == b.signature)
-        self.front = tools.ParetoFront(similar=lambda a, b: a.signature == b.signature)
+        self.best = tools.HallOfFame(50, similar=_alike)
+        self.front = tools.ParetoFront(similar=_alike)
         self.toolbox = base.Toolbox()
         self.toolbox.register("select", tournament, size=settings.tournament)
         self.toolbox.register("mutate", mutate, settings=settings.mutation)
@@ -122,55 +130,54 @@ class Evolution:
         number, self.asked = self.asked, self.asked + 1
         rng = np.random.default_rng([self.seed, number])
         candidates: list[Candidate] = []
+        rejected, wanted = 0, self.settings.batch
         if number == 0:
-            self._admit(candidates, [self._founder(program) for program in self.start])
-            return Batch(number, candidates)
-        wanted, tries = self.settings.batch, 0
-        while wanted > 0 and tries < 30 * self.settings.batch:
-            children = [self._child(number, rng) for _ in range(wanted)]
+            founders = [self._birth(0, None, "start", p, self.lr) for p in self.start]
+            self._admit(candidates, founders)
+            wanted = 0
+        while wanted > 0 and len(candidates) < 30 * self.settings.batch:
+            children = []
+            for _ in range(wanted):
+                child, failures = self._child(number, rng)
+                children.append(child)
+                rejected += failures
             wanted -= self._admit(candidates, children)
-            tries += len(children)
-        return Batch(number, candidates)
+        self.tried += len(candidates) + rejected
+        return Batch(number, candidates, self._hurdles(), rejected)
 
-    def _founder(self, program: Program) -> Candidate:
-        return self._number(Candidate(0, 0, None, "start", program, self.lr))
+    def _child(self, batch: int, rng: np.random.Generator) -> tuple[Candidate, int]:
+        """A child of a tournament's winner, or of a founder while nobody has a score."""
+        if self.population:
+            parent = self.toolbox.select(self.population, rng=rng)
+            program, lr, number = parent.program, parent.lr, parent.id
+        else:
+            number = int(rng.integers(len(self.start)))
+            program, lr = self.start[number], self.lr
+        child = self.toolbox.mutate(program, rng)
+        return self._birth(batch, number, str(child), child.program, lr), child.rejected
 
-    def _child(self, batch: int, rng: np.random.Generator) -> Candidate:
-        parents = self.population or [Candidate(0, 0, None, "", p, self.lr) for p in self.start]
-        parent: Candidate = self.toolbox.select(parents, rng=rng)
-        assert parent.program is not None
-        child = self.toolbox.mutate(parent.program, rng)
-        return self._number(
-            Candidate(0, batch, parent.id, child.description, child.program, parent.lr)
-        )
-
-    def _number(self, candidate: Candidate) -> Candidate:
-        candidate.id, self.candidates = self.candidates, self.candidates + 1
-        return candidate
+    def _birth(
+        self, batch: int, parent: int | None, mutation: str, program: Program, lr: float
+    ) -> Candidate:
+        self.born += 1
+        return Candidate(self.born - 1, batch, parent, mutation, program, lr)
 
     def _admit(self, candidates: list[Candidate], children: list[Candidate]) -> int:
-        """Check children, find duplicates, append all; how many are new."""
-        canon: dict[int, Program] = {}
-        for child in children:
-            assert child.program is not None
-            try:
-                check(child.program)
-            except ProgramTypeError:
-                child.fate, child.program = "invalid", None
-                continue
-            canon[child.id] = canonical(child.program)
-        texts = {id: to_text(program) for id, program in canon.items()}
-        new = {text: canon[id] for id, text in texts.items() if text not in self.texts}
+        """Compare children with all that is known, append them; how many are new."""
+        forms = [canonical(child.program) for child in children if child.program]
+        for child, form in zip(children, forms, strict=True):
+            child.canonical = to_text(form)
+        new = {
+            child.canonical: form
+            for child, form in zip(children, forms, strict=True)
+            if child.canonical not in self.texts
+        }
         self.texts.update(zip(new, signatures(list(new.values())), strict=True))
-        fresh = 0
-        for child in children:
-            if child.fate is None:
-                child.signature = self.texts[texts[child.id]]
-                fresh += self._place(child)
         candidates.extend(children)
-        return fresh
+        return sum(self._place(child) for child in children)
 
     def _place(self, child: Candidate) -> bool:
+        child.signature = self.texts[child.canonical]
         if not child.signature:
             child.fate, child.program = "invalid", None
             return False
@@ -180,11 +187,11 @@ class Evolution:
         child.fate, child.original = "duplicate", original.id
         return False
 
-    def hurdles(self, rungs: int) -> tuple[float, ...]:
+    def _hurdles(self) -> tuple[float, ...]:
         """The log ratio at each rung above which a candidate is out: median plus slack."""
-        ladders = [c.ladder for c in self.population if len(c.ladder) == rungs]
+        ladders = [c.ladder for c in self.population if len(c.ladder) == self.rungs]
         if not ladders:
-            return (math.inf,) * rungs
+            return (math.inf,) * self.rungs
         return tuple(float(x) + self.settings.slack for x in np.median(ladders, axis=0))
 
     # -- tell --------------------------------------------------------------------------------
@@ -210,11 +217,20 @@ class Evolution:
                 candidate.lr = original.lr
             if candidate.score is None or candidate.program is None:
                 continue
-            candidate.fitness.values = (candidate.score, candidate.program.length)
             self.population.append(candidate)
-            if candidate.fate == "evaluated":
-                self.best.update([candidate])
-                self.front.update([candidate])
+            self.remember(candidate)
+
+    def remember(self, candidate: Candidate) -> None:
+        """Give a scored candidate its fitness, and a place among the best if it earned one."""
+        assert candidate.program is not None
+        candidate.fitness.values = (candidate.score, candidate.program.length)
+        if candidate.fate == "evaluated":
+            self.best.update([candidate])
+            self.front.update([candidate])
+
+
+def _alike(one: Candidate, other: Candidate) -> bool:
+    return one.signature == other.signature
 
 
 def tournament(population: Sequence[Candidate], rng: np.random.Generator, size: int) -> Candidate:

@@ -260,6 +260,8 @@ def _program(function: ast.FunctionDef) -> Program:
         message = f"the function is called {function.name}; it should be {' or '.join(forms)}"
         raise _refuse(message, function)
     *assignments, last = _without_docstring(function) or [function]
+    if not isinstance(last, ast.Return):
+        raise _refuse("the last statement is `return update, ...`", last)
     parsed = [_assignment(node) for node in assignments]
     statements = tuple(statement for statement, _ in parsed)
     program = Program(statements, _parameters(function), forms[function.name])
@@ -269,7 +271,10 @@ def _program(function: ast.FunctionDef) -> Program:
             nodes = [assignments[fault.row], *parsed[fault.row][1]]
             place = nodes[0 if fault.argument is None else 1 + fault.argument]
         raise _refuse(fault.message, place)
-    _check_return(last, program)
+    wanted = ("update", *program.states)
+    values = last.value.elts if isinstance(last.value, ast.Tuple) else [last.value]
+    if tuple(v.id if isinstance(v, ast.Name) else None for v in values) != wanted:
+        raise _refuse(f"the last statement is `return {', '.join(wanted)}`", last)
     return program
 
 
@@ -325,14 +330,3 @@ def _number(value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except OverflowError:
         return math.inf  # refused with every other constant out of bounds
-
-
-def _check_return(node: ast.AST, program: Program) -> None:
-    wanted = ("update", *program.states)
-    message = f"the last statement is `return {', '.join(wanted)}`"
-    if not isinstance(node, ast.Return):
-        raise _refuse(message, node)
-    value = node.value
-    values = value.elts if isinstance(value, ast.Tuple) else [value]
-    if tuple(v.id if isinstance(v, ast.Name) else None for v in values) != wanted:
-        raise _refuse(message, node)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from search.archive import Final
-from search.program import Program, parse
+from search.program import parse
 from search.vm import Population
 from tasks import scoring
 from tasks.scoring import Interval

@@ -82,7 +82,7 @@ def assemble(programs: Sequence[Program]) -> Table:
         table.constants[p, : len(row.constants)] = row.constants
         for s, (code, out, args) in enumerate(row.statements):
             table.code[p, s], table.out[p, s] = code, out
-            table.args[p, s, : len(args)] = args
+            table.args[p, s, : len(args)] = np.array(args, np.int32).reshape(-1, 2)
     return table
 
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -180,7 +180,3 @@ class Task(ABC):
     @cached_property
     def layout(self) -> Layout:
         return Layout.of(self.init(torch.Generator().manual_seed(0)))
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same task with its data resident on ``device``."""
-        return replace(self, data=self.data.to(device))  # type: ignore[type-var]

@@ -187,13 +187,14 @@ def _advance_chunk(
     shared = isinstance(inner.seed, int) and isinstance(inner.step, int)
     ahead = torch.arange(steps, device=device)
     clock = ahead + inner.step if isinstance(inner.step, int) else ahead[:, None] + inner.step
-    index = draw(inner.seed, clock, task.data.size("train"), task.batch_size, device)
+    data = task.data.to(device)
+    index = draw(inner.seed, clock, data.size("train"), task.batch_size, device)
     now = clock.to(torch.float32).view(steps, -1)
     rates = schedule(now, torch.as_tensor(horizon, dtype=torch.float32, device=device)) * lr
     gradient = vmap(grad_and_value(task.loss), in_dims=(0, None if shared else 0))
     losses = []
     for k in range(steps):
-        grads, loss = gradient(layout.views(flat), task.data.batch("train", index[k]))
+        grads, loss = gradient(layout.views(flat), data.batch("train", index[k]))
         info = StepInfo(inner.step + k, horizon, rates[k], weight_decay, loss)
         updates, state = rule.update(layout.flatten(grads), state, Params(flat, layout), info)
         flat = flat - updates
@@ -207,10 +208,11 @@ def evaluate(
     task: Task, flat: Tensor, split: Split = "validation", chunk: int | None = None
 ) -> Tensor:
     """Mean loss ``[N]`` of parameters ``[N, n]`` over the split's fixed examples."""
-    size = task.data.size(split)
+    data = task.data.to(flat.device)
+    size = data.size(split)
     count = min(size, task.evaluation_size)
     index = torch.arange(count, device=flat.device) * size // count
-    batches = [(task.data.batch(split, part), len(part)) for part in index.split(task.batch_size)]
+    batches = [(data.batch(split, part), len(part)) for part in index.split(task.batch_size)]
     loss = vmap(task.loss, in_dims=(0, None))
     means = []
     for rows in chunks(flat.shape[0], chunk or chunk_size(task, flat)):

@@ -221,7 +221,7 @@ def _dot(x, y):
 
 @compiled
 def _elementwise(code, r, o, a, b, c, count):  # noqa: C901, one branch a function of the vocabulary
-    one, eps = r.dtype.type(1), r.dtype.type(1e-8)
+    zero, one, eps = r.dtype.type(0), r.dtype.type(1), r.dtype.type(1e-8)
     third, ten, two = r.dtype.type(1 / 3), r.dtype.type(10), r.dtype.type(2)
     size = range(count)
     if code == ADD:
@@ -240,8 +240,8 @@ def _elementwise(code, r, o, a, b, c, count):  # noqa: C901, one branch a functi
         for j in size:
             r[o, j] = (one - r[c, j]) * r[a, j] + r[c, j] * r[b, j]
     elif code == SIGN:
-        for j in size:
-            r[o, j] = np.sign(r[a, j])
+        for j in size:  # of NaN 0, as in torch
+            r[o, j] = one if r[a, j] > 0 else (-one if r[a, j] < 0 else zero)
     elif code == SQUARE:
         for j in size:
             r[o, j] = r[a, j] * r[a, j]

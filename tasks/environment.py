@@ -1,0 +1,59 @@
+"""What a result was made with: recorded beside every result, so that it can be made again."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+LIBRARIES = ("l2o", "torch", "numpy", "numba", "scipy", "deap")
+
+
+def environment(device: str = "cpu") -> dict[str, str | None]:
+    """Versions, machine, device and the commit of the source, all as text; None if unknown."""
+    facts: dict[str, str | None] = {name: _version(name) for name in LIBRARIES}
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    return facts | {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": name,
+        "commit": _commit(),
+    }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this file lies in, with ``+`` if it has uncommitted changes."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return None
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+" if _git(folder, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *command: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True, timeout=10
+    )
+    return done.stdout.strip()
