@@ -132,13 +132,7 @@ def _scale(direction, parameters, lr, weight_decay, updates):
 
 @compiled
 def _is_reduction(code):
-    return (
-        code == NORM
-        or code == GLOBAL_NORM
-        or code == DOT
-        or code == COSINE_SIM
-        or code == CLIP_BY_GLOBAL_NORM
-    )
+    return code in (NORM, GLOBAL_NORM, DOT, COSINE_SIM, CLIP_BY_GLOBAL_NORM)
 
 
 @compiled
@@ -220,7 +214,7 @@ def _dot(x, y):
 
 
 @compiled
-def _elementwise(code, r, o, a, b, c, count):  # noqa: C901, one branch a function of the vocabulary
+def _elementwise(code, r, o, a, b, c, count):
     zero, one, eps = r.dtype.type(0), r.dtype.type(1), r.dtype.type(1e-8)
     third, ten, two = r.dtype.type(1 / 3), r.dtype.type(10), r.dtype.type(2)
     size = range(count)
