@@ -77,7 +77,7 @@ class Layout:
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """``[N, n]`` (or ``[n]``) to named views ``[N, *shape]`` (or ``[*shape]``), not copies."""
         lead = flat.shape[:-1]
-        return {spec.name: flat[..., span].view(*lead, *spec.shape) for spec, span in self}
+        return {spec.name: flat[..., span].view((*lead, *spec.shape)) for spec, span in self}
 
     def flatten(self, views: Mapping[str, Tensor]) -> Tensor:
         """Named ``[N, *shape]`` tensors to a fresh ``[N, n]`` buffer (``[*shape]`` to ``[n]``)."""
