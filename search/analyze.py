@@ -131,7 +131,8 @@ def _single_assignment(statements: Sequence[Statement]) -> tuple[list[Row], dict
     ends: dict[str, int] = {}
     meaning: dict[str, Reference] = {}
     for target, op, given in ((s.target, s.op, s.args) for s in statements):
-        args = [meaning.get(arg, arg) if isinstance(arg, str) else arg for arg in given]
+        # Adding zero makes -0.0 and 0.0 one constant.
+        args = [meaning.get(arg, arg) if isinstance(arg, str) else arg + 0.0 for arg in given]
         value = None
         if all(isinstance(arg, float) for arg in args):
             value = _fold(op, tuple(args))
@@ -146,7 +147,7 @@ def _fold(op: str, args: tuple[float, ...]) -> float | None:
     """A function of constants, if that is a constant that a program may contain."""
     operands = [torch.tensor(arg, dtype=torch.float64) for arg in args]
     value = OPS[op].torch(*(operands or [torch.zeros((), dtype=torch.float64)])).item()
-    return value if abs(value) <= CONSTANT_BOUND else None
+    return value + 0.0 if abs(value) <= CONSTANT_BOUND else None
 
 
 def _refine(rows: list[Row], ends: dict[str, int], states: Sequence[str]) -> _Graph:
@@ -203,7 +204,7 @@ _INPUT_LABELS = {
 
 @lru_cache(maxsize=65536)
 def _constant(value: float) -> int:
-    return _label(_CONSTANT, struct.unpack("<Q", struct.pack("<d", value + 0.0)))
+    return _label(_CONSTANT, struct.unpack("<Q", struct.pack("<d", value)))
 
 
 # Back to statements ---------------------------------------------------------------------------

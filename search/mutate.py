@@ -20,6 +20,7 @@ import numpy as np
 from search.analyze import check
 from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramError, result_kind
 from search.program import (
+    FIXED_INPUTS,
     MAX_STATEMENTS,
     OPTIONAL_INPUTS,
     Argument,
@@ -31,6 +32,7 @@ from search.program import (
 )
 
 Change = Literal["insert", "delete", "modify"]
+INPUTS = (*FIXED_INPUTS, *OPTIONAL_INPUTS)
 ATTEMPTS = 1000  # proposals before giving up; a few are the rule
 
 
@@ -46,7 +48,7 @@ class Mutation:
     constant: float = 0.2  # probability that a drawn argument is a constant, where one fits
     scale: float = 0.5  # probability that a changed constant is multiplied by 2^a
     functions: tuple[str, ...] = tuple(OPS)  # what inserted statements may call
-    reads: tuple[str, ...] = ("w", "g", *OPTIONAL_INPUTS)  # inputs that new arguments may name
+    reads: tuple[str, ...] = INPUTS  # inputs that new arguments may name
     constants_only: bool = False  # change constants and nothing else: a baseline
 
     def __post_init__(self) -> None:
@@ -63,6 +65,8 @@ class Mutation:
         unknown = set(self.functions) - OPS.keys()
         if unknown or not self.functions:
             raise ValueError(f"functions: {sorted(unknown)} unknown; there are {', '.join(OPS)}")
+        if not set(self.reads) <= set(INPUTS):
+            raise ValueError(f"reads = {self.reads}; inputs are {', '.join(INPUTS)}")
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,7 @@ def _random_argument(
     settings: Mutation,
 ) -> Argument:
     """A constant or a variable of a kind in ``accepted``; LookupError if there is none."""
-    hidden = {"w", "g", *OPTIONAL_INPUTS}.difference(settings.reads)
+    hidden = set(INPUTS).difference(settings.reads)
     names = [name for name, kind in scope.items() if kind in accepted and name not in hidden]
     if Kind.SCALAR in accepted and (not names or rng.random() < settings.constant):
         return float(rng.standard_normal())
