@@ -71,13 +71,13 @@ class LearnedOptimizer(ABC):
         return self.flatten(self.init_theta(torch.Generator().manual_seed(seed)))
 
     def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
-        """Named to flat; raises ThetaError unless names and shapes are this architecture's."""
+        """Named to flat ``[D]``; raises ThetaError unless names and shapes are as they should."""
         if sorted(named) != sorted(spec.name for spec in self.layout.specs):
             expected = ", ".join(spec.name for spec in self.layout.specs)
             raise ThetaError(f"theta: got tensors {', '.join(named)}, expected {expected}")
         for spec in self.layout.specs:
             got = tuple(named[spec.name].shape)
-            if got[len(got) - len(spec.shape) :] != spec.shape:
+            if got != spec.shape:
                 raise ThetaError(f"theta: {spec.name} has shape {got}, expected {spec.shape}")
         return self.layout.flatten(named)
 

@@ -173,7 +173,8 @@ def expand_factored(state: State, layout: Layout, epsilon: float) -> Factored:
 def _expand(state: State, block: Block, epsilon: float) -> Factored:
     row = state["row"][..., block.row]
     if block.axes is None:
-        return Factored(row, row, safe_rsqrt(row + 1e-9), (row + epsilon).rsqrt())
+        floor = 1e-24  # far below any gradient that matters; a root there has a derivative
+        return Factored(row, row, safe_rsqrt(row + 1e-9), (row + epsilon).clamp(min=floor).rsqrt())
     d1, d0 = block.axes
     lead, full = row.shape[:2], (*row.shape[:2], *block.shape)
     row = row.view(*lead, *block.along(d0))

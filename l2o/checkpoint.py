@@ -1,0 +1,150 @@
+"""Learned optimizers on disk: a folder with ``theta.safetensors`` and ``card.json``.
+
+The tensors' file alone is enough to load from: its header names the format, the architecture and
+its constructor arguments. The card repeats them for people and adds what they want to know: the
+command, the seed, the scores, the licence. Both files are replaced atomically, tensors first, so
+that a run killed while saving leaves the old or the new optimizer, never half of one. Nothing is
+pickled, nothing in a checkpoint is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from l2o.base import LearnedOptimizer, ThetaError
+from l2o.l2o_pa import L2OPA
+from l2o.small_fc import SmallFC
+from l2o.tuned import TunedAdam
+from l2o.velo import Velo
+
+VERSION = 1
+TENSORS = "theta.safetensors"
+CARD = "card.json"
+
+ARCHITECTURES: dict[str, type[LearnedOptimizer]] = {
+    "tuned_adam": TunedAdam,
+    "small_fc": SmallFC,
+    "velo": Velo,
+    "l2o_pa": L2OPA,
+}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or is not what its header says."""
+
+
+class Checkpoint(NamedTuple):
+    """What ``load`` returns: ``optimizer.rule(theta)`` is ready to run."""
+
+    optimizer: LearnedOptimizer
+    theta: Tensor  # [D]
+    card: dict[str, Any]
+
+
+def save(
+    folder: str | Path,
+    optimizer: LearnedOptimizer,
+    theta: Tensor,
+    card: Mapping[str, Any] | None = None,
+    architectures: Mapping[str, type[LearnedOptimizer]] = ARCHITECTURES,
+) -> None:
+    """Write ``theta [D]``; ``card`` is anything that JSON can hold.
+
+    ``architectures`` gives names to classes; add yours to save and load it. Raises CheckpointError
+    for a class without a name and ThetaError for a ``theta`` that does not fit.
+    """
+    if theta.ndim != 1:
+        raise ThetaError(f"theta: got shape {list(theta.shape)}, expected one vector [D]")
+    named = {k: v.detach().cpu().contiguous() for k, v in optimizer.named(theta).items()}
+    header = {
+        "format_version": VERSION,
+        "architecture": _name(optimizer, architectures),
+        "arguments": optimizer.arguments(),
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {name: json.dumps(value) for name, value in header.items()}
+    _replace(folder / TENSORS, serialize(named, metadata=written))
+    readable = header | {"meta_parameters": optimizer.size} | dict(card or {})
+    _replace(folder / CARD, (json.dumps(readable, indent=2) + "\n").encode())
+
+
+def load(
+    folder: str | Path,
+    architectures: Mapping[str, type[LearnedOptimizer]] = ARCHITECTURES,
+    **unsaved: Any,
+) -> Checkpoint:
+    """Read what ``save`` wrote. ``unsaved``: fields that no file can hold, such as ``nominal``.
+
+    Raises CheckpointError, with the file and the reason, for a missing or damaged file, another
+    format version, an unknown architecture, unsuitable arguments, tensors of other shapes, or
+    values that are not finite.
+    """
+    path = Path(folder) / TENSORS
+    header, tensors = _read(path)
+    if header.get("format_version") != VERSION:
+        found = header.get("format_version")
+        raise CheckpointError(f"{path}: format_version is {found}, expected {VERSION}")
+    architecture = str(header.get("architecture"))
+    if architecture not in architectures:
+        known = ", ".join(sorted(architectures))
+        raise CheckpointError(f"{path}: architecture is {architecture!r}, expected one of {known}")
+    try:
+        optimizer = architectures[architecture](**header.get("arguments", {}), **unsaved)
+        theta = optimizer.flatten(tensors)
+        optimizer.named(theta)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a {architecture}: {error}") from error
+    return Checkpoint(optimizer, theta, read_card(folder))
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """The card; empty when there is none. Raises CheckpointError when it is not a JSON object."""
+    path = Path(folder) / CARD
+    if not path.exists():
+        return {}
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON: {error}") from error
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{path}: got a JSON {type(card).__name__}, expected an object")
+    return card
+
+
+def _name(optimizer: LearnedOptimizer, architectures: Mapping[str, type[LearnedOptimizer]]) -> str:
+    for name, kind in architectures.items():
+        if type(optimizer) is kind:
+            return name
+    known = ", ".join(kind.__name__ for kind in architectures.values())
+    raise CheckpointError(f"optimizer: got {type(optimizer).__name__}, expected one of {known}")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header, its values parsed, and the tensors."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a checkpoint: {error}") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file so that at any moment it is the old one or the new one, also after a crash."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)

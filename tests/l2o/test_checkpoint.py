@@ -1,0 +1,122 @@
+"""Checkpoints: what goes in comes out, and what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from l2o import checkpoint
+from l2o.base import LearnedOptimizer, ThetaError
+from l2o.checkpoint import CheckpointError, load, read_card, save
+from l2o.l2o_pa import L2OPA
+from l2o.small_fc import SmallFC
+from l2o.tuned import TunedAdam
+from l2o.velo import Velo
+
+ALL = [TunedAdam(lr=0.1), SmallFC(hidden_size=3), Velo(8, 4), L2OPA(hidden_size=3, heads=("A",))]
+HEADER = {"format_version": "1", "architecture": '"tuned_adam"', "arguments": "{}"}
+
+
+@pytest.mark.parametrize("optimizer", ALL, ids=lambda o: type(o).__name__)
+def test_round_trip(optimizer: LearnedOptimizer, tmp_path: Path) -> None:
+    theta = optimizer.initial(5)
+    save(tmp_path / "new" / "folder", optimizer, theta, {"seed": 5, "licence": "Apache-2.0"})
+    loaded = load(tmp_path / "new" / "folder")
+    assert loaded.optimizer == optimizer
+    assert torch.equal(loaded.theta, theta)
+    assert loaded.card["seed"] == 5
+    assert loaded.card["meta_parameters"] == optimizer.size
+    files = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
+    assert files == ["card.json", "theta.safetensors"]
+
+
+def test_what_no_file_can_hold_is_given_again(tmp_path: Path) -> None:
+    nominal = TunedAdam().rule(torch.zeros(4))
+    save(tmp_path, SmallFC(nominal=nominal), SmallFC().initial())
+    assert load(tmp_path).optimizer == SmallFC()
+    assert load(tmp_path, nominal=nominal).optimizer == SmallFC(nominal=nominal)
+
+
+def test_own_architectures(tmp_path: Path) -> None:
+    class Mine(TunedAdam):
+        pass
+
+    with pytest.raises(CheckpointError, match="got Mine, expected one of TunedAdam"):
+        save(tmp_path, Mine(), torch.zeros(4))
+    save(tmp_path, Mine(), torch.zeros(4), architectures={"mine": Mine})
+    assert isinstance(load(tmp_path, {"mine": Mine}).optimizer, Mine)
+    with pytest.raises(CheckpointError, match="architecture is 'mine', expected one of l2o_pa, sm"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("header", "tensors", "message"),
+    [
+        ({"format_version": "2"}, {}, "format_version is 2, expected 1"),
+        ({"architecture": '"adam"'}, {}, "architecture is 'adam', expected one of"),
+        ({"arguments": '{"width": 3}'}, {}, "not a tuned_adam: .*width"),
+        ({"arguments": '{"beta1": 2}'}, {}, "not a tuned_adam: beta1: got 2"),
+        ({"arguments": "{"}, {}, "not a checkpoint"),
+        ({}, {"log_lr": torch.zeros(2)}, r"log_lr has shape \(2,\), expected \(\)"),
+        ({}, {"log_lr": torch.tensor(torch.nan)}, "NaN or infinity in log_lr"),
+        ({}, {"other": torch.zeros(1)}, "theta: got tensors .*other"),
+    ],
+)
+def test_misfits_are_named(header: dict, tensors: dict, message: str, tmp_path: Path) -> None:
+    good = TunedAdam().named(torch.zeros(4))
+    metadata = HEADER | header
+    save_file(
+        {k: v.clone() for k, v in good.items()} | tensors, tmp_path / checkpoint.TENSORS, metadata
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path)
+
+
+def test_missing_and_damaged_files(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file"):
+        load(tmp_path)
+    path = tmp_path / checkpoint.TENSORS
+    save(tmp_path, TunedAdam(), torch.zeros(4))
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        load(tmp_path)
+    save_file({"log_lr": torch.zeros(())}, path)
+    with pytest.raises(CheckpointError, match="format_version is None"):
+        load(tmp_path)
+    (tmp_path / checkpoint.CARD).write_text("[1]")
+    with pytest.raises(CheckpointError, match="got a JSON list"):
+        read_card(tmp_path)
+
+
+def test_unfit_theta_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ThetaError, match="NaN"):
+        save(tmp_path / "a", TunedAdam(), torch.full((4,), torch.nan))
+    with pytest.raises(ThetaError, match="one vector"):
+        save(tmp_path / "a", TunedAdam(), torch.zeros(2, 4))
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_crash_while_saving_leaves_the_old_one(tmp_path: Path, monkeypatch) -> None:
+    save(tmp_path, TunedAdam(), torch.zeros(4), {"score": 1})
+
+    def crash(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, TunedAdam(), torch.ones(4), {"score": 2})
+    loaded = load(tmp_path)
+    assert torch.equal(loaded.theta, torch.zeros(4))
+    assert loaded.card["score"] == 1
+
+
+def test_the_card_is_readable_and_the_tensors_have_their_names(tmp_path: Path) -> None:
+    save(tmp_path, SmallFC(), SmallFC().initial())
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["arguments"]["hidden_size"] == 4
+    assert card["architecture"] == "small_fc"
+    assert load_file(tmp_path / "theta.safetensors")["w0"].shape == (39, 4)

@@ -1,0 +1,138 @@
+"""L2O-PA, its problems, and the reference they are measured against."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from l2o.l2o_pa import HEADS, L2OPA
+from tasks.composite import Composite, Lasso, SparseLogistic, fista, soft
+from tasks.mlp import MLP
+from tasks.types import Params
+from tasks.unroll import advance, evaluate, start, unroll
+
+LASSO = Lasso(problems=2, rows=20, columns=40, nonzeros=4)
+LOGISTIC = SparseLogistic(problems=2, rows=60, columns=10, nonzeros=4, penalty=0.01)
+problems = pytest.mark.parametrize("task", [LASSO, LOGISTIC], ids=lambda task: task.name)
+
+
+@problems
+def test_gradient_is_that_of_the_smooth_part(task: Composite) -> None:
+    x = torch.randn(2, task.columns, requires_grad=True)
+    (slope,) = torch.autograd.grad(task.smooth(x).sum(), x)
+    torch.testing.assert_close(task.gradient(x.detach()), slope)
+
+
+@problems
+def test_gradient_is_lipschitz_and_not_much_better(task: Composite) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, change = torch.randn(2, 2, task.columns, generator=generator).unbind(0)
+    change = 1e-3 * change
+    for _ in range(50):  # power iteration finds the steepest direction at 0
+        moved = task.gradient(change) - task.gradient(0 * change)
+        change = 1e-3 * moved / moved.norm(dim=-1, keepdim=True)
+    ratio = (task.gradient(change) - task.gradient(0 * change)).norm(dim=-1) / change.norm(dim=-1)
+    torch.testing.assert_close(ratio, task.lipschitz, rtol=2e-2, atol=0)
+    far = (task.gradient(x + change) - task.gradient(x)).norm(dim=-1) / change.norm(dim=-1)
+    assert (far <= task.lipschitz * 1.01).all()
+
+
+@problems
+def test_fista_finds_the_optimum_faster_than_ista(task: Composite) -> None:
+    best = fista(task, 3000)
+    slope = task.gradient(best)
+    # Optimality: the gradient is -penalty * sign where x is not 0, and within it elsewhere.
+    held = torch.where(best == 0, slope.abs() - task.penalty, (slope + task.penalty * best.sign()))
+    assert held.clamp(min=0).max() < 1e-4
+    assert (best == 0).any()
+    optimum = task.objective(best)
+    gap = (task.objective(fista(task, 60)) - optimum).mean()
+    assert gap < (task.objective(fista(task, 60, momentum=False)) - optimum).mean()
+
+
+def test_task_loss_is_the_mean_objective() -> None:
+    x = torch.randn(3, LASSO.layout.n)
+    objective = LASSO.objective(x.view(3, 2, -1))
+    torch.testing.assert_close(evaluate(LASSO, x), objective.mean(dim=-1))
+    assert torch.equal(Lasso(rows=4, columns=6, nonzeros=2).data.matrix, _small().data.matrix)
+    assert (LASSO.solution(torch.Generator().manual_seed(0)) != 0).sum() == 2 * 4
+
+
+def _small() -> Lasso:
+    return Lasso(rows=4, columns=6, nonzeros=2)
+
+
+@problems
+def test_without_heads_it_is_ista(task: Composite) -> None:
+    optimizer = L2OPA(heads=()).on(task)
+    ours = unroll(task, optimizer.rule(optimizer.initial()), instances=2, steps=30, lr=1.0)
+    ista = fista(task, 30, momentum=False).flatten()
+    torch.testing.assert_close(ours.inner.params[1], ista, rtol=1e-2, atol=2e-3)
+
+
+@problems
+def test_constant_heads_reproduce_the_formula(task: Composite) -> None:
+    """P = 2 sigmoid(0) = 1 and a chosen A, stepped by hand."""
+    optimizer = L2OPA(a_range="softplus", a_scale=0.3).on(task)
+    named = {k: 0 * v for k, v in optimizer.init_theta(torch.Generator()).items()}
+    rule = optimizer.rule(optimizer.flatten(named))
+    ours = unroll(task, rule, instances=1, steps=10, lr=1.0).inner.params[0]
+    momentum = 0.3 * torch.log(torch.tensor(2.0))
+    x = y = torch.zeros(task.problems, task.columns)
+    size = 0.9999 / task.lipschitz[:, None]
+    for _ in range(10):
+        after = soft(y - size * task.gradient(y), size * task.penalty)
+        x, y = after, after + momentum * (after - x)
+    torch.testing.assert_close(ours, y.flatten(), rtol=1e-3, atol=1e-4)
+
+
+def test_lstm_is_torchs() -> None:
+    optimizer = L2OPA(hidden_size=5).on(LASSO)
+    named = optimizer.init_theta(torch.Generator().manual_seed(1))
+    lstm = torch.nn.LSTM(2, 5, num_layers=2, batch_first=True)
+    names = {"weight_ih": "wi", "weight_hh": "wh", "bias_ih": "bi", "bias_hh": "bh"}
+    with torch.no_grad():
+        for theirs, ours in names.items():
+            for layer in range(2):
+                value = named[f"lstm{layer}.{ours}"]
+                getattr(lstm, f"{theirs}_l{layer}").copy_(value.mT if value.ndim == 2 else value)
+    rule = optimizer.rule(optimizer.flatten(named))
+    state = rule.init(Params(torch.zeros(1, LASSO.layout.n), LASSO.layout))
+    inputs = torch.randn(1, LASSO.layout.n, 2)
+    output, memory = rule.lstm(inputs, state)
+    begin = (state["hidden"][0].contiguous(), state["cell"][0].contiguous())
+    expected, (hidden, _) = lstm(inputs[0][:, None], begin)
+    torch.testing.assert_close(output[0], expected[:, 0])
+    torch.testing.assert_close(memory["hidden"][0], hidden)
+
+
+def test_all_heads_run_and_each_theta_is_its_own() -> None:
+    optimizer = L2OPA(heads=HEADS).on(LASSO)
+    theta = torch.stack([optimizer.initial(0), optimizer.initial(1)])
+    together = unroll(LASSO, optimizer.rule(theta), instances=2, steps=5, lr=1.0).inner.params
+    alone = unroll(LASSO, optimizer.rule(theta[1]), instances=1, steps=5, lr=1.0).inner.params
+    torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-6)
+    assert torch.isfinite(together).all()
+    assert not torch.equal(together[0], together[1])
+
+
+def test_it_needs_to_know_its_problem() -> None:
+    with pytest.raises(ValueError, match="expected a Composite such as Lasso"):
+        L2OPA().on(MLP())
+    with pytest.raises(ValueError, match="use on"):
+        L2OPA().rule(L2OPA().initial())
+    with pytest.raises(ValueError, match="heads: got 'Q', expected one of A, B, B1, B2, P"):
+        L2OPA(heads=("Q",))
+    with pytest.raises(ValueError, match="nonzeros: got 9, expected at most 5"):
+        Lasso(columns=5, nonzeros=9)
+
+
+def test_meta_gradient_reaches_theta() -> None:
+    optimizer = L2OPA().on(LASSO)
+    theta = optimizer.initial().requires_grad_()
+    rule = optimizer.rule(theta)
+    _, losses = advance(LASSO, rule, start(LASSO, rule, 1), 5, horizon=5, lr=1.0)
+    losses.mean().backward()
+    assert theta.grad is not None
+    assert torch.isfinite(theta.grad).all()
+    assert (theta.grad != 0).float().mean() > 0.9
