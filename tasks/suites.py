@@ -18,7 +18,15 @@ from importlib import import_module
 
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
-from tasks.datasets import breast_cancer, diabetes, digits, help_text, king_james, mnist5k
+from tasks.datasets import (
+    breast_cancer,
+    diabetes,
+    digit_halves,
+    digits,
+    help_text,
+    king_james,
+    mnist5k,
+)
 from tasks.fields import positive
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP
@@ -42,10 +50,14 @@ Suite = tuple[Entry, ...]
 
 
 def proxy() -> Suite:
-    """A classifier and an autoencoder: different losses, activations and gradient scales."""
+    """An autoencoder and the completion of digits: cheap, different, and smooth.
+
+    Between two seeds the gap of two rules moves by 0.02 to 0.05 in log loss here, by 0.2 where
+    digits are classified, whose validation loss hangs on a few confident mistakes.
+    """
     return (
-        Entry(MLP(width=32, depth=1, batch_size=64), steps=200),
-        Entry(Autoencoder(width=32, depth=1, latent=8, batch_size=64), steps=200),
+        Entry(MLP(width=32, depth=1, data=digit_halves(), batch_size=64), steps=100),
+        Entry(Autoencoder(width=32, depth=1, latent=8, batch_size=64), steps=100),
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tasks.datasets import breast_cancer
+from tasks.datasets import digit_halves
 from tasks.mlp import MLP
 from tasks.suites import SUITES, Entry, resolve
 from tasks.types import Task
@@ -50,8 +51,8 @@ def test_scale_grows():
 
 def test_the_first_proxy():
     first = resolve("proxy")[0].task
-    assert first == MLP(width=32, depth=1, batch_size=64)
-    assert first.layout.n == 2410
+    assert first == MLP(width=32, depth=1, data=digit_halves(), batch_size=64)
+    assert first.layout.n == 2112
 
 
 # --------------------------------------------------------------------------- suites of the user's
