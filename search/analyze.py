@@ -9,7 +9,7 @@ Algebra, such as ``m * m`` against ``square(m)``, is left to ``signature``, whic
 The idea behind it: give every value a label that depends only on how it is computed. A statement's
 label is a hash of its function and its arguments' labels; a state's label is a hash of the label
 of the value it will have after the step. The latter is circular, so labels start equal for all
-states and are refined until no more states are told apart (Hopcroft's minimisation of automata).
+states and are refined until no more are told apart, the way automata are minimised (Moore).
 Since states start at zero, states with equal labels are equal at every step.
 """
 

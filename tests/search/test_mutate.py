@@ -112,6 +112,20 @@ def test_a_changed_argument_is_redrawn_or_scaled():
     assert 0.5 < np.mean(np.abs(positive) < 1) < 0.75
 
 
+@pytest.mark.parametrize("settings", [Mutation(1, 0, 0), Mutation(0, 0, 1)])
+def test_new_arguments_are_what_is_in_scope(settings):
+    read = set()
+    for child in children(START, settings, 1500):
+        assert child.after is not None
+        old = child.before.args if child.before else (None,) * len(child.after.args)
+        changed = {new for a, new in zip(old, child.after.args, strict=True) if a != new}
+        above = {s.target for s in START.statements[: child.where]}
+        names = {arg for arg in changed if isinstance(arg, str)}
+        assert names <= {*START.inputs, *above}
+        read |= names
+    assert read == {*START.inputs, "update", "g2", "sqrt_v", "wd"}
+
+
 @pytest.mark.parametrize("reads", [("w", "g"), ("g",), ()])
 def test_inputs_can_be_hidden_from_new_arguments(reads):
     program = with_states(

@@ -157,6 +157,7 @@ REFUSALS = [
     (wrap("update = sin(g, g)"), 2, 5, "sin takes 1 arguments, 2 given"),
     (wrap("update = interp(g, m)"), 2, 5, "interp takes 3 arguments, 2 given"),
     (wrap("update = g * x"), 2, 18, "'x' is read before it is assigned"),
+    (wrap("a = sin(g)\n    update = x * a\n    x = sin(g)"), 3, 14, "'x' is read before"),
     (wrap("update = g * lr"), 2, 18, "'lr' is read before it is assigned"),
     (wrap("update = g + update"), 2, 18, "'update' is read before it is assigned"),
     (wrap("update = g + 1e11"), 2, 18, "outside +-1e+10"),
