@@ -1,0 +1,178 @@
+"""A whole run: the same rows whatever the workers, the kills and the interruptions."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from search import run
+from search.archive import open_existing
+from search.evaluate import Funnel
+from search.evolve import Settings
+from search.run import Budget, Config, begin, fates, proceed
+from search.storage import RunExists
+from search.verdict import Verdict, is_discovery, standings
+from search.view import View
+from search.zoo import ZOO
+
+HERE = Path(__file__).parent
+CONFIG = Config(
+    start=(str(ZOO["adam_no_correction"].program),),
+    seed=3,
+    budget=Budget(candidates=400, minutes=30),
+    funnel=Funnel(suite="tiny_suites:proxy"),
+    evolution=Settings(population=20, tournament=4, batch=8, ahead=3),
+    verdict=Verdict(finalists=2, trials=4, seeds=3, held_out="tiny_suites:held_out"),
+)
+DRIVER = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from rich.console import Console
+from search.archive import open_existing
+from search.run import proceed
+from search.view import View
+with open_existing(Path(sys.argv[1])) as archive, View(Console(file=open("/dev/null", "w"))) as view:
+    proceed(archive, int(sys.argv[2]), view)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable_suites():
+    sys.path.insert(0, str(HERE))
+    yield
+    sys.path.remove(str(HERE))
+
+
+def quiet():
+    return View(Console(file=open(os.devnull, "w", encoding="utf-8")))
+
+
+def start(folder: Path) -> Path:
+    begin(folder, CONFIG).close()
+    return folder
+
+
+def rows(folder: Path) -> list[tuple]:
+    with open_existing(folder, readonly=True) as archive:
+        return list(archive.dump())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A run that nothing disturbed, in this process."""
+    folder = start(tmp_path_factory.mktemp("runs") / "whole")
+    with open_existing(folder) as archive, quiet() as view:
+        proceed(archive, 0, view)
+    return folder
+
+
+def test_a_run_ends_with_a_verdict(finished):
+    with open_existing(finished, readonly=True) as archive:
+        facts, finals = archive.run(), archive.finals()
+        counts = fates(archive)
+        assert sum(counts.values()) >= CONFIG.budget.candidates
+        assert counts["evaluated"] > 10
+        assert counts["duplicate"] > 10
+        assert "pending" not in counts
+        assert len(facts["finalists"]) == CONFIG.verdict.finalists
+        assert archive.record(facts["winner"]).score is not None
+    for stage in ("proxy", "held_out"):
+        table = {standing.rule: standing for standing in standings(finals, stage, run.BASELINES)}
+        assert {*run.BASELINES, str(facts["winner"])} <= table.keys()
+        assert table["adamw"].against["adamw"].mean == 0
+        assert not is_discovery(table["adamw"], "adamw")
+    assert list((finished / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_archive_does_not_depend_on_the_number_of_workers(finished, tmp_path, workers):
+    folder = start(tmp_path / "run")
+    with open_existing(folder) as archive, quiet() as view:
+        proceed(archive, workers, view)
+    assert rows(folder) == rows(finished)
+
+
+def drive(folder: Path, workers: int = 0) -> subprocess.Popen:
+    path = os.pathsep.join([str(HERE), *sys.path])
+    command = [sys.executable, "-c", DRIVER, str(folder), str(workers)]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path})
+
+
+def batches(folder: Path) -> int:
+    """How far a run has come, read while it is written."""
+    with sqlite3.connect(f"file:{folder / 'archive.sqlite'}?mode=ro", uri=True) as db:
+        return db.execute("SELECT coalesce(max(batch), -1) FROM snapshot").fetchone()[0]
+
+
+def test_kill_9_and_resume_end_with_the_same_rows(finished, tmp_path):
+    folder = start(tmp_path / "run")
+    rng, kills = random.Random(0), 0
+    for _ in range(6):
+        process, before = drive(folder), batches(folder)
+        while process.poll() is None and batches(folder) <= before:
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.2)  # anywhere: in an evaluation, in a transaction, between
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 3
+    assert drive(folder).wait() == 0
+    assert rows(folder) == rows(finished)
+
+
+def test_a_finished_run_is_left_alone(finished):
+    before = rows(finished)
+    with open_existing(finished) as archive, quiet() as view:
+        proceed(archive, 0, view)
+    assert rows(finished) == before
+    with pytest.raises(RunExists, match="never overwritten"):
+        begin(finished, CONFIG)
+
+
+def test_ctrl_c_finishes_the_batch_and_says_so(finished, tmp_path):
+    folder = start(tmp_path / "run")
+    process = drive(folder)
+    while batches(folder) < 2:
+        time.sleep(0.005)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) != 0
+    assert "finalists" not in dict(row[1:] for row in rows(folder) if row[0] == "run")
+    assert drive(folder).wait() == 0
+    assert rows(folder) == rows(finished)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda: Budget(candidates=-1), "candidates: got -1"),
+        (lambda: Budget(minutes=0), "minutes: got 0"),
+        (lambda: Funnel(rungs=(0.5,)), "rungs"),
+        (lambda: Funnel(factors=()), "factors"),
+        (lambda: Funnel(schedule="steep"), "schedule: got 'steep'"),
+        (lambda: Settings(batch=0), "batch: got 0"),
+        (lambda: Verdict(seeds=0), "seeds: got 0"),
+    ],
+)
+def test_bad_settings_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        change()
+
+
+def test_a_bad_run_makes_no_directory(tmp_path):
+    for config in (
+        Config(start=("no program",)),
+        Config(start=CONFIG.start, funnel=Funnel(suite="nowhere")),
+    ):
+        with pytest.raises(ValueError):
+            begin(tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()

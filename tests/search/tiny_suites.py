@@ -1,0 +1,17 @@
+"""Suites that take milliseconds, named by import path in the tests of a whole run."""
+
+from tasks.datasets import breast_cancer, digits
+from tasks.linear import Logistic
+from tasks.mlp import MLP
+from tasks.suites import Entry
+
+
+def proxy():
+    return (
+        Entry(Logistic(data=digits(), batch_size=16), steps=12),
+        Entry(MLP(width=4, depth=1, batch_size=16), steps=12),
+    )
+
+
+def held_out():
+    return (Entry(Logistic(data=breast_cancer(), batch_size=16), steps=12),)
