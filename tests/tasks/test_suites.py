@@ -5,8 +5,7 @@ import sys
 import pytest
 import torch
 
-from tasks.datasets import breast_cancer
-from tasks.datasets import digit_halves
+from tasks.datasets import breast_cancer, digit_halves
 from tasks.mlp import MLP
 from tasks.suites import SUITES, Entry, resolve
 from tasks.types import Task

@@ -1,0 +1,238 @@
+"""The commands of the search engine: search, resume, show, export, zoo, data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search import run, storage
+from search import show as showing
+from search.archive import Archive, open_existing
+from search.evaluate import Funnel
+from search.evolve import Settings
+from search.rules import rule, winner
+from search.run import Budget, Config
+from search.verdict import Verdict
+from search.view import View
+from search.zoo import ZOO, with_states
+from tasks.command import Arguments, parser
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Ends within three minutes on two cores.
+    "quick": {
+        "budget.candidates": 40_000,
+        "budget.minutes": 1.25,
+        "evolution.population": 100,
+        "evolution.tournament": 8,
+        "evolution.batch": 48,
+        "verdict.finalists": 8,
+        "verdict.trials": 12,
+        "verdict.seeds": 5,
+    },
+    # An hour, and more of everything.
+    "standard": {
+        "budget.candidates": 2_000_000,
+        "budget.minutes": 60.0,
+        "funnel.length": 2.0,
+        "evolution.population": 500,
+        "evolution.tournament": 16,
+        "evolution.batch": 64,
+        "verdict.finalists": 20,
+        "verdict.trials": 16,
+        "verdict.seeds": 10,
+    },
+}
+
+
+def search(arguments: Arguments) -> int:
+    """Evolve update rules until one beats AdamW.
+
+    A preset fixes the size of the run; every field of it can be overridden by name:
+
+    l2o search --preset quick --run-dir runs/first
+    l2o search --run-dir runs/second --seed 1 --budget.minutes 10 --evolution.population 300
+    l2o search --run-dir runs/third --start [lion,my_rule.txt] --funnel.suite my_module:my_suite
+    """
+    options_of = parser(search)
+    options_of.add_argument("--run-dir", type=Path, required=True, help="a new directory")
+    options_of.add_argument("--preset", type=str, default="quick", help=" or ".join(PRESETS))
+    options_of.add_argument(
+        "--start",
+        type=str | list[str],
+        default="adam_no_correction",
+        help="what to start from: zoo names, program files, runs "
+        "(default: AdamW as in the Lion paper, without bias correction)",
+    )
+    options_of.add_argument("--states", type=int, default=2, help="state variables of a program")
+    options_of.add_argument("--seed", type=int, default=0, help="of everything random")
+    _add_workers(options_of)
+    options_of.add_class_arguments(Budget, "budget")
+    options_of.add_class_arguments(Funnel, "funnel")
+    options_of.add_class_arguments(Settings, "evolution")
+    options_of.add_class_arguments(Verdict, "verdict")
+    options_of.set_defaults(_preset(arguments))
+    options = options_of.instantiate_classes(options_of.parse_args(list(arguments)))
+    names = [options.start] if isinstance(options.start, str) else options.start
+    if options.states < 0:
+        raise ValueError(f"states: got {options.states}, expected at least 0")
+    config = Config(
+        start=tuple(str(with_states(rule(name), options.states)) for name in names),
+        seed=options.seed,
+        budget=options.budget,
+        funnel=options.funnel,
+        evolution=options.evolution,
+        verdict=options.verdict,
+    )
+    workers = _workers(options.workers)
+    with run.begin(options.run_dir, config) as archive:
+        return _proceed(archive, workers)
+
+
+def _preset(arguments: Arguments) -> dict[str, Any]:
+    """The defaults that ``--preset`` asks for, found before the parser is complete."""
+    finder = argparse.ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
+    finder.add_argument("--preset", default="quick")
+    name = finder.parse_known_args(list(arguments))[0].preset
+    if name not in PRESETS:
+        raise ValueError(f"--preset: got {name!r}, expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def resume(arguments: Arguments) -> int:
+    """Continue a search that was stopped or killed, from its last commit.
+
+    l2o resume runs/first
+    """
+    options_of = parser(resume)
+    options_of.add_argument("run", type=Path, help="the directory of the run")
+    _add_workers(options_of)
+    options = options_of.parse_args(list(arguments))
+    workers = _workers(options.workers)
+    with open_existing(options.run) as archive:
+        return _proceed(archive, workers)
+
+
+def _add_workers(options_of: Any) -> None:
+    options_of.add_argument(
+        "--workers",
+        type=int | None,
+        default=None,
+        help="worker processes; 0: none, all in this one; default: one a core",
+    )
+
+
+def _workers(given: int | None) -> int:
+    if given is not None and given < 0:
+        raise ValueError(f"workers: got {given}, expected at least 0")
+    return os.cpu_count() or 1 if given is None else given
+
+
+def _proceed(archive: Archive, workers: int) -> int:
+    with View() as view:
+        try:
+            run.proceed(archive, workers, view)
+        except run.Interrupted:
+            view.say(f"stopped, nothing is lost; go on with: l2o resume {archive.run_dir}")
+            return 130
+    showing.render(showing.summary(archive), view.console)
+    return 0
+
+
+def show(arguments: Arguments) -> int:
+    """The best programs of a run with scores and intervals, and the lineage of one.
+
+    l2o show runs/first
+    l2o show runs/first --id 1234 --json
+    """
+    options_of = parser(show)
+    options_of.add_argument("run", type=Path, help="the directory of a run, finished or not")
+    options_of.add_argument("--id", type=int | None, default=None, help="of a candidate")
+    options_of.add_argument("--top", type=int, default=10, help="how many programs")
+    options_of.add_argument("--json", action="store_true", help="as one JSON document")
+    options = options_of.parse_args(list(arguments))
+    with open_existing(options.run, readonly=True) as archive:
+        content = showing.summary(archive, top=options.top)
+        if options.id is not None:
+            content = {"lineage": showing.lineage(archive, options.id)}
+    if options.json:
+        print(json.dumps(content, indent=2))
+    else:
+        showing.render(content, Console())
+    return 0
+
+
+def export(arguments: Arguments) -> int:
+    """Write a rule as a torch.optim.Optimizer: one file that needs only torch.
+
+    l2o export runs/first --id best --out my_rule.py
+    l2o export lion --out lion.py
+    """
+    from search.export import to_source
+
+    options_of = parser(export)
+    options_of.add_argument("rule", type=str, help="a run, a zoo name or a program file")
+    options_of.add_argument("--id", type=str, default="best", help="of a run's candidate, or best")
+    options_of.add_argument("--out", type=Path, required=True, help="a new Python file")
+    options_of.add_argument("--name", type=str | None, default=None, help="of the class")
+    options = options_of.parse_args(list(arguments))
+    if options.out.exists():
+        raise ValueError(f"--out: {options.out} exists and is not overwritten")
+    name, program, provenance = options.rule, rule(options.rule), f"the rule {options.rule}"
+    if Path(options.rule).is_dir():
+        found = winner(Path(options.rule), None if options.id == "best" else _number(options.id))
+        program, name = found.program, options.out.stem
+        provenance = f"candidate {found.id} of the run {options.rule}; score {found.score:+.4f}"
+    storage.save_text(options.out, to_source(program, options.name or name, provenance))
+    print(f"wrote {options.out}")
+    return 0
+
+
+def _number(text: str) -> int:
+    if not text.isdigit():
+        raise ValueError(f"--id: got {text!r}, expected a candidate's number, or best")
+    return int(text)
+
+
+def zoo(arguments: Arguments) -> int:
+    """Known optimizers as programs: all names, or the text of one.
+
+    l2o zoo
+    l2o zoo lion
+    """
+    options_of = parser(zoo)
+    options_of.add_argument("name", type=str, nargs="?", default=None, help="of one")
+    options = options_of.parse_args(list(arguments))
+    if options.name is not None:
+        print(rule(options.name), end="")
+        return 0
+    for entry in ZOO.values():
+        states = len(entry.program.states)
+        print(f"{entry.name:24}{states} states  {entry.program.length:2} statements  {entry.paper}")
+    return 0
+
+
+def data(arguments: Arguments) -> int:
+    """Which data sets there are, and fetch those that need it.
+
+    l2o data list
+    l2o data fetch fashion_mnist
+    """
+    from tasks import fetch
+    from tasks.datasets import DATASETS, status
+
+    options_of = parser(data)
+    options_of.add_argument("action", type=str, help="list or fetch")
+    options_of.add_argument("names", type=str, nargs="*", help="of data sets to fetch")
+    options = options_of.parse_args(list(arguments))
+    if options.action == "fetch":
+        return int(fetch.main(options.names) or 0)
+    if options.action != "list":
+        raise ValueError(f"data: got {options.action!r}, expected list or fetch")
+    for name in DATASETS:
+        print(f"{name:16}{status(name)}")
+    return 0
