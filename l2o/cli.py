@@ -56,7 +56,10 @@ def overview() -> str:
 
 
 def _refuse(who: str, error: object) -> int:
-    print(f"{who}: {' '.join(str(error).split())}", file=sys.stderr)
+    line = " ".join(str(error).split()).replace("Parser key ", "")
+    if line.startswith("unrecognized arguments"):
+        line += f"; {who} --help lists those there are"
+    print(f"{who}: {line}", file=sys.stderr)
     return 2
 
 

@@ -71,10 +71,12 @@ def search(arguments: Arguments) -> int:
     options_of.add_argument("--states", type=int, default=2, help="state variables of a program")
     options_of.add_argument("--seed", type=int, default=0, help="of everything random")
     _add_workers(options_of)
+    options_of.add_argument("--device", type=str, default="cpu", help="where inner runs live")
     options_of.add_class_arguments(Budget, "budget")
     options_of.add_class_arguments(Funnel, "funnel")
     options_of.add_class_arguments(Settings, "evolution")
     options_of.add_class_arguments(Verdict, "verdict")
+    options_of.link_arguments("device", "funnel.device")
     options_of.set_defaults(_preset(arguments))
     options = options_of.instantiate_classes(options_of.parse_args(list(arguments)))
     names = [options.start] if isinstance(options.start, str) else options.start
@@ -230,7 +232,8 @@ def data(arguments: Arguments) -> int:
     options_of.add_argument("names", type=str, nargs="*", help="of data sets to fetch")
     options = options_of.parse_args(list(arguments))
     if options.action == "fetch":
-        return int(fetch.main(options.names) or 0)
+        fetch.main(options.names)
+        return 0
     if options.action != "list":
         raise ValueError(f"data: got {options.action!r}, expected list or fetch")
     for name in DATASETS:

@@ -25,6 +25,7 @@ from torch import Tensor
 from search.program import Program, parse
 from search.vm import Population
 from tasks import scoring
+from tasks.environment import check_device
 from tasks.suites import resolve
 from tasks.types import Task
 from tasks.unroll import SCHEDULES, unroll
@@ -36,10 +37,14 @@ Fate = Literal["invalid", "duplicate", "stopped", "diverged", "evaluated", "fail
 class Funnel:
     """How candidates are measured.
 
-    ``suite``: name or import path of the proxy tasks; ``length`` multiplies their steps;
-    ``rungs``: fractions of a task's steps at which losers are dropped, the last one 1;
-    ``factors``: learning rates tried, relative to the parent's best; ``seed``: the seed of the
-    inner runs, the same for all candidates; ``schedule``: of the learning rate.
+    Attributes:
+        suite: name or import path (module:attribute) of the proxy tasks
+        length: multiplies the steps of every task
+        rungs: fractions of a task's steps at which losers are dropped, the last one 1
+        factors: learning rates tried, relative to the best of the parent
+        seed: of the inner runs, the same for all candidates
+        schedule: of the learning rate: constant, linear or cosine
+        device: where inner runs live, such as cpu or cuda
     """
 
     suite: str = "proxy"
@@ -48,6 +53,7 @@ class Funnel:
     factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     seed: int = scoring.TUNING_SEED
     schedule: str = "cosine"
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if not self.rungs or self.rungs[-1] != 1 or sorted(set(self.rungs)) != list(self.rungs):
@@ -60,6 +66,7 @@ class Funnel:
             raise ValueError(f"length: got {self.length}, expected a positive number")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
+        check_device(self.device)
 
     def tasks(self) -> list[tuple[Task, int]]:
         """The proxy tasks and the steps of each."""
@@ -122,15 +129,16 @@ def calibrate(funnel: Funnel, programs: Sequence[Program], trials: int) -> Calib
     for task, steps in funnel.tasks():
         trajectory = unroll(
             task,
-            Population.of(programs, owner),
+            Population.of(programs, owner.to(funnel.device)),
             instances=len(owner),
             steps=steps,
             lr=rates.repeat(len(programs)),
             schedule=SCHEDULES[funnel.schedule],
             seed=funnel.seed,
             eval_at=funnel.marks(steps),
+            device=funnel.device,
         )
-        losses = scoring.finite(trajectory.validation).view(-1, len(programs), trials)
+        losses = scoring.finite(trajectory.validation.cpu()).view(-1, len(programs), trials)
         best = int(losses[-1, 0].argmin())
         reference = losses[:, 0, best]
         if not reference.isfinite().all():
@@ -170,7 +178,7 @@ class _Climb:
         factors = torch.tensor(funnel.factors)
         self.owner = torch.arange(len(job.texts)).repeat_interleave(len(factors))
         self.lr = (torch.tensor(job.lrs)[:, None] * factors).flatten()
-        self.population = Population.of(self.programs, self.owner)
+        self.population = Population.of(self.programs, self.owner.to(funnel.device))
         self.alive = torch.arange(len(self.owner))
         self.gap = torch.zeros(len(self.owner))  # sum over finished tasks of final log ratios
         self.tasks = 0
@@ -182,13 +190,13 @@ class _Climb:
         start = self.alive
 
         def keep(step: int, instances: Tensor, losses: Tensor) -> Tensor:
-            return self.rung(
-                task.name, step, start[instances], losses, number, marks.index(step), reference
-            )
+            who, rung = start[instances.cpu()], marks.index(step)
+            passed = self.rung(task.name, step, who, losses.cpu(), number, rung, reference)
+            return passed.to(losses.device)
 
         trajectory = unroll(
             task,
-            self.population.select(start),
+            self.population.select(start.to(self.funnel.device)),
             instances=len(start),
             steps=steps,
             lr=self.lr[start],
@@ -196,9 +204,10 @@ class _Climb:
             seed=self.funnel.seed,
             eval_at=marks,
             keep=keep,
+            device=self.funnel.device,
         )
-        left = start[trajectory.alive]
-        final = trajectory.validation[-1, trajectory.alive]
+        left = start[trajectory.alive.cpu()]
+        final = trajectory.validation[-1, trajectory.alive].cpu()
         passed = self.rung(task.name, steps, left, final, number, len(marks) - 1, reference)
         self.alive = left[passed]
         self.gap[left] += torch.log(scoring.finite(final) / reference[-1])

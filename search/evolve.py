@@ -34,9 +34,13 @@ from search.signature import signatures
 class Settings:
     """The knobs of the search.
 
-    ``population``: how many candidates live; ``tournament``: how many compete to be a parent;
-    ``batch``: new programs an evaluation batch; ``ahead``: batches in flight; ``slack``: how far
-    behind the population's median a candidate may be at a rung, in log loss, before it is out.
+    Attributes:
+        population: how many candidates live
+        tournament: how many of them compete to be a parent
+        batch: new programs an evaluation batch
+        ahead: batches in flight, so the most workers that can be busy
+        slack: how far behind the population's median, in log loss, a candidate may be at a rung
+        mutation: how programs change
     """
 
     population: int = 200

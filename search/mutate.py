@@ -38,18 +38,31 @@ ATTEMPTS = 1000  # proposals before giving up; a few are the rule
 
 @dataclass(frozen=True)
 class Mutation:
-    """How programs change. Weights and probabilities are of proposals; invalid ones are redrawn."""
+    """How programs change. Weights and probabilities are of proposals; invalid ones are redrawn.
 
-    insert: float = 1.0  # relative weights
+    Attributes:
+        insert: relative weight of inserting a statement
+        delete: of deleting one
+        modify: of changing an argument of one
+        max_length: nothing is inserted into a program as long as this
+        fresh: probability that an inserted statement writes a new variable
+        constant: probability that a drawn argument is a constant, where one fits
+        scale: probability that a changed constant is multiplied by 2^a
+        functions: what inserted statements may call
+        reads: inputs that new arguments may name
+        constants_only: change constants and nothing else: a baseline
+    """
+
+    insert: float = 1.0
     delete: float = 1.0
     modify: float = 1.0
-    max_length: int = 40  # nothing is inserted into a program as long as this
-    fresh: float = 0.5  # probability that an inserted statement writes a new variable
-    constant: float = 0.2  # probability that a drawn argument is a constant, where one fits
-    scale: float = 0.5  # probability that a changed constant is multiplied by 2^a
-    functions: tuple[str, ...] = tuple(OPS)  # what inserted statements may call
-    reads: tuple[str, ...] = INPUTS  # inputs that new arguments may name
-    constants_only: bool = False  # change constants and nothing else: a baseline
+    max_length: int = 40
+    fresh: float = 0.5
+    constant: float = 0.2
+    scale: float = 0.5
+    functions: tuple[str, ...] = tuple(OPS)
+    reads: tuple[str, ...] = INPUTS
+    constants_only: bool = False
 
     def __post_init__(self) -> None:
         for name in ("functions", "reads"):  # lists, where settings come from JSON

@@ -40,9 +40,11 @@ BASELINES = ("adamw", "lion", "momentum")
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop: after so many candidates, or so many minutes, whichever comes first.
+    """When to stop, whichever comes first. Only the count can be repeated row for row.
 
-    Only a run that stopped at ``candidates`` can be repeated row for row.
+    Attributes:
+        candidates: children tried, invalid ones and duplicates included
+        minutes: of wall clock, over all resumptions
     """
 
     candidates: int = 30_000

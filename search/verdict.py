@@ -28,9 +28,14 @@ from tasks.unroll import SCHEDULES
 
 @dataclass(frozen=True)
 class Verdict:
-    """``finalists``: how many programs are judged; ``trials``: learning rates tried for each rule
-    and task; ``seeds``: fresh seeds each is measured on; ``held_out``: the suite that the search
-    never saw."""
+    """How finalists are judged.
+
+    Attributes:
+        finalists: how many of the best programs are judged
+        trials: learning rates tried for each rule on each task
+        seeds: fresh seeds each is then measured on
+        held_out: the suite that the search never sees
+    """
 
     finalists: int = 10
     trials: int = 16

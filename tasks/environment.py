@@ -24,6 +24,18 @@ def environment(device: str = "cpu") -> dict[str, str | None]:
     }
 
 
+def check_device(device: str) -> None:
+    """Raise ValueError unless torch can put tensors on ``device``."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ValueError(f"device: got {device!r}, expected cpu, cuda or cuda:N") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: got {device!r}, but there is no CUDA device here; expected cpu")
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device: got {device!r}, expected cpu, cuda or cuda:N")
+
+
 def _version(library: str) -> str | None:
     try:
         return version(library)

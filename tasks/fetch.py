@@ -28,7 +28,7 @@ import numpy as np
 from tasks.fields import one_of
 
 
-class DataMissing(RuntimeError):
+class DataMissing(OSError):
     """A data set is not on this machine; the message names it and the command which gets it."""
 
 
