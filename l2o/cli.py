@@ -34,10 +34,10 @@ def main(arguments: Arguments | None = None) -> int:
         return _refuse("l2o", f"no command {name!r}; there are {', '.join(COMMANDS)}")
     try:
         return command(name)(rest)
-    except (ArgumentError, ValueError, OSError) as error:
-        return _refuse(f"l2o {name}", error)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         return 0
+    except (ArgumentError, ValueError, OSError) as error:
+        return _refuse(f"l2o {name}", error)
     except KeyboardInterrupt:
         return 130
 

@@ -18,7 +18,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from deap import base, tools
@@ -123,7 +123,7 @@ class Evolution:
         self.texts: dict[str, str] = {}  # canonical text -> signature
         self.best = tools.HallOfFame(50, similar=_alike)
         self.front = tools.ParetoFront(similar=_alike)
-        self.toolbox = base.Toolbox()
+        self.toolbox: Any = base.Toolbox()
         self.toolbox.register("select", tournament, size=settings.tournament)
         self.toolbox.register("mutate", mutate, settings=settings.mutation)
 

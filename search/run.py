@@ -299,7 +299,10 @@ class _Search:
     def _close(self) -> None:
         """The search is over: note who goes into the final."""
         best = self.archive.best(self.config.verdict.finalists)
-        points = [(r.length, r.score) for r in self.archive.records("WHERE c.fate = 'evaluated'")]
+        points = [
+            (r.length or 0, r.score or 0.0)
+            for r in self.archive.records("WHERE c.fate = 'evaluated'")
+        ]
         front = [(c.program.length, c.score) for c in self.evolution.front]
         self.curves.front(points, front, self.evolution.told)
         self.curves.close()
@@ -376,7 +379,7 @@ def _finals(
     archive: Archive, config: Config, jobs: Executor, view: View, stop: Callable[[], bool]
 ) -> None:
     """Judge the finalists on the proxy tasks, then the winner on what nobody has seen."""
-    texts = {str(id): archive.record(id).text for id in archive.run()["finalists"]}
+    texts = {str(id): archive.record(id).text or "" for id in archive.run()["finalists"]}
     rules = {name: to_text(lookup(name).program) for name in BASELINES} | texts
     view.say(f"judging {len(texts)} finalists on fresh seeds …")
     _stage(archive, config, "proxy", config.funnel.suite, config.funnel.length, rules, jobs, stop)

@@ -6,6 +6,7 @@ every few seconds. TensorBoard gets the same numbers as curves (``Curves``).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ class Progress:
         """How far the best is below a baseline, in per cent of the loss."""
         if self.best_score is None or baseline not in self.baselines:
             return "–"
-        return f"{100 * (self.best_score - self.baselines[baseline]):+.1f} %"
+        return f"{100 * math.expm1(self.best_score - self.baselines[baseline]):+.1f} %"
 
 
 class View:
@@ -78,7 +79,7 @@ class View:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self.console.print(line, highlight=False)
+        self.console.print(line, highlight=False, soft_wrap=True)
 
     def show(self, progress: Progress) -> None:
         if self.console.is_terminal:
