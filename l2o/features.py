@@ -189,22 +189,22 @@ def safe_rsqrt(x: Tensor) -> Tensor:
 
 
 def small_fc_features(grads: Tensor, state: State, params: Params) -> Tensor:
-    """The 28 features of ``small_fc`` that depend on a parameter, normalised: ``[N, 28, n]``."""
+    """What ``small_fc`` sees of a parameter, before normalisation: ``[N, 28, n]``."""
     g, p, m, v = grads[:, None], params.flat[:, None], state["m"], state["v"]
     factored = expand_factored(state, params.layout, epsilon=1e-6)
     inverse = (v + 1e-6).rsqrt()
     raw = [g, p, m, v, m * inverse, inverse, g * factored.whiten_g, *_squares(factored)]
-    return normalize(torch.cat([*raw, m * factored.whiten_m], dim=1), params.layout)
+    return torch.cat([*raw, m * factored.whiten_m], dim=1)
 
 
 def velo_features(grads: Tensor, state: State, params: Params) -> Tensor:
-    """The 30 features of ``velo``, normalised: ``[N, 30, n]``."""
+    """What ``velo`` sees of a parameter, before normalisation: ``[N, 30, n]``."""
     g, p, m, v = grads[:, None], params.flat[:, None], state["m"], state["v"]
     factored = expand_factored(state, params.layout, epsilon=0.0)
     inverse = (v + 1e-6).rsqrt()
     raw = [g, g.clamp(-0.1, 0.1), p, m, v, m * inverse, inverse, g * factored.whiten_g]
     raw += [g * inverse, *_squares(factored), m * factored.whiten_m]
-    return normalize(torch.cat(raw, dim=1), params.layout)
+    return torch.cat(raw, dim=1)
 
 
 def _squares(factored: Factored) -> Iterator[Tensor]:
@@ -212,11 +212,14 @@ def _squares(factored: Factored) -> Iterator[Tensor]:
     yield from ((factored.row + 1e-8).rsqrt(), (factored.col + 1e-8).rsqrt())
 
 
-def normalize(features: Tensor, layout: Layout) -> Tensor:
-    """Each feature of each tensor divided by its root mean square over that tensor."""
-    pieces = [features[..., span] for _, span in layout]
-    scales = [(1e-5 + x.square().mean(dim=-1, keepdim=True)).rsqrt() for x in pieces]
-    return torch.cat([x * s for x, s in zip(pieces, scales, strict=True)], dim=-1)
+def normalizers(features: Tensor, layout: Layout) -> list[Tensor]:
+    """One over the root mean square of each feature over each tensor: ``[N, features]`` a tensor.
+
+    Features are used divided by it. To scale the weights they meet does the same for less.
+    """
+    squares = [torch.linalg.vector_norm(features[..., span], dim=-1).square() for _, span in layout]
+    sizes = [spec.numel for spec in layout.specs]
+    return [(1e-5 + s / size).rsqrt() for s, size in zip(squares, sizes, strict=True)]
 
 
 def time_features(info: StepInfo, like: Tensor) -> Tensor:

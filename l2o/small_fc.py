@@ -31,12 +31,13 @@ from l2o.features import (
     accumulate,
     init_accumulators,
     learned_decays,
+    normalizers,
     small_fc_features,
     time_features,
     truncated_normal,
 )
 from tasks.fields import positive
-from tasks.types import Params, State, StepInfo, UpdateRule
+from tasks.types import Layout, Params, State, StepInfo, UpdateRule
 
 FEATURES = 28
 
@@ -94,7 +95,8 @@ class SmallFCRule(LearnedRule):
     ) -> tuple[Tensor, State]:
         after = accumulate(grads, state, params.layout, self.decays)
         features = small_fc_features(grads, after, params)
-        direction, magnitude = self.network(features, time_features(info, features)).unbind(1)
+        time = time_features(info, features)
+        direction, magnitude = self.network(features, time, params.layout).unbind(1)
         steps = direction * torch.exp(magnitude * self.optimizer.exp_mult)
         steps = self.multiply(steps * self.optimizer.step_mult, params.layout)
         nominal = self.optimizer.nominal
@@ -105,22 +107,24 @@ class SmallFCRule(LearnedRule):
         after |= {f"nominal.{name}": value for name, value in inner.items()}
         return updates + info.lr[:, None] * steps, after
 
-    def network(self, features: Tensor, time: Tensor) -> Tensor:
-        """``[N, 28, n]`` and ``[N, 11]`` to direction and magnitude ``[N, 2, n]``.
-
-        Time is the same for all parameters, so it enters through the first layer's bias.
-        """
-        theta = self.named
-        out = features
-        for layer in range(self.optimizer.hidden_layers + 1):
-            weight, bias = theta[f"w{layer}"], theta[f"b{layer}"]
-            if layer == 0:
-                bias = bias + (time[:, None] @ weight[:, FEATURES:]).squeeze(1)
-                weight = weight[:, :FEATURES]
-            else:
-                out = out.relu()
-            out = weight.mT @ out + bias[..., None]
+    def network(self, features: Tensor, time: Tensor, layout: Layout) -> Tensor:
+        """``[N, 28, n]`` and ``[N, 11]`` to direction and magnitude ``[N, 2, n]``."""
+        out = self.first_layer(features, time, layout)
+        for layer in range(1, self.optimizer.hidden_layers + 1):
+            weight, bias = self.named[f"w{layer}"], self.named[f"b{layer}"]
+            out = weight.mT @ out.relu() + bias[..., None]
         return out
+
+    def first_layer(self, features: Tensor, time: Tensor, layout: Layout) -> Tensor:
+        """``[N, hidden_size, n]``. Features are normalised by scaling their weights; time is the
+        same for all parameters, so it is part of the bias."""
+        weight, bias = self.named["w0"], self.named["b0"]
+        bias = bias + (time[:, None] @ weight[:, FEATURES:]).squeeze(1)
+        outputs = []
+        for (_, span), scale in zip(layout, normalizers(features, layout), strict=True):
+            scaled = weight[:, :FEATURES] * scale[..., None]
+            outputs.append(scaled.mT @ features[..., span])
+        return torch.cat(outputs, dim=-1) + bias[..., None]
 
     def select(self, index: Tensor) -> SmallFCRule:
         """The rule of the instances ``index``, their nominal rules included."""

@@ -30,6 +30,7 @@ from l2o.features import (
     accumulate,
     fixed_decays,
     init_accumulators,
+    normalizers,
     truncated_normal,
     velo_features,
 )
@@ -154,17 +155,26 @@ class VeloRule(LearnedRule):
     def networks(self, controls: Tensor, features: Tensor, layout: Layout) -> Tensor:
         """Mix each tensor's network and apply it: ``[N, 30, n]`` to ``[N, 3, n]``."""
         weights = controls @ self.bank * (self.optimizer.bank_scale / self.optimizer.bank_size)
-        outputs = []
-        for tensor, (_, span) in enumerate(layout):
-            out, start = features[..., span], 0
-            for layer, (fan_in, fan_out) in enumerate(pairwise(self.optimizer.network_sizes)):
-                end = start + fan_in * fan_out
-                weight = weights[:, tensor, start:end].unflatten(1, (fan_in, fan_out))
-                bias = weights[:, tensor, end : end + fan_out, None]
-                out = weight.mT @ (out if layer == 0 else out.relu()) + bias
-                start = end + fan_out
-            outputs.append(out)
+        scales = normalizers(features, layout)
+        outputs = [
+            self.network(weights[:, tensor], features[..., span], scales[tensor])
+            for tensor, (_, span) in enumerate(layout)
+        ]
         return torch.cat(outputs, dim=-1)
+
+    def network(self, weights: Tensor, x: Tensor, scale: Tensor) -> Tensor:
+        """One tensor's: ``[N, weights]``, features ``[N, 30, k]`` and what normalises them."""
+        start = 0
+        for layer, (fan_in, fan_out) in enumerate(pairwise(self.optimizer.network_sizes)):
+            end = start + fan_in * fan_out
+            weight = weights[:, start:end].unflatten(1, (fan_in, fan_out))
+            if layer == 0:
+                weight = weight * scale[..., None]
+            else:
+                x = x.relu()
+            x = weight.mT @ x + weights[:, end : end + fan_out, None]
+            start = end + fan_out
+        return x
 
 
 def tensor_features(state: State, params: Params, info: StepInfo, losses: Tensor) -> Tensor:

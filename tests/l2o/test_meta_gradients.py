@@ -253,6 +253,21 @@ def test_a_run_is_a_function_of_its_number(estimator: ES | Backprop) -> None:
     assert torch.equal(again.gradient, estimator.step(optimizer, theta, SMALL, runs[0]).gradient)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_estimator
+@pytest.mark.parametrize("optimizer", ARCHITECTURES, ids=lambda o: type(o).__name__)
+def test_devices_agree(estimator: ES | Backprop, optimizer: LearnedOptimizer) -> None:
+    gradients = []
+    for device in ("cpu", "cuda"):
+        lesson, theta = replace(SMALL, task=SMALL.task.to(device)), optimizer.initial().to(device)
+        runs = estimator.start(optimizer, theta, lesson, torch.arange(3))
+        for _ in range(4):
+            gradient, _, runs = estimator.step(optimizer, theta, lesson, runs)
+        gradients.append(gradient.cpu())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0.05, atol=2e-3)
+
+
 def test_chunks_bound_memory_not_results() -> None:
     estimator, optimizer = ESTIMATORS[1], SmallFC()
     theta = optimizer.initial()
