@@ -1,0 +1,49 @@
+"""What a program does to gradients that are made up: the experiments behind several answers.
+
+Whether two programs are the same rule, whether a rewriting is right and what kind of rule a
+program is are all questions about its updates on chosen gradients. Gradients here do not depend
+on the weights, so many experiments run side by side, each an instance, in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from search.program import Program
+from search.vm import assemble, default_step
+from tasks.types import Layout, ParamSpec
+
+
+def respond(
+    programs: Sequence[Program],
+    gradients: Tensor,
+    weights: Tensor | None = None,
+    rates: Tensor | None = None,
+    weight_decay: float = 0.0,
+    layout: Layout | None = None,
+) -> Tensor:
+    """Updates ``[programs, T, N, n]`` of each program on gradients ``[T, N, n]`` (float64).
+
+    ``weights`` ``[n]`` stay as they are (default: zeros); ``rates`` ``[T]`` are the learning
+    rates (default: ones); ``layout`` names the tensors (default: a single one). Raises ValueError
+    for a program that reads ``h``.
+    """
+    steps, runs, n = gradients.shape
+    layout = layout or Layout((ParamSpec("a", (n,)),))
+    rates = torch.ones(steps, dtype=torch.float64) if rates is None else rates
+    table, owner = assemble(programs), torch.arange(len(programs)).repeat_interleave(runs)
+    step = default_step(owner.device)
+    flat = gradients.new_zeros(len(owner), n)
+    flat += 0.0 if weights is None else weights
+    memory = flat.new_zeros(len(owner), table.states, n)
+    decay = flat.new_full((len(owner),), weight_decay)
+    trace = []
+    for k, now in enumerate(gradients):
+        lr, t = rates[k].expand(len(owner)), flat.new_full((len(owner),), k + 1.0)
+        grads = now.repeat(len(programs), 1)
+        updates, memory = step(table, owner, flat, grads, memory, lr, decay, t, layout)
+        trace.append(updates.view(len(programs), runs, n))
+    return torch.stack(trace, dim=1)
