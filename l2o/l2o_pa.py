@@ -116,7 +116,7 @@ class L2OPARule(LearnedRule):
         inputs = torch.stack([slope, y], dim=-1).detach()
         output, memory = self.lstm(inputs, state)
         heads = self.heads((output @ self.named["linear.w"] + self._bias("linear.b")).relu())
-        size = 0.9999 / problem.lipschitz.repeat_interleave(problem.columns) * heads["P"]
+        size = 0.9999 / problem.lipschitz.to(y).repeat_interleave(problem.columns) * heads["P"]
         target = y - size * slope
         if "B" in heads:
             back = x - size * self.slope_at(x)

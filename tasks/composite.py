@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tasks.data import moved
 from tasks.fields import natural, positive
 from tasks.types import Batch, Dataset, Split, Task
 
@@ -42,7 +43,7 @@ class Problems(Dataset):
         return (index,)
 
     def to(self, device: torch.device | str) -> Problems:
-        return Problems(self.name, self.matrix.to(device), self.target.to(device))
+        return moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,6 @@ class Composite(Task):
     nonzeros: int = 50
     penalty: float = 0.1
     seed: int = 0
-    data: Problems = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
     batch_size: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
@@ -65,13 +65,16 @@ class Composite(Task):
             raise ValueError(f"nonzeros: got {self.nonzeros}, expected at most {self.columns}")
         if not self.penalty >= 0:
             raise ValueError(f"penalty: got {self.penalty}, expected a number of at least 0")
-        if self.data is None:
-            object.__setattr__(self, "data", self.draw(torch.Generator().manual_seed(self.seed)))
 
     @property
     def name(self) -> str:
         kind = type(self).__name__.lower()
         return f"{kind}-{self.rows}x{self.columns}-p{self.problems}-s{self.seed}"
+
+    @cached_property
+    def data(self) -> Problems:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Drawn when first asked for."""
+        return self.draw(torch.Generator().manual_seed(self.seed))
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Zeros, as in the paper."""
@@ -86,7 +89,11 @@ class Composite(Task):
 
     def product(self, x: Tensor) -> Tensor:
         """Each problem's matrix times its ``x``: ``[..., problems, rows]``."""
-        return (self.data.matrix @ x[..., None]).squeeze(-1)
+        return (self.data.to(x.device).matrix @ x[..., None]).squeeze(-1)
+
+    def adjoint(self, z: Tensor) -> Tensor:
+        """Each problem's transposed matrix times ``z [..., problems, rows]``."""
+        return (self.data.to(z.device).matrix.mT @ z[..., None]).squeeze(-1)
 
     def solution(self, generator: torch.Generator) -> Tensor:
         """Sparse ``[problems, columns]`` that the targets are made from."""
@@ -109,7 +116,7 @@ class Composite(Task):
     @cached_property
     @abstractmethod
     def lipschitz(self) -> Tensor:
-        """``L`` of every problem, ``[problems]``."""
+        """``L`` of every problem, ``[problems]``, on the device of ``data``."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +130,13 @@ class Lasso(Composite):
         return Problems(self.name, matrix, target)
 
     def smooth(self, x: Tensor) -> Tensor:
-        return 0.5 * (self.product(x) - self.data.target).square().sum(dim=-1)
+        return 0.5 * self.residual(x).square().sum(dim=-1)
 
     def gradient(self, x: Tensor) -> Tensor:
-        residual = self.product(x) - self.data.target
-        return (self.data.matrix.mT @ residual[..., None]).squeeze(-1)
+        return self.adjoint(self.residual(x))
+
+    def residual(self, x: Tensor) -> Tensor:
+        return self.product(x) - self.data.to(x.device).target
 
     @cached_property
     def lipschitz(self) -> Tensor:
@@ -149,11 +158,11 @@ class SparseLogistic(Composite):
 
     def smooth(self, x: Tensor) -> Tensor:
         margin = self.product(x)
-        return (F.softplus(margin) - self.data.target * margin).mean(dim=-1)
+        return (F.softplus(margin) - self.data.to(x.device).target * margin).mean(dim=-1)
 
     def gradient(self, x: Tensor) -> Tensor:
-        error = torch.sigmoid(self.product(x)) - self.data.target
-        return (self.data.matrix.mT @ error[..., None]).squeeze(-1) / self.rows
+        error = torch.sigmoid(self.product(x)) - self.data.to(x.device).target
+        return self.adjoint(error) / self.rows
 
     @cached_property
     def lipschitz(self) -> Tensor:

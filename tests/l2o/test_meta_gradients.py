@@ -260,10 +260,10 @@ def test_a_run_is_a_function_of_its_number(estimator: ES | Backprop) -> None:
 def test_devices_agree(estimator: ES | Backprop, optimizer: LearnedOptimizer) -> None:
     gradients = []
     for device in ("cpu", "cuda"):
-        lesson, theta = replace(SMALL, task=SMALL.task.to(device)), optimizer.initial().to(device)
-        runs = estimator.start(optimizer, theta, lesson, torch.arange(3))
+        theta = optimizer.initial().to(device)
+        runs = estimator.start(optimizer, theta, SMALL, torch.arange(3))
         for _ in range(4):
-            gradient, _, runs = estimator.step(optimizer, theta, lesson, runs)
+            gradient, _, runs = estimator.step(optimizer, theta, SMALL, runs)
         gradients.append(gradient.cpu())
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0.05, atol=2e-3)
 
