@@ -1,0 +1,112 @@
+"""The funnel: what scores mean, who is dropped where, and what a result may depend on."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from search.evaluate import Evaluator, Funnel, Job, calibrate
+from search.program import parse, to_text
+from search.zoo import ZOO
+
+FUNNEL = Funnel(suite="tiny_suites:proxy")
+OPEN = (math.inf,) * 4
+ADAM, SIGN = (to_text(ZOO[name].program) for name in ("adamw", "sign_sgd"))
+EXPLODES = (
+    "def update(w, g):\n    x = exp10(g)\n    x = x * 1e9\n    update = exp(x)\n    return update\n"
+)
+USELESS = "def update(w, g):\n    update = g * 1e-9\n    return update\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable_suites():
+    folder = str(Path(__file__).parent)
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
+
+
+@pytest.fixture(scope="module")
+def calibration():
+    return calibrate(FUNNEL, [ZOO["adamw"].program, ZOO["sgd"].program], trials=8)
+
+
+@pytest.fixture(scope="module")
+def evaluator(calibration):
+    return Evaluator(FUNNEL, calibration.references)
+
+
+def test_the_reference_scores_zero_at_its_own_learning_rates(calibration):
+    assert len(calibration.references) == 2
+    assert all(len(curve) == len(FUNNEL.rungs) for curve in calibration.references)
+    # One learning rate for all tasks is at best as good as one for each.
+    assert calibration.scores[0] >= 0
+    assert calibration.scores[0] < 0.2
+
+
+def test_a_candidate_that_is_the_reference_scores_like_it(calibration, evaluator):
+    (outcome,) = evaluator(Job((ADAM,), (calibration.lrs[0],), OPEN))
+    assert outcome.fate == "evaluated"
+    assert outcome.score is not None
+    assert outcome.score <= calibration.scores[0] + 1e-6
+    assert len(outcome.ladder) == 4
+    assert len(outcome.measurements) == 4 * len(FUNNEL.factors)
+
+
+def test_the_best_learning_rate_is_passed_on(calibration, evaluator):
+    centre = calibration.lrs[0] / 3
+    (outcome,) = evaluator(Job((ADAM,), (centre,), OPEN))
+    rates = {round(m.lr / centre, 3) for m in outcome.measurements}
+    assert rates == {round(factor, 3) for factor in FUNNEL.factors}
+    final = {}  # learning rate -> sum over tasks of final log losses
+    for m in outcome.measurements:
+        if m.steps == 12 and m.loss is not None:
+            final[m.lr] = final.get(m.lr, 0.0) + math.log(m.loss)
+    assert outcome.lr == pytest.approx(min(final, key=lambda lr: final[lr]))
+
+
+def test_failure_is_a_fate_and_never_a_number(evaluator):
+    (diverged,) = evaluator(Job((EXPLODES,), (1.0,), OPEN))
+    assert (diverged.fate, diverged.score, diverged.lr) == ("diverged", None, None)
+    assert all(m.loss is None for m in diverged.measurements)
+    (stopped,) = evaluator(Job((USELESS,), (0.01,), (0.1,) * 4))
+    assert (stopped.fate, stopped.score) == ("stopped", None)
+
+
+def test_the_dropped_are_not_run_any_further(evaluator):
+    (outcome,) = evaluator(Job((USELESS,), (0.01,), (-10.0, 0, 0, 0)))
+    assert {m.steps for m in outcome.measurements} == {3}
+    assert len(outcome.ladder) == 1
+
+
+@pytest.mark.parametrize("companions", [(EXPLODES,), (USELESS, SIGN), (SIGN, EXPLODES, USELESS)])
+def test_companions_do_not_matter(evaluator, companions):
+    (alone,) = evaluator(Job((ADAM,), (0.01,), OPEN))
+    job = Job((*companions, ADAM), (0.01,) * (1 + len(companions)), OPEN)
+    assert evaluator(job)[-1] == alone
+
+
+def test_a_funnel_that_everything_fails_returns_fates(evaluator):
+    outcomes = evaluator(Job((ADAM, SIGN), (0.01, 0.01), (-50.0,) * 4))
+    assert [outcome.fate for outcome in outcomes] == ["stopped", "stopped"]
+
+
+def test_jobs_can_be_repeated(evaluator):
+    job = Job((ADAM, SIGN, EXPLODES), (0.01, 0.003, 1.0), (0.3,) * 4)
+    assert evaluator(job) == evaluator(job)
+
+
+def test_the_reference_has_to_work_somewhere():
+    with pytest.raises(ValueError, match="diverges"):
+        calibrate(FUNNEL, [parse(EXPLODES)], trials=2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_scores_on_the_gpu_agree(calibration):
+    funnel = Funnel(suite="tiny_suites:proxy", device="cuda")
+    (there,) = Evaluator(funnel, calibration.references)(Job((ADAM,), (0.01,), OPEN))
+    (here,) = Evaluator(FUNNEL, calibration.references)(Job((ADAM,), (0.01,), OPEN))
+    assert there.score == pytest.approx(here.score, abs=1e-3)

@@ -1,0 +1,146 @@
+"""The search as ask and tell: no evaluation, so outcomes are made up."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from search.evaluate import Outcome
+from search.evolve import Evolution, Settings
+from search.mutate import Mutation
+from search.program import parse
+from search.zoo import ZOO
+
+START = ZOO["adam_no_correction"].program
+SMALL = Settings(population=12, tournament=3, batch=6, ahead=2)
+
+
+def evolution(settings=SMALL, seed=0):
+    return Evolution(settings, [START], lr=0.01, seed=seed, rungs=2)
+
+
+def outcomes(batch, score=lambda candidate: -float(candidate.program.length)):
+    """Everybody is evaluated; by default the longer program is the better one."""
+    return [
+        Outcome("evaluated", score(candidate), candidate.lr * 3, (0.5, score(candidate)), ())
+        for candidate in batch.fresh
+    ]
+
+
+def told(search, batches):
+    """Play ``batches`` batches, always ``ahead`` of them in flight."""
+    waiting = [search.ask() for _ in range(search.settings.ahead)]
+    history = []
+    for _ in range(batches):
+        batch = waiting.pop(0)
+        search.tell(batch, outcomes(batch))
+        history.append(batch)
+        waiting.append(search.ask())
+    return history
+
+
+def test_the_first_batch_is_the_start():
+    batch = evolution().ask()
+    assert [candidate.program for candidate in batch.candidates] == [START]
+    assert batch.hurdles == (math.inf, math.inf)
+    assert batch.job.lrs == (0.01,)
+
+
+def test_a_search_is_a_function_of_its_seed():
+    one, two, other = (
+        [str(c.program) for batch in told(evolution(seed=seed), 6) for c in batch.candidates]
+        for seed in (1, 1, 2)
+    )
+    assert one == two != other
+
+
+def test_batches_hold_as_many_new_programs_as_asked_for():
+    for batch in told(evolution(), 8)[1:]:
+        assert len(batch.fresh) == 0  # told: nobody is pending any more
+        assert len([c for c in batch.candidates if c.fate == "evaluated"]) == SMALL.batch
+
+
+def test_new_programs_differ_from_all_known_ones():
+    batches = told(evolution(), 10)
+    evaluated = [c.signature for b in batches for c in b.candidates if c.fate == "evaluated"]
+    assert len(set(evaluated)) == len(evaluated)
+
+
+def test_duplicates_share_score_and_learning_rate():
+    batches = told(evolution(), 10)
+    everybody = {c.id: c for batch in batches for c in batch.candidates}
+    duplicates = [c for c in everybody.values() if c.fate == "duplicate"]
+    assert len(duplicates) > 5
+    for candidate in duplicates:
+        original = everybody[candidate.original]
+        assert original.id < candidate.id
+        assert (candidate.score, candidate.lr) == (original.score, original.lr)
+
+
+def test_the_oldest_die_whatever_their_score():
+    search = evolution()
+    history = told(search, 10)
+    scored = [c.id for batch in history for c in batch.candidates if c.score is not None]
+    assert [c.id for c in search.population] == scored[-SMALL.population :]
+
+
+def test_children_inherit_the_best_learning_rate_of_their_parent():
+    history = told(evolution(), 10)
+    by_id = {c.id: c for batch in history for c in batch.candidates}
+    late = [c for c in history[-1].candidates if c.fate == "evaluated"]
+    for candidate in late:
+        assert candidate.lr == pytest.approx(3 * by_id[candidate.parent].lr)
+
+
+def test_hurdles_follow_the_population():
+    search = evolution()
+    told(search, 6)
+    ladders = sorted(c.ladder[1] for c in search.population)
+    middle = (ladders[5] + ladders[6]) / 2
+    assert search.ask().hurdles == pytest.approx((0.5 + SMALL.slack, middle + SMALL.slack))
+
+
+def test_ties_go_to_the_shorter_program():
+    search = evolution()
+    batch = search.ask()
+    search.tell(batch, [Outcome("evaluated", 0.0, 0.01, (0.0, 0.0), ())])
+    batch = search.ask()
+    search.tell(batch, outcomes(batch, lambda candidate: -1.0))
+    lengths = [c.program.length for c in batch.candidates if c.fate == "evaluated"]
+    assert search.best[0].program.length == min(lengths)
+    assert [c.id for c in search.front].count(search.best[0].id) == 1
+    assert all(c.score == -1.0 or c.program.length < min(lengths) for c in search.front)
+
+
+def test_what_failed_never_lives():
+    search = evolution()
+    told(search, 4)
+    batch = search.ask()
+    while batch.number > search.told:  # those asked before it
+        search.told += 1
+    search.tell(batch, [Outcome("diverged", None, None, (), ()) for _ in batch.fresh])
+    ids = {candidate.id for candidate in search.population}
+    assert not ids & {c.id for c in batch.candidates if c.fate == "diverged"}
+
+
+def test_results_come_in_order():
+    search = evolution()
+    search.ask()
+    second = search.ask()
+    with pytest.raises(ValueError, match="batch: got 1, expected 0"):
+        search.tell(second, [])
+
+
+def test_constants_only_keeps_the_form():
+    start = parse("def update(w, g, m):\n    m = interp(g, m, 0.9)\n    update = 1.0 * m\n"
+                  "    return update, m\n")  # fmt: skip
+    settings = Settings(
+        population=12, tournament=3, batch=6, mutation=Mutation(constants_only=True)
+    )
+    search = Evolution(settings, [start], lr=0.01, seed=0, rungs=2)
+    for batch in told(search, 5):
+        for candidate in batch.candidates:
+            assert candidate.program is None or [s.op for s in candidate.program.statements] == [
+                "interp",
+                "mul",
+            ]
