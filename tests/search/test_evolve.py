@@ -1,7 +1,6 @@
 """The search as ask and tell: no evaluation, so outcomes are made up."""
 
 import math
-from dataclasses import replace
 
 import pytest
 
