@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from l2o.backprop import Backprop
+from l2o.episodes import Episodes, Lesson
 from l2o.l2o_pa import HEADS, L2OPA
 from tasks.composite import Composite, Lasso, SparseLogistic, fista, soft
 from tasks.mlp import MLP
@@ -88,3 +92,21 @@ def test_meta_gradient_reaches_theta() -> None:
     assert theta.grad is not None
     assert torch.isfinite(theta.grad).all()
     assert (theta.grad != 0).float().mean() > 0.9
+
+
+def test_ten_meta_steps_beat_fista_on_new_problems() -> None:
+    lessons = [Lesson(replace(LASSO, problems=4, seed=seed)) for seed in range(1, 9)]
+    unseen = replace(LASSO, problems=32, seed=100)
+    estimator, optimizer = Backprop(Episodes(20)), L2OPA()
+    theta = optimizer.initial().requires_grad_()
+    adam = torch.optim.Adam([theta], lr=5e-3)
+    for step in range(10):
+        lesson = lessons[step % len(lessons)]
+        runs = estimator.start(optimizer, theta, lesson, torch.arange(1))
+        theta.grad = estimator.step(optimizer, theta.detach(), lesson, runs).gradient
+        adam.step()
+    rule = optimizer.on(unseen).rule(theta.detach())
+    ours = unroll(unseen, rule, instances=1, steps=20, lr=1.0).inner.params.view(32, -1)
+    best = unseen.objective(fista(unseen, 2000)).mean()
+    gap = unseen.objective(ours).mean() - best
+    assert gap < 0.5 * (unseen.objective(fista(unseen, 20)).mean() - best)
