@@ -22,7 +22,7 @@ problems = pytest.mark.parametrize("task", [LASSO, LOGISTIC], ids=lambda task: t
 
 @problems
 def test_without_heads_it_is_ista(task: Composite) -> None:
-    optimizer = L2OPA(heads=()).on(task)
+    optimizer = L2OPA(hidden_size=2, heads=()).on(task)
     ours = unroll(task, optimizer.rule(optimizer.initial()), instances=2, steps=30, lr=1.0)
     ista = fista(task, 30, momentum=False).flatten()
     torch.testing.assert_close(ours.inner.params[1], ista, rtol=1e-2, atol=2e-3)
