@@ -2,11 +2,11 @@
 
 Canonical text (``analyze``) merges renamed variables and commuted arguments, but not ``m * m``
 with ``square(m)``. So a program is also *run*: a few steps on fixed inputs in float64, its updates
-rounded to a few significant digits and hashed. Algebraic duplicates differ by 1e-15 and fall
-together; anything that a float32 training run could tell apart stays apart, because the inputs
-cover many scales: gradients from 1e-6 to 10, where an epsilon shows, several tensors of
-different sizes, where per-tensor and global norms differ, and enough steps for every state to
-reach the update.
+rounded to 7 significant digits and hashed. Algebraic duplicates differ by 1e-15 and fall
+together; what a training run could tell apart stays apart, because the inputs cover many cases:
+gradients from 1e-7 to 10, where an epsilon shows; tensors of different sizes, where norms of one
+and of all differ; enough steps for every state to reach the update; and enough elements that a
+slightly different decay flips some sign.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.probe import respond
 from search.program import Program
-from search.vm import assemble, default_step
 from tasks.types import Layout, ParamSpec
 
 STEPS = 6
-DIGITS = 7
-LAYOUT = Layout((ParamSpec("a", (3, 4)), ParamSpec("b", (7,)), ParamSpec("c", (1,))))
+LAYOUT = Layout((ParamSpec("a", (20, 24)), ParamSpec("b", (31,)), ParamSpec("c", (1,))))
+DROPPED = 29  # of the 52 bits of a float64's fraction
 
 
 def _probe() -> tuple[Tensor, Tensor, Tensor]:
-    """Fixed parameters ``[n]``, gradients ``[STEPS, n]`` and learning rates ``[STEPS]``."""
+    """Fixed parameters ``[n]``, gradients ``[STEPS, 1, n]`` and learning rates ``[STEPS]``."""
     rng = np.random.default_rng(20230213)
     n = LAYOUT.n
     scale = 10.0 ** rng.uniform(-6, 1, size=n)
-    gradients = scale * (0.3 + rng.standard_normal((STEPS, n)))
+    # Sizes vary from step to step too: past and present then nearly balance somewhere, whatever
+    # the decays are, and the sign of their sum tells close decays apart.
+    scale = scale * 10.0 ** rng.uniform(-1, 0, size=(STEPS, 1, n))
+    gradients = scale * (0.1 + rng.standard_normal((STEPS, 1, n)))
     # Parameters inside (-1, 1), so that functions such as arcsin are judged where they exist.
     parameters = rng.uniform(-0.9, 0.9, size=n)
     rates = np.linspace(1.0, 0.4, STEPS)
@@ -45,41 +48,31 @@ PARAMETERS, GRADIENTS, RATES = _probe()
 def signatures(programs: Sequence[Program]) -> list[str]:
     """A hex string for each program; equal strings mean the same rule.
 
-    A program whose updates are not finite at any step has the signature ``""``.
+    A program whose updates are not finite anywhere at some step has the signature ``""``.
     """
     if not programs:
         return []
-    count = len(programs)
-    table, owner = assemble(programs), torch.arange(count)
-    step = default_step(owner.device)
-    flat = PARAMETERS.expand(count, -1).contiguous()
-    memory = flat.new_zeros(count, table.states, LAYOUT.n)
-    decay = flat.new_zeros(count)
-    trace = np.empty((count, STEPS, LAYOUT.n))
-    for k in range(STEPS):
-        grads = GRADIENTS[k].expand(count, -1).contiguous()
-        lr, t = RATES[k].expand(count), flat.new_full((count,), k + 1.0)
-        updates, memory = step(table, owner, flat, grads, memory, lr, decay, t, LAYOUT)
-        trace[:, k] = updates.numpy()
-    forms = ["full" if program.form == "full" else "direction" for program in programs]
-    return [_digest(form, row) for form, row in zip(forms, _rounded(trace), strict=True)]
+    updates = respond(programs, GRADIENTS, PARAMETERS, RATES, layout=LAYOUT)[:, :, 0].numpy()
+    rounded = _rounded(updates)
+    return [_digest(program, row) for program, row in zip(programs, rounded, strict=True)]
 
 
-def _rounded(trace: np.ndarray) -> np.ndarray:
-    """To ``DIGITS`` significant digits; what is rounding noise beside the largest update is 0."""
-    with np.errstate(all="ignore"):
-        size = np.abs(trace)
-        scale = np.nanmax(np.where(np.isfinite(size), size, 0.0), axis=(1, 2), keepdims=True)
-        trace = np.where(size <= 1e-13 * scale, 0.0, trace)
-        exponent = np.floor(np.log10(np.where(trace == 0, 1.0, np.abs(trace))))
-        unit = 10.0 ** np.clip(exponent - (DIGITS - 1), -300, 300)
-        return np.where(np.isfinite(trace), np.round(trace / unit) * unit, trace) + 0.0
+def _rounded(updates: np.ndarray) -> np.ndarray:
+    """What is rounding noise beside the largest update becomes 0; the rest loses ``DROPPED`` bits.
+
+    NaN and -0.0 have more than one bit pattern; one is kept.
+    """
+    finite = np.isfinite(updates)
+    size = np.abs(updates)
+    scale = np.max(size, axis=(1, 2), keepdims=True, initial=0.0, where=finite)
+    updates = np.where(np.isnan(updates), np.nan, np.where(size <= 1e-13 * scale, 0.0, updates))
+    bits = updates.view(np.int64)
+    half = np.where(finite, 1 << (DROPPED - 1), 0)
+    return ((bits + half) >> DROPPED << DROPPED).view(np.float64)
 
 
-def _digest(form: str, trace: np.ndarray) -> str:
-    finite = np.isfinite(trace)
-    if not finite.any(axis=1).all():
+def _digest(program: Program, updates: np.ndarray) -> str:
+    if not np.isfinite(updates).any(axis=1).all():
         return ""
-    # NaN has many bit patterns; one is enough.
-    content = np.where(np.isnan(trace), np.nan, trace).tobytes()
-    return hashlib.blake2b(form.encode() + content, digest_size=12).hexdigest()
+    form = program.form.encode()
+    return hashlib.blake2b(form + updates.tobytes(), digest_size=12).hexdigest()
