@@ -27,7 +27,8 @@ class Transformer(Task):
 
     Parameters: ``token [symbols, width]``, ``position [context, width]``, in block ``i``
     ``block{i}.query``, ``.key``, ``.value``, ``.mix``, ``.up``, ``.down`` (weights ``[in, out]``)
-    and two normalisations, then ``norm`` and ``readout [width, symbols]``.
+    and two normalisations, then ``norm`` and ``readout [width, symbols]``. ``logit_scale``
+    multiplies the attention logits; muP makes it fall with the width (``mup.py``).
     """
 
     width: int = 32
@@ -35,6 +36,7 @@ class Transformer(Task):
     heads: int = 2
     data: Text = field(default_factory=help_text)
     batch_size: int = 32
+    logit_scale: float = 1.0
 
     def __post_init__(self) -> None:
         positive(width=self.width, depth=self.depth, heads=self.heads, batch_size=self.batch_size)
@@ -45,6 +47,10 @@ class Transformer(Task):
     def name(self) -> str:
         size = f"w{self.width}-d{self.depth}-c{self.data.context}"
         return f"transformer-{self.data.name}-{size}"
+
+    @property
+    def head_size(self) -> int:
+        return self.width // self.heads
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         def normal(rows: int, columns: int, std: float) -> Tensor:
@@ -83,12 +89,12 @@ class Transformer(Task):
 
     def _attend(self, params: Mapping[str, Tensor], block: str, x: Tensor) -> Tensor:
         """Causal self-attention, ``[B, T, width]`` to the same shape."""
-        split = (*x.shape[:-1], self.heads, self.width // self.heads)
+        split = (*x.shape[:-1], self.heads, self.head_size)
         query, key, value = (
             (x @ params[f"{block}.{name}"]).reshape(split).transpose(-3, -2)
             for name in _PROJECTIONS
         )
-        scores = query @ key.transpose(-2, -1) * split[-1] ** -0.5
+        scores = query @ key.transpose(-2, -1) * (self.logit_scale * self.head_size**-0.5)
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=x.device).triu(1)
         weights = torch.softmax(scores.masked_fill(later, -torch.inf), dim=-1)
         return (weights @ value).transpose(-3, -2).reshape(x.shape) @ params[f"{block}.mix"]

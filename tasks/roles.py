@@ -1,0 +1,133 @@
+"""The role of each parameter in a family of networks: how it grows with the width.
+
+    input    its outputs grow with the width, what it sums over does not: the first layer,
+             embeddings, filters of a single channel
+    hidden   both grow
+    output   what it sums over grows, its outputs do not: the readout
+    vector   a single axis or none, and nothing is summed over: biases, gains of normalisation
+
+Nothing is annotated. Two members of the family that differ in width show which axes grow, and a
+run of the narrower one (``trace.py``) shows which axes are summed over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tasks.trace import Use, trace
+from tasks.types import Layout, ParamSpec, Role, Task
+
+Shape = tuple[int, ...]
+INIT: dict[Role, float] = {"input": 0.0, "hidden": -0.5, "output": -0.5, "vector": 0.0}
+"""Size at initialisation, as a power of the width, unless there is clear evidence for another."""
+
+
+class WidthError(ValueError):
+    """Two networks that are not one family at two widths, or a parameter that fits no role."""
+
+
+class Part(NamedTuple):
+    """What is the same for a parameter at every width."""
+
+    role: Role
+    summed: frozenset[int]  # axes whose sizes multiply to the fan-in
+    init: float  # initial values are proportional to width ** init
+
+    def spec(self, name: str, shape: Shape) -> ParamSpec:
+        return ParamSpec(name, shape, self.role, math.prod(shape[axis] for axis in self.summed))
+
+
+Parts = dict[str, Part]
+
+
+def parts(one: Task, other: Task) -> Parts:
+    """Compare a task with the same at another width.
+
+    Raises WidthError unless the two have the same parameters, one of them larger.
+    """
+    narrow, wide = sorted((one, other), key=lambda task: task.layout.n)
+    batch = narrow.data.to("cpu").batch("train", torch.zeros(1, dtype=torch.int64))
+    initial = [task.init(torch.Generator().manual_seed(0)) for task in (narrow, wide)]
+    return compare(initial[0], initial[1], lambda params: narrow.loss(params, batch))
+
+
+def compare(
+    narrow: Mapping[str, Tensor],
+    wide: Mapping[str, Tensor],
+    run: Callable[[Mapping[str, Tensor]], object],
+) -> Parts:
+    """As ``parts``, for initial parameters at two widths and a function that uses the narrower."""
+    shapes = {name: (tuple(p.shape), tuple(wide[name].shape)) for name, p in _same(narrow, wide)}
+    rates = [b / a for pair in shapes.values() for a, b in zip(*pair, strict=True) if a != b]
+    if not rates:
+        raise WidthError("width: got the same width twice, expected two that differ")
+    if min(rates) < 1:
+        name = next(name for name, (a, b) in shapes.items() if any(map(int.__gt__, a, b)))
+        raise WidthError(f"{name}: some axes grow with the width while others shrink")
+    uses = trace(run, narrow)
+    found = {}
+    for name, (small, large) in shapes.items():
+        role, summed = _role(name, small, large, uses[name], median(rates))
+        found[name] = Part(role, summed, _init_power(narrow[name], wide[name], role, median(rates)))
+    return found
+
+
+def layout(found: Parts, params: Layout) -> Layout:
+    """The layout of a member of the family, with roles and fan-ins."""
+    return Layout(tuple(found[spec.name].spec(spec.name, spec.shape) for spec in params.specs))
+
+
+def _same(narrow: Mapping[str, Tensor], wide: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """The narrow parameters, if the wide ones are called alike and have as many axes."""
+    lonely = sorted(narrow.keys() ^ wide.keys())
+    if lonely:
+        raise WidthError(f"only at one of the two widths there is: {', '.join(lonely)}")
+    for name, p in narrow.items():
+        if p.ndim != wide[name].ndim:
+            raise WidthError(
+                f"{name}: has {p.ndim} axes at one width, {wide[name].ndim} at another"
+            )
+    return list(narrow.items())
+
+
+def _role(
+    name: str, small: Shape, large: Shape, uses: list[Use], rate: float
+) -> tuple[Role, frozenset[int]]:
+    """``rate``: how much wider the wide network is."""
+    axes = range(len(small))
+    growth = [b / a for a, b in zip(small, large, strict=True)]
+    ways = {}
+    for summed in {use.summed for use in uses} or {frozenset()}:
+        inside = math.prod(growth[axis] for axis in summed)
+        outside = math.prod(growth[axis] for axis in axes if axis not in summed)
+        ways[inside > 1, outside > 1] = summed
+        if max(inside, outside) > rate**1.5:
+            grows = f"{list(small)} becomes {list(large)} where the width grows {rate:g} times"
+            raise WidthError(f"{name}: fits no role: {grows}, and sums over axes {sorted(summed)}")
+    if len(ways) > 1:
+        raise WidthError(f"{name}: fits no role: it is used in several; expected untied weights")
+    ((inward, outward), summed), *_ = ways.items()
+    if inward:
+        return ("hidden" if outward else "output"), summed
+    return ("input" if len(small) > 1 or summed else "vector"), summed
+
+
+def _init_power(narrow: Tensor, wide: Tensor, role: Role, rate: float) -> float:
+    """The half-integer ``k`` such that initial values grow like width ** k.
+
+    It is the role's usual one unless the sizes of the two samples contradict it by more than
+    four times their sampling error. Vectors are left alone: they are small, or constant.
+    """
+    usual = INIT[role]
+    sizes = [float(p.square().mean().sqrt()) for p in (narrow, wide)]
+    if role == "vector" or min(sizes) == 0:
+        return usual
+    surprise = math.log(sizes[1] / sizes[0]) - usual * math.log(rate)
+    error = math.sqrt(0.5 / narrow.numel() + 0.5 / wide.numel())
+    return usual + (round(2 * surprise / math.log(rate)) / 2 if abs(surprise) > 4 * error else 0.0)
