@@ -1,0 +1,151 @@
+"""A program as a file of its own: one ``torch.optim.Optimizer`` that imports nothing but torch.
+
+The file is torch's contract for optimizers (``skeleton.py``) around two functions that hold the
+rule (``functions.py``), for one parameter at a time and for all at once, made of statements as
+torch code (``statements.py``). Names are chosen in ``naming.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from textwrap import fill
+
+from search.analyze import check, live
+from search.export import skeleton
+from search.export.functions import Functions
+from search.export.naming import fold, hyper_parameters, single_names, state_keys
+from search.export.statements import GLOBAL
+from search.program import Program
+
+WIDTH = 100
+FORMS = {"direction": "w <- w - lr * (update + weight_decay * w)", "full": "w <- w - update"}
+
+
+def to_source(
+    program: Program, name: str, provenance: str, lr: float = 1e-3, weight_decay: float = 0.0
+) -> str:
+    """The text of a Python file with one optimizer class, called after ``name``.
+
+    ``provenance`` says where the rule comes from. ``lr`` and ``weight_decay`` are the defaults; a
+    full program has a decay only if it holds its own. Raises ProgramError for a program that is no
+    valid rule, ValueError if it needs a Hessian or ``name`` does not begin with a letter.
+    """
+    check(program)
+    if "h" in program.inputs:
+        raise ValueError("program: it reads h, a Hessian diagonal, which optimizers are not given")
+    return _Export(program, class_name(name), provenance, lr, weight_decay).source
+
+
+def class_name(name: str) -> str:
+    """``sign_momentum`` to ``SignMomentum``; capitals that are there stay."""
+    joined = "".join(word[:1].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", name))
+    if not joined[:1].isalpha():
+        raise ValueError(f"name: got {name!r}, expected one that begins with a letter")
+    return joined
+
+
+@dataclass(frozen=True)
+class _Export:
+    original: Program
+    name: str
+    provenance: str
+    lr: float
+    weight_decay: float
+
+    @cached_property
+    def program(self) -> Program:
+        """What is left to compute, under names that the file can use."""
+        program = single_names(fold(live(self.original)))
+        used = {name for s in program.statements for name in (s.target, *s.args)}
+        kept = (name for name in program.inputs if name in ("w", "g") or name in used)
+        return replace(program, inputs=tuple(kept))
+
+    @cached_property
+    def constants(self) -> dict[float, str]:
+        return hyper_parameters(self.program)
+
+    @cached_property
+    def hyper(self) -> dict[str, float]:
+        """Defaults of the hyper-parameters besides ``lr``."""
+        named = {name: value for value, name in self.constants.items() if name != "weight_decay"}
+        for value, name in self.constants.items():
+            if name == "weight_decay":
+                return named | {name: value}
+        return named | ({"weight_decay": self.weight_decay} if self.is_direction else {})
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        return state_keys(self.program)
+
+    @cached_property
+    def is_direction(self) -> bool:
+        return self.program.form == "direction"
+
+    @cached_property
+    def functions(self) -> Functions:
+        return Functions(self.program, self.constants, self.keys, tuple(self.hyper))
+
+    @property
+    def source(self) -> str:
+        columns = [*self.keys.values(), *(["step"] if self.functions.reads("t") else [])]
+        create = skeleton.CREATE_STATES if self.keys else ""
+        create += skeleton.CREATE_STEP if self.functions.reads("t") else ""
+        loop, foreach = self.functions.loop(), self.functions.foreach()
+        slots = {
+            "NAME": self.name,
+            "PROVENANCE": _docstring(self.provenance),
+            "FORM": FORMS[self.program.form],
+            "PROGRAM": str(self.original),
+            "STATES": _tuple(self.keys.values()),
+            "COLUMNS": _tuple(columns),
+            "HYPER": _tuple(["lr", *self.hyper]),
+            "NOTE": skeleton.MODEL_NOTE.rstrip() if self.functions.is_global else "",
+            "RATE": repr(self.lr),
+            "ARGUMENTS": "\n".join(f"{n}: float = {value!r}," for n, value in self.hyper.items()),
+            "CHECKS": "\n".join(self.checks()),
+            "DEFAULTS": "\n".join(f'"{name}": {name},' for name in self.hyper),
+            "UPDATE": skeleton.UPDATE_MODEL if self.functions.is_global else skeleton.UPDATE_GROUPS,
+            "COLLECT": skeleton.COLLECT.format(create=create.rstrip()) if columns else "",
+            "TICK": skeleton.TICK if self.functions.reads("t") else "",
+            "STEPS": ", steps" if self.functions.reads("t") else "",
+            "HELPERS": self.helpers(loop + foreach),
+            "LOOP": loop,
+            "FOREACH": foreach,
+        }
+        text = skeleton.fill(skeleton.SKELETON, slots)
+        lines = (f"{x}  # noqa: E501" if len(x) > WIDTH else x for x in text.splitlines())
+        return "\n".join(lines) + "\n"
+
+    def checks(self) -> Iterator[str]:
+        """Averages have to stay averages: the foreach code relies on nothing else."""
+        for name in self.hyper:
+            if name == "weight_decay":
+                yield "if not weight_decay >= 0:"
+                yield _refusal(name, "a number >= 0")
+            elif name.startswith(("beta", "alpha")):
+                yield f"if not 0 <= {name} <= 1:"
+                yield _refusal(name, "a number in [0, 1]")
+
+    def helpers(self, code: str) -> str:
+        """The functions that ``code`` calls and torch does not have, each once."""
+        text = skeleton.SCALAR if "_scalar(" in code else ""
+        used = {statement.op for statement in self.program.statements} & GLOBAL
+        return text + "".join(dict.fromkeys(p for op in sorted(used) for p in skeleton.HELPERS[op]))
+
+
+def _refusal(name: str, accepted: str) -> str:
+    return f'    raise ValueError(f"{name}: got {{{name}}}, expected {accepted}")'
+
+
+def _tuple(names: Iterable[str]) -> str:
+    quoted = [f'"{name}"' for name in names]
+    return f"{quoted[0]}," if len(quoted) == 1 else ", ".join(quoted)
+
+
+def _docstring(text: str) -> str:
+    """Wrapped, and unable to end the docstring that it stands in."""
+    plain = text.replace("\\", "/").replace('"', "'")
+    return "\n\n".join(fill(paragraph, WIDTH) for paragraph in plain.split("\n\n"))

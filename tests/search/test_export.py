@@ -1,0 +1,268 @@
+"""Exported files follow their program, and read as if a person had written them."""
+
+import importlib.util
+import itertools
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from search.export import class_name, to_source
+from search.mutate import random_program
+from search.ops import ARRAY, OPS, SCALAR, TENSOR, ProgramError, result_kind
+from search.program import Program, parse
+from search.vm import Population
+from search.zoo import ZOO
+from tasks.types import Layout, Params, ParamSpec, StepInfo
+
+SHAPES = {"a": (4, 3), "b": (7,), "c": (1,), "d": ()}
+LAYOUT = Layout(tuple(ParamSpec(name, shape) for name, shape in SHAPES.items()))
+LR, DECAY, STEPS = 0.01, 0.1, 6
+NAMES = itertools.count()
+
+
+def load(source: str) -> type[torch.optim.Optimizer]:
+    """The optimizer class of an exported file."""
+    module = ModuleType(f"exported_{next(NAMES)}")
+    sys.modules[module.__name__] = module
+    exec(compile(source, module.__name__, "exec"), module.__dict__)
+    (found,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and value.__module__ == module.__name__
+    )
+    return found
+
+
+def problem(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Parameters ``[n]`` and gradients ``[STEPS, n]``, many sizes, both signs."""
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(LAYOUT.n, generator=generator)
+    grads = torch.randn(STEPS, LAYOUT.n, generator=generator)
+    return flat.to(dtype), (grads * 10 ** torch.linspace(-1, 0.5, LAYOUT.n)).to(dtype)
+
+
+def as_program(program: Program, flat: Tensor, grads: Tensor, lr: float = LR) -> Tensor:
+    """The trajectory ``[STEPS, n]`` that is meant."""
+    rule = Population.of([program], torch.tensor([0]))
+    rate, decay = torch.full((1,), lr, dtype=flat.dtype), torch.full((1,), DECAY, dtype=flat.dtype)
+    params, trace = Params(flat[None].clone(), LAYOUT), []
+    state = rule.init(params)
+    for k, g in enumerate(grads):
+        info = StepInfo(k, STEPS, rate, decay, torch.zeros_like(rate))
+        updates, state = rule.update(g[None].clone(), state, params, info)
+        params = Params(params.flat - updates, LAYOUT)
+        trace.append(params.flat[0].clone())
+    return torch.stack(trace)
+
+
+def as_optimizer(
+    program: Program, flat: Tensor, grads: Tensor, foreach: bool, groups: int = 1
+) -> Tensor:
+    """The trajectory of the exported class, its parameters spread over ``groups``."""
+    exported = load(to_source(program, "rule", "test", LR, DECAY))
+    params = [p.clone().requires_grad_() for p in LAYOUT.views(flat).values()]
+    cut = [params[i::groups] for i in range(groups)]
+    settings = {} if program.form == "full" else {"weight_decay": DECAY}
+    optimizer = exported([{"params": part} for part in cut], lr=LR, foreach=foreach, **settings)
+    trace = []
+    for g in grads:
+        for p, gradient in zip(params, LAYOUT.views(g).values(), strict=True):
+            p.grad = gradient.clone()
+        optimizer.step()
+        trace.append(torch.cat([p.detach().reshape(-1) for p in params]))
+    return torch.stack(trace)
+
+
+FULL = """
+def full_update(w, g, m, v, lr):
+    g = clip_by_global_norm(g, lr)
+    m = interp(g, m, 0.9)
+    v = interp(m, v, 1.109)
+    x = m * lr
+    wd = w * 0.2
+    update = x + wd
+    return update, m, v
+"""
+AWKWARD = """
+def update(w, g, params, v, lr, t):
+    torch = g * 0.5
+    w = w + torch
+    params = interp(params, w, 0.1)
+    v = square(lr)
+    late = get_e()
+    half = sqrt(0.25)
+    late = late * half
+    v = sqrt(v)
+    x = tanh(t)
+    x = x * g
+    v = v * x
+    steps = norm(v)
+    steps = steps / v
+    update = steps * late
+    update = update + params
+    return update, params, v
+"""
+OPERANDS = {SCALAR: ("lr", "size", "t"), ARRAY: ("lengths", "others", "lengths")}
+OPERANDS |= {TENSOR: ("g", "w", "m")}
+
+
+def uses(name: str) -> list[Program]:
+    """For every combination of kinds that a function accepts, a program that runs on its result."""
+    programs = []
+    for kinds in itertools.product(*OPS[name].accepts):
+        args = [OPERANDS[kind][place] for place, kind in enumerate(kinds)]
+        call = f"{name}({', '.join(args)})"
+        lines = ["lengths = norm(g)", "others = norm(w)"]
+        lines += ["size = cosine_sim(g, w)"] if "size" in args else []
+        lines += [f"x = {call}", "update = x * g", "v = update + v", f"m = {call}"]
+        lines += ["m = m * g"] if result_kind(OPS[name], kinds) < TENSOR else []
+        lines += ["m = m * 0.5", "return update, m, v"]
+        programs.append(parse("def update(w, g, m, v, lr, t):\n    " + "\n    ".join(lines)))
+    return programs
+
+
+def assert_same(program: Program, foreach: bool, groups: int = 1) -> None:
+    flat, grads = problem()
+    expected = as_program(program, flat, grads)
+    actual = as_optimizer(program, flat, grads, foreach, groups)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("name", OPS)
+def test_every_function_survives_export(name: str, foreach: bool) -> None:
+    for program in uses(name):
+        assert_same(program, foreach)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize("text", [FULL, AWKWARD])
+def test_awkward_programs(text: str, foreach: bool, groups: int) -> None:
+    """Names that the file needs itself, kinds that change, reductions over all groups."""
+    assert_same(parse(text), foreach, groups)
+
+
+@given(seed=st.integers(0, 2**32 - 1), length=st.integers(1, 15))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_random_programs_where_they_are_not_chaotic(seed: int, length: int) -> None:
+    program = random_program(np.random.default_rng(seed), length, ("w", "g", "m", "v", "lr", "t"))
+    flat, grads = problem()
+    expected = as_program(program, flat, grads)
+    nearby = as_program(program, flat * (1 + 1e-12), grads * (1 - 1e-12))
+    size = 1e-6 * (1e-3 + expected.abs())
+    calm = ((nearby - expected).abs() <= size) & expected.isfinite()
+    calm &= (expected.abs() < 1e100).all(0)
+    for foreach in (False, True):
+        actual = as_optimizer(program, flat, grads, foreach)
+        assert ((actual - expected).abs() <= size)[calm].all(), str(program)
+
+
+def sources() -> Sequence[str]:
+    rows = [(e.program, name, e.paper) for name, e in ZOO.items()]
+    rows += [(parse(FULL), "full", "A test."), (parse(AWKWARD), "awkward", 'Say """hello"""; C:\\')]
+    return [to_source(program, name, paper) for program, name, paper in rows]
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
+def test_files_are_clean(tmp_path: Path, command: list[str]) -> None:
+    for k, source in enumerate(sources()):
+        (tmp_path / f"rule_{k}.py").write_text(source)
+    config = Path(__file__).parents[2] / "pyproject.toml"
+    ruff = [sys.executable, "-m", "ruff", *command, "--config", str(config), "--no-cache"]
+    done = subprocess.run([*ruff, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_files_import_torch_alone() -> None:
+    allowed = (
+        "from __future__",
+        "from collections.abc",
+        "from typing",
+        "from torch",
+        "import torch",
+    )
+    for source in sources():
+        imports = [x for x in source.splitlines() if x.startswith(("import ", "from "))]
+        assert all(line.startswith(allowed) for line in imports), imports
+
+
+def test_file_holds_program_and_provenance(tmp_path: Path) -> None:
+    program = ZOO["lion"].program
+    path = tmp_path / "my_rule.py"
+    path.write_text(to_source(program, "lion", "Found by run 7, seed 3."))
+    spec = importlib.util.spec_from_file_location("my_rule", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.__doc__ is not None
+    assert "Found by run 7, seed 3." in module.__doc__
+    text = module.__doc__[module.__doc__.index("    def update") : module.__doc__.index("It moves")]
+    assert parse("\n".join(line[4:] for line in text.splitlines())) == program
+
+
+HYPER = {
+    "lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1},
+    "adam": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.1},
+    "momentum": {"c1": 0.9, "weight_decay": 0.1},
+    "sign_momentum": {"beta": 0.9, "weight_decay": 0.1},
+    "adamw_initial": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.01, "c1": 0.001},
+}
+
+
+@pytest.mark.parametrize("name", HYPER)
+def test_constants_become_hyper_parameters(name: str) -> None:
+    exported = load(to_source(ZOO[name].program, name, "", 0.3, 0.1))
+    group = exported([torch.zeros(1)]).param_groups[0]  # type: ignore[call-arg]
+    flags = ("params", "lr", "maximize", "foreach", "capturable", "differentiable")
+    assert {key: value for key, value in group.items() if key not in flags} == HYPER[name]
+    assert group["lr"] == 0.3
+
+
+def test_hyper_parameters_are_what_the_rule_uses() -> None:
+    """A beta given to the constructor does what the same constant in the program would do."""
+    flat, grads = problem()
+    exported = load(to_source(ZOO["lion"].program, "lion", "", LR, DECAY))
+    p = flat.clone().requires_grad_()
+    optimizer = exported([p], beta1=0.5, beta2=0.7)  # type: ignore[call-arg]
+    for g in grads:
+        p.grad = g.clone()
+        optimizer.step()
+    text = str(ZOO["lion"].program).replace("0.99", "0.7").replace("0.9)", "0.5)")
+    expected = as_program(parse(text), flat, grads)
+    torch.testing.assert_close(p.detach(), expected[-1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sign_momentum", "SignMomentum"),
+        ("runs/first best-3", "RunsFirstBest3"),
+        ("AdamW", "AdamW"),
+    ],
+)
+def test_class_names(name: str, expected: str) -> None:
+    assert class_name(name) == expected
+
+
+@pytest.mark.parametrize("name", ["", "3d", "//"])
+def test_names_without_a_letter_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="name: got"):
+        to_source(ZOO["lion"].program, name, "")
+
+
+def test_programs_that_cannot_be_exported_are_refused() -> None:
+    with pytest.raises(ValueError, match="Hessian"):
+        to_source(parse("def update(w, g, h):\n    update = g / h\n    return update"), "x", "")
+    with pytest.raises(ProgramError, match="gradient"):
+        to_source(parse("def update(w, g):\n    update = w * 2.0\n    return update"), "x", "")
