@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("search.commands:show", "the best programs of a run, and how they came about"),
     "export": ("search.commands:export", "write a rule as a torch.optim.Optimizer in one file"),
     "zoo": ("search.commands:zoo", "known optimizers as programs"),
+    "evaluate": ("l2o.evaluate:evaluate", "judge rules on a suite: tuned alike, fresh seeds"),
+    "suites": ("l2o.evaluate:suites", "the named suites, and a card of each task"),
     "data": ("search.commands:data", "which data sets there are; fetch those that need it"),
 }
 
