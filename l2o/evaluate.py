@@ -1,0 +1,230 @@
+"""The commands ``l2o evaluate`` and ``l2o suites``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from l2o.rules import entrants
+from tasks import cards, evaluation, statistics
+from tasks.command import Arguments, parser
+from tasks.environment import environment
+from tasks.evaluation import Plan
+from tasks.results import Results
+from tasks.scoring import Interval
+from tasks.statistics import Measured, Standing
+from tasks.suites import SUITES, resolve
+
+REFERENCE = "adamw"
+
+
+def evaluate(arguments: Arguments) -> int:
+    """Judge update rules: all tuned alike on every task of a suite, then run on fresh seeds.
+
+    A RULE is a zoo name, a program file, a run, a checkpoint, a file that defines a
+    torch.optim.Optimizer, or torch.optim.NAME. Interrupt it at will: the same command goes on.
+
+    l2o evaluate lion runs/first --out results.sqlite
+    l2o evaluate my_rule.txt torch.optim.NAdam "torch.optim.SGD(momentum=0.9)" --trials 32
+    l2o evaluate checkpoints/velo --suite my_module:my_suite --seeds 10 --schedule constant
+    """
+    options_of = parser(evaluate)
+    options_of.add_argument("rules", type=str, nargs="+", help="what to judge", metavar="RULE")
+    options_of.add_class_arguments(Plan, None)
+    options_of.add_argument("--reference", type=str, default=REFERENCE, help="to compare with")
+    options_of.add_argument("--device", type=str, default="cpu", help="cpu or cuda")
+    options_of.add_argument("--out", type=Path, default=Path("results.sqlite"), help="new or not")
+    options_of.add_argument("--threads", type=int, default=1, help="of torch; 1 is often fastest")
+    options = options_of.parse_args(list(arguments))
+    names = list(dict.fromkeys([options.reference, *options.rules]))
+    plan = Plan(*(getattr(options, name) for name in Plan.__dataclass_fields__))
+    rules = entrants(names)
+    plan.entries()
+    torch.set_num_threads(_positive(options.threads))
+    console = Console()
+    with Results(options.out) as results:
+        results.set_fact("environment", environment(_device(options.device)))
+        results.set_fact("command", ["l2o", "evaluate", *arguments])
+        results.set_fact("reference", options.reference)
+        try:
+            evaluation.evaluate(plan, rules, results, options.device, console.print)
+        except KeyboardInterrupt:
+            console.print("stopped, nothing is lost; the same command goes on")
+            return 130
+        measured = evaluation.measured(results)
+        table = statistics.standings(measured, options.reference)
+        document = options.out.with_suffix(".json")
+        document.write_text(json.dumps(summary(results, measured, table), indent=2) + "\n")
+    console.print(ranking(table, measured, options.reference))
+    console.print(f"wrote {options.out} and {document}; a report: l2o report {options.out}")
+    return 0
+
+
+def _positive(threads: int) -> int:
+    if threads < 1:
+        raise ValueError(f"--threads: got {threads}, expected at least 1")
+    return threads
+
+
+def _device(name: str) -> str:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device: got {name!r}, which is not usable here: {reason}") from error
+    return name
+
+
+def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Table:
+    """What the terminal shows."""
+    tasks, seeds, trials = len(measured.tasks), len(measured.seeds), len(measured.settings)
+    shown = Table(
+        title=f"against {reference}: {tasks} tasks, {seeds} fresh seeds, {trials} trials each",
+        caption="Loss: final, on validation, interquartile mean over tasks and seeds with its 95 % "
+        "bootstrap interval over seeds. Tie: the paired test finds nothing (q >= 0.05). Speed: the "
+        "steps that the reference takes to its final loss / those that the rule takes, median over "
+        "tasks. Diverged: share of the trials.",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    shown.add_column("rank", justify="right", no_wrap=True)
+    shown.add_column("rule", overflow="fold", min_width=16)
+    shown.add_column("loss", justify="right", no_wrap=True)
+    for name in ("interval", "verdict"):
+        shown.add_column(name, no_wrap=True)
+    for name in ("q", "speed", "diverged"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for s in table:
+        known = s.verdict != "reference"
+        shown.add_row(
+            str(s.rank),
+            s.rule,
+            per_cent(s.gap.mean),
+            interval(s.gap) if known else "",
+            s.verdict,
+            f"{s.q:.2g}" if known else "",
+            times([speed.mean for speed in s.speed_ups]),
+            f"{100 * s.tuning.diverged:.0f} %",
+        )
+    return shown
+
+
+def per_cent(ratio: float) -> str:
+    """A log ratio as a change of the loss."""
+    if not math.isfinite(ratio):
+        return "diverged" if ratio > 0 else "–"
+    return f"{100 * math.expm1(ratio):+.1f} %"
+
+
+def interval(x: Interval) -> str:
+    if not math.isfinite(x.mean):
+        return ""
+    if not math.isfinite(x.low):
+        return "one seed"
+    return f"{100 * math.expm1(x.low):+.1f} to {100 * math.expm1(x.high):+.1f}"
+
+
+def times(speeds: Sequence[float]) -> str:
+    """The median speed-up over tasks; of two middle ones the smaller."""
+    middle = sorted(speeds)[(len(speeds) - 1) // 2]
+    return f"{middle:.2f}x" if middle > 0 else "never"
+
+
+def summary(results: Results, measured: Measured, table: Sequence[Standing]) -> dict[str, Any]:
+    """Everything that was found, as JSON can hold it; what is not finite is null."""
+    facts = results.facts()
+    sources, cards = results.rules(), results.tasks()
+    return _plain(
+        {
+            "plan": facts["plan"],
+            "command": facts.get("command"),
+            "environment": facts.get("environment"),
+            "reference": facts.get("reference"),
+            "rules": {name: sources[name][1] for name in measured.rules},
+            "tasks": {name: cards[name][1] for name in measured.tasks},
+            "seeds": list(measured.seeds),
+            "standings": [_named(s) for s in table],
+            "losses": {
+                rule: dict(zip(measured.tasks, measured.final[r].tolist(), strict=True))
+                for r, rule in enumerate(measured.rules)
+            },
+            "chosen": {
+                rule: {
+                    task: dict(
+                        zip(
+                            ("lr", "weight_decay"),
+                            measured.settings[measured.chosen[r, t]],
+                            strict=True,
+                        )
+                    )
+                    for t, task in enumerate(measured.tasks)
+                }
+                for r, rule in enumerate(measured.rules)
+            },
+        }
+    )
+
+
+def _named(value: Any) -> Any:
+    """Named tuples, nested, as dictionaries."""
+    if hasattr(value, "_asdict"):
+        return {name: _named(part) for name, part in value._asdict().items()}
+    return [_named(part) for part in value] if isinstance(value, tuple) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def suites(arguments: Arguments) -> int:
+    """The named suites, and a card of each task of one.
+
+    l2o suites
+    l2o suites held_out
+    l2o suites my_module:my_suite --json
+    """
+    options_of = parser(suites)
+    options_of.add_argument("name", type=str, nargs="?", default=None, help="or an import path")
+    options_of.add_argument("--json", action="store_true", help="as one JSON document")
+    options = options_of.parse_args(list(arguments))
+    if options.name is None and not options.json:
+        for name, suite in SUITES.items():
+            print(f"{name:16}{(suite.__doc__ or '').strip().splitlines()[0]}")
+        print("\nl2o suites NAME shows its tasks.")
+        return 0
+    names = [options.name] if options.name else [*SUITES]
+    found = {n: {e.task.name: cards.card(e) for e in resolve(n)} for n in names}
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        Console().print(*(_cards(name, tasks) for name, tasks in found.items()))
+    return 0
+
+
+def _cards(name: str, cards: dict[str, dict[str, Any]]) -> Table:
+    shown = Table(
+        title=name,
+        caption="examples: training / validation; flops: of one gradient, products only",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    shown.add_column("task", overflow="fold")
+    for column in ("examples", "params", "batch", "steps", "flops"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    for task, c in cards.items():
+        splits = f"{c['examples']['train']:,} / {c['examples']['validation']:,}"
+        sizes = (c["parameters"], c["batch_size"], c["steps"], c["flops_a_step"])
+        shown.add_row(task, splits, *(f"{size:,}" for size in sizes))
+    return shown

@@ -1,0 +1,78 @@
+"""What a RULE on the command line can be: anything that turns gradients into updates.
+
+    adamw                           a known optimizer (``l2o zoo`` lists them)
+    my_rule.txt                     a file with a program
+    runs/first                      the winner of a search
+    checkpoints/velo                a learned optimizer, a folder with theta.safetensors
+    my_rule.py                      a file that defines a torch.optim.Optimizer; it is run
+    torch.optim.SGD(momentum=0.9)   torch's own
+
+Besides the command line this is the one place where both engines meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from l2o import checkpoint
+from search import rules as programs
+from search.program import to_text
+from search.vm import Population
+from search.zoo import ZOO
+from tasks.evaluation import Entrant
+from tasks.results import digest
+from tasks.torch_rule import TorchRule, optimizer_class, optimizer_file, torch_optimizer
+from tasks.types import Task, UpdateRule
+
+
+def entrants(names: Sequence[str]) -> list[Entrant]:
+    """The rules that ``names`` mean, each once. Raises ValueError for what is none."""
+    return [entrant(name) for name in dict.fromkeys(names)]
+
+
+def entrant(name: str) -> Entrant:
+    """The rule that ``name`` means. Raises ValueError, naming what is accepted, if it is none."""
+    path = Path(name)
+    if name.startswith("torch.optim."):
+        rule = torch_optimizer(name)
+        return _torch(name, rule, f"{name}, torch {torch.__version__}")
+    if (path / checkpoint.TENSORS).is_file():
+        return _learned(name)
+    if path.suffix == ".py" and path.is_file() and optimizer_class(path):
+        return _torch(name, optimizer_file(path), path.read_text(encoding="utf-8"))
+    if name in ZOO or path.exists():
+        return _program(name)
+    raise ValueError(
+        f"no rule {name!r}: expected torch.optim.NAME, a run, a checkpoint, a file with a program "
+        f"or an optimizer, or one of {', '.join(ZOO)}"
+    )
+
+
+def _program(name: str) -> Entrant:
+    program = programs.rule(name)
+    text = to_text(program)
+
+    def make(task: Task, instances: int, device: str) -> UpdateRule:
+        owner = torch.zeros(instances, dtype=torch.int64, device=device)
+        return Population.of([program], owner)
+
+    return Entrant(name, digest("program", text), text, make)
+
+
+def _learned(name: str) -> Entrant:
+    optimizer, theta, card = checkpoint.load(name)
+
+    def make(task: Task, instances: int, device: str) -> UpdateRule:
+        return optimizer.on(task).rule(theta.to(device))
+
+    content = (Path(name) / checkpoint.TENSORS).read_bytes()
+    architecture = card.get("architecture", type(optimizer).__name__)
+    source = f"{architecture}, {optimizer.size} meta-parameters"
+    return Entrant(name, digest("learned", content), source, make)
+
+
+def _torch(name: str, rule: TorchRule, source: str) -> Entrant:
+    return Entrant(name, digest("torch", source), source, lambda task, instances, device: rule)

@@ -1,0 +1,57 @@
+"""What a task is, in a few numbers: a card for people, a digest for filing results under."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from tasks.results import digest
+from tasks.suites import Entry
+from tasks.types import Split, Task
+from tasks.unroll import initial
+
+
+def fingerprint(task: Task) -> str:
+    """A digest of a task's initial weights, loss and data: another task has another one."""
+    params = task.init(torch.Generator().manual_seed(0))
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    parts: list[str | bytes] = [task.name, str(task.batch_size), repr(task.layout.specs)]
+    with torch.no_grad():
+        for split in splits:
+            size = task.data.size(split)
+            batch = task.data.batch(split, torch.arange(min(size, 64)) * size // min(size, 64))
+            parts += [str(size), *(_bytes(part) for part in batch)]
+            parts.append(f"{float(task.loss(params, batch)):.4g}")
+    return digest(*parts, *(_bytes(value) for value in params.values()))
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes()
+
+
+def card(entry: Entry) -> dict[str, Any]:
+    """What a reader wants to know of a task: family, data, sizes, cost."""
+    task = entry.task
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    return {
+        "family": type(task).__name__,
+        "data": task.data.name,
+        "examples": {split: task.data.size(split) for split in splits},
+        "parameters": task.layout.n,
+        "batch_size": task.batch_size,
+        "steps": entry.steps,
+        "flops_a_step": flops(task),
+    }
+
+
+def flops(task: Task) -> int:
+    """Floating-point operations of one gradient, matrix products and convolutions only."""
+    row = initial(task, 1, 0)[0].requires_grad_()
+    batch = task.data.batch("train", torch.arange(task.batch_size) % task.data.size("train"))
+    with FlopCounterMode(display=False) as counter:
+        task.loss(task.layout.views(row), batch).backward()
+    return counter.get_total_flops()

@@ -1,0 +1,288 @@
+"""The one way that update rules are judged: every rule on every task of a suite, tuned alike.
+
+Each rule gets the same ``trials`` from the same space of learning rate x weight decay, on the
+tuning seed; the best one is measured on fresh seeds, whose initial weights and minibatches are the
+same for all rules, so that differences are paired. The trials are the points of a Halton sequence:
+fewer trials are the first of more, so a budget can be raised later and nothing is run twice.
+
+Everything lands in a ``Results`` file as it is measured; ``evaluate`` on a file that has some of
+the runs makes the rest, and ``statistics.py`` says what they mean.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy.stats import qmc
+
+from tasks.cards import card, fingerprint
+from tasks.results import Results, ResultsError, Run, Study
+from tasks.scoring import FRESH_SEEDS, TUNING_SEED, Setting
+from tasks.statistics import Measured
+from tasks.suites import Entry, resolve
+from tasks.types import Task, UpdateRule
+from tasks.unroll import SCHEDULES, Trajectory, initial, unroll
+from tasks.unroll import evaluate as losses_of
+
+LEARNING_RATES = (1e-4, 10.0)
+WEIGHT_DECAYS = (1e-3, 1.0)
+NO_DECAY = 1 / 3
+"""Share of the trials that have no weight decay at all."""
+MARKS = 25
+"""Points of a learning curve after the first."""
+
+
+class Make(Protocol):
+    """The rule for ``instances`` runs of ``task`` on ``device``; ValueError if it has none."""
+
+    def __call__(self, task: Task, instances: int, device: str) -> UpdateRule: ...
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A rule to be judged. Equal ``identity`` means equal behaviour: results are filed under it.
+    ``source`` is what a reader may want to see, such as its program."""
+
+    name: str
+    identity: str
+    source: str
+    make: Make
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an evaluation is a function of, besides its rules.
+
+    ``suite``: name or import path; ``trials``: settings tried for each rule and task; ``seeds``:
+    fresh seeds that the best is measured on; ``length`` multiplies the steps of each task;
+    ``schedule``: of the learning rate.
+    """
+
+    suite: str = "held_out"
+    trials: int = 16
+    seeds: int = 5
+    length: float = 1.0
+    schedule: str = "cosine"
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if not self.length > 0:
+            raise ValueError(f"length: got {self.length}, expected a positive number")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
+
+    def entries(self) -> list[tuple[Task, int]]:
+        """The tasks and the steps of each."""
+        return [(e.task, max(1, round(e.steps * self.length))) for e in resolve(self.suite)]
+
+    @property
+    def fresh(self) -> range:
+        """The seeds that are reported on."""
+        return FRESH_SEEDS[: self.seeds]
+
+
+def space(trials: int) -> tuple[Setting, ...]:
+    """The first ``trials`` settings of the sequence that every rule is tuned on."""
+    (low, high), (least, most) = LEARNING_RATES, WEIGHT_DECAYS
+    sequence = qmc.Halton(2, scramble=False).fast_forward(1)
+    settings = []
+    for x, y in sequence.random(trials).tolist():
+        lr = low * (high / low) ** x
+        z = (y - NO_DECAY) / (1 - NO_DECAY)
+        settings.append(Setting(lr, 0.0 if z < 0 else least * (most / least) ** z))
+    return tuple(settings)
+
+
+def marks(steps: int) -> tuple[int, ...]:
+    """Where a learning curve of ``steps`` steps is measured after step 0."""
+    return tuple(sorted({max(1, round(k * steps / MARKS)) for k in range(1, MARKS + 1)}))
+
+
+def evaluate(
+    plan: Plan,
+    entrants: Sequence[Entrant],
+    results: Results,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Make the runs of ``plan`` that ``results`` does not have yet. Tells ``say`` what it does.
+
+    Raises ValueError for an unknown suite, or a rule that cannot be used on one of its tasks.
+    """
+    entries = plan.entries()
+    note(plan, entrants, results)
+    for entrant in entrants:
+        results.set_rule(entrant.name, entrant.identity, entrant.source)
+    for task, steps in entries:
+        identity = fingerprint(task)
+        results.set_task(task.name, identity, card(Entry(task, steps)))
+        for entrant in entrants:
+            study = Study(entrant.identity, identity, steps, plan.schedule)
+            bench = _Bench(task, entrant, study, results, device)
+            trials = [(TUNING_SEED, setting) for setting in space(plan.trials)]
+            tuned = bench.complete(trials, curve=False)
+            best = chosen(plan.trials, results.runs(study))
+            measured = bench.complete([(seed, best) for seed in plan.fresh], curve=True)
+            if tuned or measured:
+                say(f"{task.name}: {entrant.name}: {tuned} trials, {measured} fresh runs")
+
+
+def chosen(trials: int, runs: dict[tuple[int, float, float], Run]) -> Setting:
+    """The trial of the smallest loss; the first one where all diverged."""
+
+    def loss(setting: Setting) -> float:
+        found = runs[TUNING_SEED, *setting].loss
+        return math.inf if found is None else found
+
+    return min(space(trials), key=loss)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Where one rule meets one task."""
+
+    task: Task
+    entrant: Entrant
+    study: Study
+    results: Results
+    device: str
+
+    def complete(self, wanted: Sequence[tuple[int, Setting]], curve: bool) -> int:
+        """Run what is missing, side by side; how many runs that were."""
+        known = self.results.runs(self.study)
+        missing = [(seed, s) for seed, s in wanted if (seed, *s) not in known]
+        if missing:
+            self.results.add(self.study, self._train(missing, curve))
+        return len(missing)
+
+    def _train(self, wanted: Sequence[tuple[int, Setting]], curve: bool) -> list[Run]:
+        task, steps, device = self.task, self.study.steps, self.device
+        lr = torch.tensor([s.lr for _, s in wanted])
+        decay = torch.tensor([s.weight_decay for _, s in wanted])
+        seeds = torch.tensor([seed for seed, _ in wanted])
+        shared = int(seeds[0]) if len(seeds.unique()) == 1 else seeds
+        at = marks(steps) if curve else (steps,)
+        try:
+            rule = self.entrant.make(task, len(wanted), device)
+        except ValueError as error:
+            raise ValueError(f"{self.entrant.name}: {task.name}: {error}") from error
+
+        def run(steps: int, at: Sequence[int]) -> Trajectory:
+            return unroll(
+                task,
+                rule,
+                instances=len(wanted),
+                steps=steps,
+                lr=lr,
+                weight_decay=decay,
+                schedule=SCHEDULES[self.study.schedule],
+                seed=shared,
+                eval_at=at,
+                device=device,
+            )
+
+        run(1, (1,))  # compiles what has to be compiled, so that it is not timed
+        started = time.perf_counter()
+        trajectory = run(steps, at)
+        validation = trajectory.validation.tolist()
+        seconds = (time.perf_counter() - started) / (steps * len(wanted))
+        before = losses_of(task, initial(task, len(wanted), shared).to(device)).tolist()
+        curves = zip(before, *validation, strict=True)
+        test = losses_of(task, trajectory.inner.params, "test").tolist()
+        return [
+            _run(seed, setting, (0, *at), losses, last, seconds)
+            for (seed, setting), losses, last in zip(wanted, curves, test, strict=True)
+        ]
+
+
+def _run(
+    seed: int,
+    setting: Setting,
+    at: Sequence[int],
+    losses: Sequence[float],
+    test: float,
+    seconds: float,
+) -> Run:
+    ok = math.isfinite(losses[-1])
+    curve = tuple((step, _number(loss)) for step, loss in zip(at, losses, strict=True))
+    status, loss = ("ok", losses[-1]) if ok else ("diverged", None)
+    return Run(seed, *setting, status, loss, _number(test) if ok else None, curve, seconds)
+
+
+def _number(x: float) -> float | None:
+    return x if math.isfinite(x) else None
+
+
+# ------------------------------------------------------------------------- what was measured
+
+
+def note(plan: Plan, entrants: Sequence[Entrant], results: Results) -> None:
+    """Write down what is asked for, so that ``measured`` can find it without the suite."""
+    tasks = [(task.name, steps) for task, steps in plan.entries()]
+    results.set_fact("plan", asdict(plan) | {"rules": [e.name for e in entrants], "tasks": tasks})
+
+
+def measured(results: Results) -> Measured:
+    """The runs of the plan that was noted last, as arrays.
+
+    While it is not finished, these are the tasks that all rules have finished; ResultsError if
+    there is none.
+    """
+    plan = results.facts().get("plan")
+    if plan is None:
+        raise ResultsError(f"{results.file}: no evaluation was started in it")
+    settings, seeds = space(plan["trials"]), FRESH_SEEDS[: plan["seeds"]]
+    rules, tasks = results.rules(), results.tasks()
+    table: dict[str, list[list[list[Run]]]] = {}  # task -> for each rule, its trials and fresh runs
+    for task, steps in plan["tasks"]:
+        found = []
+        for rule in plan["rules"]:
+            identity = tasks[task][0] if task in tasks else ""
+            runs = results.runs(Study(rules[rule][0], identity, steps, plan["schedule"]))
+            trials = [runs[TUNING_SEED, *s] for s in settings if (TUNING_SEED, *s) in runs]
+            best = chosen(plan["trials"], runs) if len(trials) == len(settings) else settings[0]
+            fresh = [runs[seed, *best] for seed in seeds if (seed, *best) in runs]
+            if len(trials) == len(settings) and len(fresh) == len(seeds):
+                found.append([trials, fresh])
+        if len(found) == len(plan["rules"]):
+            table[task] = found
+    if not table:
+        raise ResultsError(f"{results.file}: no task is finished yet")
+    return _arrays(plan["rules"], seeds, settings, table)
+
+
+def _arrays(
+    rules: Sequence[str],
+    seeds: Sequence[int],
+    settings: Sequence[Setting],
+    table: dict[str, list[list[list[Run]]]],
+) -> Measured:
+    def array(value: Callable[[Run], float | None], part: int) -> np.ndarray:
+        rows = [[[value(run) for run in rule[part]] for rule in task] for task in table.values()]
+        return np.nan_to_num(np.array(rows, float), nan=math.inf, posinf=math.inf).swapaxes(0, 1)
+
+    curves = [
+        [[[loss for _, loss in run.curve] for run in r[1]] for r in t] for t in table.values()
+    ]
+    trials = array(lambda run: run.loss, part=0)
+    return Measured(
+        rules=tuple(rules),
+        tasks=tuple(table),
+        seeds=tuple(seeds),
+        marks=tuple(tuple(step for step, _ in task[0][1][0].curve) for task in table.values()),
+        final=array(lambda run: run.loss, part=1),
+        test=array(lambda run: run.test, part=1),
+        curves=tuple(np.nan_to_num(np.array(c, float), nan=math.inf) for c in curves),
+        settings=tuple(settings),
+        trials=trials,
+        chosen=trials.argmin(axis=2),
+        seconds=array(lambda run: run.seconds, part=0).mean(axis=2),
+    )

@@ -1,0 +1,163 @@
+"""A real ``torch.optim.Optimizer`` as an update rule, so that baselines are the real thing.
+
+A torch optimizer knows one model; an update rule knows ``N``. So a step makes one optimizer an
+instance, hands it that instance's parameters, gradients and state, and lets it step: slower than
+a batched rule, and exactly what a user of that optimizer would get. State travels as tensors, so
+that runs can be dropped, joined and resumed as with any other rule.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tasks.types import Params, State, StepInfo
+
+Build = Callable[..., torch.optim.Optimizer]
+NUMBERS: dict[str, type] = {"int": int, "float": float}  # state that an optimizer keeps in Python
+
+
+@dataclass(frozen=True)
+class TorchRule:
+    """``optimizer(params, lr=..., weight_decay=..., **arguments)``, one an instance.
+
+    ``lr`` (with its schedule) and ``weight_decay`` come from each step's info; the decay means
+    what it means to that optimizer, and is left out if it has none.
+    """
+
+    optimizer: Build
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def init(self, params: Params) -> State:
+        """Empty: optimizers make their state at the first step. ValueError if it cannot be made."""
+        self._build([nn.Parameter(view[0]) for view in params.views.values()], 1.0, 0.0)
+        return {}
+
+    def select(self, index: Tensor) -> TorchRule:
+        return self
+
+    def update(
+        self, grads: Tensor, state: State, params: Params, info: StepInfo
+    ) -> tuple[Tensor, State]:
+        updates = torch.empty_like(params.flat)
+        states = []
+        lr, decay = info.lr.tolist(), info.weight_decay.tolist()
+        for i in range(len(params.flat)):
+            before, grad = params.layout.views(params.flat[i]), params.layout.views(grads[i])
+            weights = [nn.Parameter(view.clone()) for view in before.values()]
+            for weight, value in zip(weights, grad.values(), strict=True):
+                weight.grad = value.clone()
+            optimizer = self._build(weights, lr[i], decay[i])
+            _load(optimizer, weights, {name: value[i] for name, value in state.items()})
+            optimizer.step()
+            after = dict(zip(before, (weight.detach() for weight in weights), strict=True))
+            updates[i] = params.flat[i] - params.layout.flatten(after)
+            states.append(_saved(optimizer, weights))
+        return updates, {name: torch.stack([s[name] for s in states]) for name in states[0]}
+
+    def _build(self, weights: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
+        accepted = inspect.signature(self.optimizer).parameters
+        tuned = {"lr": lr, "weight_decay": decay}
+        given = {name: value for name, value in tuned.items() if name in accepted}
+        try:
+            return self.optimizer(weights, **given, **self.arguments)
+        except (TypeError, ValueError) as error:
+            name = getattr(self.optimizer, "__name__", "optimizer")
+            raise ValueError(f"{name}: cannot be used here: {error}") from error
+
+
+def _saved(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter]) -> State:
+    """``{"0.exp_avg": ..., "0.step:int": ...}``: the state of each weight, by its number."""
+    found = {}
+    for number, weight in enumerate(weights):
+        for key, value in optimizer.state[weight].items():
+            if isinstance(value, Tensor):
+                found[f"{number}.{key}"] = value.detach()
+            elif type(value).__name__ in NUMBERS:
+                kind = torch.int64 if isinstance(value, int) else torch.float64
+                name = f"{number}.{key}:{type(value).__name__}"
+                found[name] = torch.tensor(value, dtype=kind, device=weight.device)
+    return found
+
+
+def _load(
+    optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], saved: Mapping[str, Tensor]
+) -> None:
+    for name, value in saved.items():
+        number, _, key = name.partition(".")
+        key, _, kind = key.partition(":")
+        kept = NUMBERS[kind](value.item()) if kind else value.clone()
+        optimizer.state[weights[int(number)]][key] = kept
+
+
+def torch_optimizer(text: str) -> TorchRule:
+    """``torch.optim.AdamW`` or ``torch.optim.SGD(momentum=0.9)``; the values are literals.
+
+    Raises ValueError for another class, another form, or arguments it does not take; ``lr`` and
+    ``weight_decay`` are what tuning chooses and are refused.
+    """
+    form = "expected torch.optim.NAME or torch.optim.NAME(argument=value, ...)"
+    try:
+        tree = ast.parse(text, mode="eval").body
+        call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
+        arguments = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError):
+        raise ValueError(f"{text!r}: {form}") from None
+    name = ast.unparse(call.func).removeprefix("torch.optim.")
+    found = getattr(torch.optim, name, None)
+    if call.args or not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)):
+        raise ValueError(f"{text!r}: {form}, where torch.optim has NAME")
+    if tuned := {"lr", "weight_decay"} & arguments.keys():
+        raise ValueError(f"{text!r}: {', '.join(sorted(tuned))} is tuned, leave it out")
+    return _tried(TorchRule(found, arguments))
+
+
+def optimizer_class(file: Path) -> str | None:
+    """The name of the optimizer class that a Python file defines, found without running it."""
+    try:
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+    except (SyntaxError, ValueError):
+        return None
+    for node in reversed(body):
+        if isinstance(node, ast.ClassDef) and any(
+            ast.unparse(base).rpartition(".")[2] == "Optimizer" for base in node.bases
+        ):
+            return node.name
+    return None
+
+
+def optimizer_file(file: Path) -> TorchRule:
+    """The optimizer that ``file`` defines, such as one that ``l2o export`` wrote. Runs the file.
+
+    Raises ValueError when it defines none or cannot be run.
+    """
+    name = optimizer_class(file)
+    spec = spec_from_file_location(f"_l2o_rule_{file.stem}", file)
+    if name is None or spec is None or spec.loader is None:
+        raise ValueError(f"{file}: expected a Python file that defines a torch.optim.Optimizer")
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
+    return _tried(TorchRule(getattr(module, name)))
+
+
+def _tried(rule: TorchRule) -> TorchRule:
+    """``rule``, after it could take a step on a matrix."""
+    weight = nn.Parameter(torch.zeros(2, 2))
+    weight.grad = torch.ones(2, 2)
+    optimizer = rule._build([weight], 1.0, 0.0)
+    try:
+        optimizer.step()
+    except TypeError as error:
+        raise ValueError(f"{type(optimizer).__name__}: cannot be used here: {error}") from error
+    return rule
