@@ -19,23 +19,26 @@ Three choices carry the rest:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import vmap
 
 from tasks.data import draw
-from tasks.types import Params, Split, State, StepInfo, Task, UpdateRule
+from tasks.types import Batch, Params, Split, State, StepInfo, Task, UpdateRule
 
 Schedule = Callable[[Tensor, Tensor], Tensor]
 """(step, horizon) -> multiplier of the peak learning rate; float tensors that broadcast."""
 
 MEMORY = 512 * 2**20
 """Bytes that the instances of one chunk may need unless a chunk size is given."""
+
+LAID_OUT = 64
+"""Steps whose minibatch indices are drawn at once."""
 
 
 def constant(step: Tensor, horizon: Tensor) -> Tensor:
@@ -185,22 +188,49 @@ def _advance_chunk(
     layout, device = task.layout, inner.params.device
     flat, state = inner.params, inner.state
     shared = isinstance(inner.seed, int) and isinstance(inner.step, int)
-    ahead = torch.arange(steps, device=device)
-    clock = ahead + inner.step if isinstance(inner.step, int) else ahead[:, None] + inner.step
-    data = task.data.to(device)
-    index = draw(inner.seed, clock, data.size("train"), task.batch_size, device)
-    now = clock.to(torch.float32).view(steps, -1)
+    clock = torch.arange(steps, device=device)[:, None] + inner.step  # [steps, 1] or [steps, N]
+    now = clock.to(torch.float32)
     rates = schedule(now, torch.as_tensor(horizon, dtype=torch.float32, device=device)) * lr
-    gradient = vmap(grad_and_value(task.loss), in_dims=(0, None if shared else 0))
     losses = []
-    for k in range(steps):
-        grads, loss = gradient(layout.views(flat), data.batch("train", index[k]))
+    for k, batch in enumerate(_minibatches(task, inner.seed, clock[:, 0] if shared else clock)):
+        grads, loss = gradients(task, layout.views(flat), batch, shared)
         info = StepInfo(inner.step + k, horizon, rates[k], weight_decay, loss)
         updates, state = rule.update(layout.flatten(grads), state, Params(flat, layout), info)
         flat = flat - updates
         losses.append(loss)
     trained = torch.stack(losses) if losses else flat.new_zeros(0, flat.shape[0])
     return Inner(flat, state, inner.step + steps, inner.seed), trained
+
+
+def _minibatches(task: Task, seed: int | Tensor, clock: Tensor) -> Iterator[Batch]:
+    """Training examples of each step: of all runs together, or ``[N, ...]`` of each."""
+    data = task.data.to(clock.device)
+    for block in clock.split(LAID_OUT):
+        for index in draw(seed, block, data.size("train"), task.batch_size, clock.device):
+            yield data.batch("train", index)
+
+
+def gradients(
+    task: Task, views: Mapping[str, Tensor], batch: Batch, shared: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Gradients ``{name: [N, *shape]}`` and losses ``[N]``; ``shared``: one batch for everybody.
+
+    Instances share nothing, so the gradient of the sum of their losses holds each one's own. That
+    is what ``vmap(grad(loss))`` computes, bit for bit, but the backward pass runs in plain
+    autograd: a step of few or small instances takes half the time.
+    """
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        at = {
+            name: view if differentiable and view.requires_grad else view.detach().requires_grad_()
+            for name, view in views.items()
+        }
+        loss = vmap(task.loss, in_dims=(0, None if shared else 0))(at, batch)
+        found = torch.autograd.grad(
+            loss, [*at.values()], torch.ones_like(loss), create_graph=differentiable
+        )
+    history = any(view is views[name] for name, view in at.items())
+    return dict(zip(at, found, strict=True)), loss if history else loss.detach()
 
 
 @torch.no_grad()
@@ -304,13 +334,13 @@ def chunks(instances: int, size: int) -> Iterator[slice]:
         yield slice(k * instances // pieces, (k + 1) * instances // pieces)
 
 
-def chunk_size(task: Task, inner: Inner | Tensor, memory: int = MEMORY) -> int:
-    """How many instances fit into ``memory`` bytes: parameters, gradients, updates, state and the
+def chunk_size(task: Task, inner: Inner | Tensor) -> int:
+    """How many instances fit into ``MEMORY`` bytes: parameters, gradients, updates, state and the
     activations that one backward pass keeps (measured on one instance)."""
     flat = inner if isinstance(inner, Tensor) else inner.params
     state = 0 if isinstance(inner, Tensor) else sum(v[:1].nbytes for v in inner.state.values())
     row = 6 * flat[:1].nbytes + 2 * state + 2 * _activations(task)
-    return max(1, memory // max(row, 1))
+    return max(1, MEMORY // max(row, 1))
 
 
 @lru_cache(maxsize=64)

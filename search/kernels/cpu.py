@@ -1,9 +1,9 @@
 """The population step on a CPU: a bytecode interpreter compiled by numba.
 
-An instance's parameters are visited in chunks of ``CHUNK`` elements that stay in the first-level
-cache while all statements of its program run over them. A program with a reduction needs its
-tensors whole, so for it the chunk is everything; its registers still fit the second level for
-the sizes that proxies have.
+An instance's parameters are visited in chunks of ``CHUNK`` elements that stay in the second-level
+cache while all statements of its program run over them; shorter chunks would fit the first level
+but pay the cost of starting a statement, some 50 ns, more often. A program with a reduction needs
+its tensors whole, so for it the chunk is everything.
 
 ``_elementwise`` is one loop for each row of ``ops.OPS`` that does not reduce; the tests hold the
 two against each other for every function.
@@ -20,7 +20,7 @@ from search import vm
 from search.ops import OPS, Kind
 from tasks.types import Layout
 
-CHUNK = 512
+CHUNK = 4096
 SCALAR, ARRAY, TENSOR, CONSTANT = int(Kind.SCALAR), int(Kind.ARRAY), int(Kind.TENSOR), vm.CONSTANT
 W, G, STATES, LR, T = vm.W, vm.G, vm.STATES, vm.LR, vm.T
 
