@@ -13,10 +13,11 @@ from rich.console import Console
 from search import run, storage
 from search import show as showing
 from search.archive import Archive, open_existing
+from search.config import Budget, Config
 from search.evaluate import Funnel
 from search.evolve import Settings
+from search.loop import Interrupted
 from search.rules import rule, winner
-from search.run import Budget, Config
 from search.verdict import Verdict
 from search.view import View
 from search.zoo import ZOO, with_states
@@ -138,7 +139,7 @@ def _proceed(archive: Archive, workers: int) -> int:
     with View() as view:
         try:
             run.proceed(archive, workers, view)
-        except run.Interrupted:
+        except Interrupted:
             view.say(f"stopped, nothing is lost; go on with: l2o resume {archive.run_dir}")
             return 130
     showing.render(showing.summary(archive), view.console)

@@ -109,13 +109,22 @@ class Batch(NamedTuple):
 
 
 class Evolution:
-    """The state of a search between batches. ``rungs``: how many the funnel has."""
+    """The state of a search between batches.
+
+    ``lrs``: where the evaluation of each program of ``start`` is centred; ``rungs``: how many the
+    funnel has.
+    """
 
     def __init__(
-        self, settings: Settings, start: Sequence[Program], lr: float, seed: int, rungs: int
+        self,
+        settings: Settings,
+        start: Sequence[Program],
+        lrs: Sequence[float],
+        seed: int,
+        rungs: int,
     ) -> None:
         self.settings, self.seed, self.rungs = settings, seed, rungs
-        self.start, self.lr = tuple(start), lr
+        self.start = tuple(zip(start, lrs, strict=True))
         self.tried = self.born = 0  # children drawn, and those that got an id
         self.asked = self.told = 0  # batches
         self.population: deque[Candidate] = deque(maxlen=settings.population)
@@ -136,7 +145,7 @@ class Evolution:
         candidates: list[Candidate] = []
         rejected, wanted = 0, self.settings.batch
         if number == 0:
-            founders = [self._birth(0, None, "start", p, self.lr) for p in self.start]
+            founders = [self._birth(0, None, "start", p, lr) for p, lr in self.start]
             self._admit(candidates, founders)
             wanted = 0
         while wanted > 0 and len(candidates) < 30 * self.settings.batch:
@@ -156,7 +165,7 @@ class Evolution:
             program, lr, number = parent.program, parent.lr, parent.id
         else:
             number = int(rng.integers(len(self.start)))
-            program, lr = self.start[number], self.lr
+            program, lr = self.start[number]
         child = self.toolbox.mutate(program, rng)
         return self._birth(batch, number, str(child), child.program, lr), child.rejected
 

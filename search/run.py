@@ -1,87 +1,34 @@
 """One search run, from its first batch to its verdict.
 
     calibrate   tune AdamW, Lion and SGD with momentum on the proxy tasks: what to beat
-    search      batches of candidates, until the budget is used
+    search      batches of candidates, until the budget is used (``loop``)
     proxy       the best programs again, tuned and measured on fresh seeds of the proxy tasks
     held_out    the winner and the baselines on tasks that the search never saw
 
-The archive is the only state. A batch's results, the batch asked next and the population commit
-together, so a run that is killed anywhere continues from its last commit and ends with the very
-rows it would have had.
+Each stage leaves its results in the archive, so a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
-import math
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from search import archive as archives
-from search.archive import Archive, Evaluation, Record
-from search.evaluate import Calibration, Evaluator, Fate, Funnel, Job, Outcome, calibrate
-from search.evolve import Batch, Candidate, Evolution, Settings
-from search.mutate import Mutation
+from search.archive import Archive
+from search.config import BASELINES, Config
+from search.evaluate import Calibration, Evaluator, Funnel, Job, calibrate
+from search.loop import Interrupted, Search
 from search.program import parse, to_text
-from search.verdict import Trial, Verdict, judge, standings
-from search.view import Curves, Progress, View
+from search.verdict import Trial, judge, standings
+from search.view import View
 from search.workers import Executor, Failure, executor
 from search.zoo import lookup
 from tasks.environment import environment
 from tasks.suites import resolve
-
-BASELINES = ("adamw", "lion", "momentum")
-"""What a discovery must beat; the first is the reference of all scores."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When to stop, whichever comes first. Only the count can be repeated row for row.
-
-    Attributes:
-        candidates: children tried, invalid ones and duplicates included
-        minutes: of wall clock, over all resumptions
-    """
-
-    candidates: int = 30_000
-    minutes: float = 60.0
-
-    def __post_init__(self) -> None:
-        if self.candidates < 1:
-            raise ValueError(f"candidates: got {self.candidates}, expected at least 1")
-        if not self.minutes > 0:
-            raise ValueError(f"minutes: got {self.minutes}, expected more than 0")
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything that a run is a function of. ``start``: program texts."""
-
-    start: tuple[str, ...]
-    seed: int = 0
-    budget: Budget = field(default_factory=Budget)
-    funnel: Funnel = field(default_factory=Funnel)
-    evolution: Settings = field(default_factory=Settings)
-    verdict: Verdict = field(default_factory=Verdict)
-
-    @classmethod
-    def from_dict(cls, facts: dict[str, Any]) -> Config:
-        """From what ``asdict`` made and JSON kept."""
-        funnel, evolution = dict(facts["funnel"]), dict(facts["evolution"])
-        funnel |= {name: tuple(funnel[name]) for name in ("rungs", "factors")}
-        evolution["mutation"] = Mutation(**evolution["mutation"])
-        return cls(
-            start=tuple(facts["start"]),
-            seed=facts["seed"],
-            budget=Budget(**facts["budget"]),
-            funnel=Funnel(**funnel),
-            evolution=Settings(**evolution),
-            verdict=Verdict(**facts["verdict"]),
-        )
 
 
 def begin(run_dir: Path, config: Config) -> Archive:
@@ -93,10 +40,6 @@ def begin(run_dir: Path, config: Config) -> Archive:
     return archives.create(run_dir, {"config": asdict(config), "environment": environment()})
 
 
-class Interrupted(Exception):
-    """Ctrl-C: the run was left in good order and can be resumed."""
-
-
 def proceed(archive: Archive, workers: int, view: View) -> None:
     """Take a run from wherever it is to its end. Raises Interrupted after Ctrl-C."""
     config = Config.from_dict(archive.run()["config"])
@@ -104,7 +47,7 @@ def proceed(archive: Archive, workers: int, view: View) -> None:
     context = (config.funnel, calibration.references)
     with executor("search.run:worker", context, workers, timeout=600) as jobs, _polite() as stop:
         if "finalists" not in archive.run():
-            _Search(archive, config, calibration, jobs, view, workers, stop).to_the_end()
+            Search(archive, config, calibration, jobs, view, workers, stop).to_the_end()
         _finals(archive, config, jobs, view, stop)
 
 
@@ -152,227 +95,6 @@ def _polite() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-class _Search:
-    """The search stage: batches out, results in, everything committed in order."""
-
-    def __init__(
-        self,
-        archive: Archive,
-        config: Config,
-        calibration: Calibration,
-        jobs: Executor,
-        view: View,
-        workers: int,
-        stop: Callable[[], bool],
-    ) -> None:
-        self.archive, self.config, self.calibration = archive, config, calibration
-        self.jobs, self.view, self.workers, self.stop = jobs, view, workers, stop
-        self.evolution, self.waiting = restore(archive, config, calibration)
-        self.tickets: dict[int, int] = {}  # ticket -> batch
-        self.results: dict[int, Any] = {}  # batch -> outcomes, which may come out of order
-        self.before, _ = archive.timings()
-        self.started = self.last = time.monotonic()
-        told = self.evolution.told
-        self.curves = Curves(archive.run_dir / "tensorboard", purge_step=told or None)
-        self.busy = 0.0
-
-    def to_the_end(self) -> None:
-        for batch in self.waiting.values():
-            self._submit(batch)
-        if self.waiting:
-            self.view.say(f"resuming: {len(self.waiting)} batches in flight are run again")
-        new = []
-        with self.archive.transaction():
-            while self._more() and self.evolution.asked - self.evolution.told < self._ahead():
-                new.append(self._ask())
-        for batch in new:
-            self._submit(batch)
-        while self.waiting:
-            self._integrate(self._result(self.evolution.told))
-            if self.stop():
-                raise Interrupted
-        self._close()
-
-    def _ahead(self) -> int:
-        return self.config.evolution.ahead
-
-    def _seconds(self) -> float:
-        return self.before + time.monotonic() - self.started
-
-    def _more(self) -> bool:
-        budget = self.config.budget
-        used = self.evolution.tried >= budget.candidates
-        return not used and self._seconds() < 60 * budget.minutes
-
-    def _ask(self) -> Batch:
-        """Make the next batch and write it down, pending."""
-        batch, archive = self.evolution.ask(), self.archive
-        # JSON has no infinity; a hurdle that nobody can fail is none.
-        hurdles = [h if h < math.inf else None for h in batch.hurdles]
-        archive.add_batch(batch.number, {"hurdles": hurdles, "rejected": batch.rejected})
-        for c in batch.candidates:
-            program = None
-            if c.program is not None:
-                length = c.program.length
-                program = archive.add_program(to_text(c.program), c.canonical, c.signature, length)
-            fate = c.fate or "pending"
-            archive.add_candidate(
-                c.id, batch.number, c.parent, program, c.mutation, fate, c.lr, c.original
-            )
-        self.waiting[batch.number] = batch
-        return batch
-
-    def _submit(self, batch: Batch) -> None:
-        self.tickets[self.jobs.submit(batch.job)] = batch.number
-
-    def _result(self, number: int) -> Any:
-        """The outcomes of batch ``number``, however many others arrive first."""
-        while number not in self.results:
-            for ticket, result in self.jobs.completed(timeout=1.0):
-                self.results[self.tickets.pop(ticket)] = result
-                if number in self.results:
-                    break
-        return self.results.pop(number)
-
-    def _integrate(self, result: Any) -> None:
-        """One step of the search, in one transaction."""
-        batch = self.waiting.pop(self.evolution.told)
-        if isinstance(result, Failure):
-            self.view.say(f"batch {batch.number} failed: {result.reason}")
-            result = [Outcome("failed", None, None, (), ()) for _ in batch.fresh]
-        fresh = batch.fresh
-        self.evolution.tell(batch, result)
-        new = []
-        with self.archive.transaction():
-            self._write(batch, fresh, result)
-            if self._more() and not self.stop():
-                new.append(self._ask())
-            population = [candidate.id for candidate in self.evolution.population]
-            counters = {"asked": self.evolution.asked, "tried": self.evolution.tried}
-            self.archive.set_snapshot(batch.number, population, counters)
-            now = time.monotonic()
-            busy = sum(self.jobs.busy)
-            self.archive.add_timing(batch.number, now - self.last, busy - self.busy)
-            self.last, self.busy = now, busy
-        for one in new:
-            self._submit(one)
-        self._show()
-
-    def _write(self, batch: Batch, fresh: list[Candidate], outcomes: list[Outcome]) -> None:
-        for c in batch.candidates:
-            if c in fresh or c.fate == "duplicate":
-                self.archive.decide(c.id, str(c.fate), c.lr, c.score, c.ladder)
-        seed = self.config.funnel.seed
-        self.archive.add_evaluations(
-            Evaluation(
-                c.id, m.task, seed, m.steps, m.lr, "diverged" if m.loss is None else "ok", m.loss
-            )
-            for c, outcome in zip(fresh, outcomes, strict=True)
-            for m in outcome.measurements
-        )
-
-    def _show(self) -> None:
-        seconds = self._seconds()
-        budget = self.config.budget
-        done = max(self.evolution.tried / budget.candidates, seconds / (60 * budget.minutes))
-        best = self.evolution.best[0] if len(self.evolution.best) else None
-        elapsed = time.monotonic() - self.started
-        progress = Progress(
-            stage="search",
-            batch=self.evolution.told,
-            best_score=best.score if best else None,
-            best_text=to_text(best.program) if best else "",
-            baselines=dict(zip(BASELINES, self.calibration.scores, strict=False)),
-            fates=fates(self.archive),
-            candidates_a_second=self.evolution.tried / max(seconds, 1e-9),
-            workers=self.workers,
-            busy=min(1.0, sum(self.jobs.busy) / (elapsed * len(self.jobs.busy))),
-            done=min(1.0, done),
-            seconds=seconds,
-            seconds_left=max(0.0, seconds / max(done, 1e-9) - seconds),
-        )
-        self.view.show(progress)
-        self.curves.show(progress)
-
-    def _close(self) -> None:
-        """The search is over: note who goes into the final."""
-        best = self.archive.best(self.config.verdict.finalists)
-        points = [
-            (r.length or 0, r.score or 0.0)
-            for r in self.archive.records("WHERE c.fate = 'evaluated'")
-        ]
-        front = [(c.program.length, c.score) for c in self.evolution.front]
-        self.curves.front(points, front, self.evolution.told)
-        self.curves.close()
-        with self.archive.transaction(milestone=True):
-            self.archive.set_run("finalists", [record.id for record in best])
-
-
-def fates(archive: Archive) -> dict[str, int]:
-    """How many candidates met each fate, invalid children that got no number included."""
-    counts = archive.counts()
-    counts["invalid"] += archive.rejected()
-    return {fate: count for fate, count in counts.items() if count}
-
-
-def restore(
-    archive: Archive, config: Config, calibration: Calibration
-) -> tuple[Evolution, dict[int, Batch]]:
-    """The state of a search as its archive has it, and the batches still to be evaluated."""
-    programs = [parse(text) for text in config.start]
-    rungs = len(config.funnel.rungs) * len(calibration.references)
-    lr = calibration.lrs[len(BASELINES)]
-    evolution = Evolution(config.evolution, programs, lr, config.seed, rungs)
-    snapshot = archive.snapshot()
-    evolution.told = 0 if snapshot is None else snapshot.batch + 1
-    living = set() if snapshot is None else set(snapshot.population)
-    population: dict[int, Candidate] = {}
-    waiting: dict[int, Batch] = {}
-    for record in archive.records():
-        ahead = record.batch >= evolution.told
-        candidate = _candidate(record, with_program=ahead or record.id in living)
-        if record.canonical is not None:
-            evolution.texts[record.canonical] = candidate.signature
-            evolution.known.setdefault(candidate.signature, candidate)
-        if record.id in living:
-            population[record.id] = candidate
-        if ahead:
-            waiting.setdefault(record.batch, _batch(archive, record.batch))
-            waiting[record.batch].candidates.append(candidate)
-        evolution.born, evolution.asked = record.id + 1, record.batch + 1
-    evolution.tried = evolution.born + archive.rejected()
-    for record in archive.best(1000):
-        evolution.remember(_candidate(record))
-    for candidate in population.values():
-        evolution.remember(candidate)
-    if snapshot is not None:
-        evolution.population.extend(population[id] for id in snapshot.population)
-    return evolution, waiting
-
-
-def _candidate(record: Record, with_program: bool = True) -> Candidate:
-    return Candidate(
-        id=record.id,
-        batch=record.batch,
-        parent=record.parent,
-        mutation=record.mutation,
-        program=parse(record.text) if record.text and with_program else None,
-        lr=record.lr or math.nan,
-        canonical=record.canonical or "",
-        signature=record.signature or "",
-        original=record.original,
-        fate=None if record.fate == "pending" else cast(Fate, record.fate),
-        score=record.score,
-        ladder=record.ladder,
-    )
-
-
-def _batch(archive: Archive, number: int) -> Batch:
-    job = archive.job(number)
-    hurdles = tuple(math.inf if h is None else h for h in job["hurdles"])
-    return Batch(number, [], hurdles, job["rejected"])
 
 
 def _finals(

@@ -15,7 +15,7 @@ SMALL = Settings(population=12, tournament=3, batch=6, ahead=2)
 
 
 def evolution(settings=SMALL, seed=0):
-    return Evolution(settings, [START], lr=0.01, seed=seed, rungs=2)
+    return Evolution(settings, [START], lrs=[0.01], seed=seed, rungs=2)
 
 
 def outcomes(batch, score=lambda candidate: -float(candidate.program.length)):
@@ -136,7 +136,7 @@ def test_constants_only_keeps_the_form():
     settings = Settings(
         population=12, tournament=3, batch=6, mutation=Mutation(constants_only=True)
     )
-    search = Evolution(settings, [start], lr=0.01, seed=0, rungs=2)
+    search = Evolution(settings, [start], lrs=[0.01], seed=0, rungs=2)
     for batch in told(search, 5):
         for candidate in batch.candidates:
             assert candidate.program is None or [s.op for s in candidate.program.statements] == [

@@ -1,0 +1,60 @@
+"""Everything that a run is a function of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from search.evaluate import Funnel
+from search.evolve import Settings
+from search.mutate import Mutation
+from search.verdict import Verdict
+
+BASELINES = ("adamw", "lion", "momentum")
+"""What a discovery must beat; the first is the reference of all scores."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop, whichever comes first. Only the count can be repeated row for row.
+
+    Attributes:
+        candidates: children tried, invalid ones and duplicates included
+        minutes: of wall clock, over all resumptions
+    """
+
+    candidates: int = 30_000
+    minutes: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ValueError(f"candidates: got {self.candidates}, expected at least 1")
+        if not self.minutes > 0:
+            raise ValueError(f"minutes: got {self.minutes}, expected more than 0")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run is a function of. ``start``: program texts."""
+
+    start: tuple[str, ...]
+    seed: int = 0
+    budget: Budget = field(default_factory=Budget)
+    funnel: Funnel = field(default_factory=Funnel)
+    evolution: Settings = field(default_factory=Settings)
+    verdict: Verdict = field(default_factory=Verdict)
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> Config:
+        """From what ``asdict`` made and JSON kept."""
+        funnel, evolution = dict(facts["funnel"]), dict(facts["evolution"])
+        funnel |= {name: tuple(funnel[name]) for name in ("rungs", "factors")}
+        evolution["mutation"] = Mutation(**evolution["mutation"])
+        return cls(
+            start=tuple(facts["start"]),
+            seed=facts["seed"],
+            budget=Budget(**facts["budget"]),
+            funnel=Funnel(**funnel),
+            evolution=Settings(**evolution),
+            verdict=Verdict(**facts["verdict"]),
+        )
