@@ -1,0 +1,207 @@
+"""What a run has found, as plain data and as text.
+
+``summary`` and ``lineage`` make dictionaries that ``json`` can print; ``render`` prints them for
+people. Both work on a run that is still going on: what is not there yet is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+from search.analyze import live
+from search.archive import Archive
+from search.config import BASELINES
+from search.loop import fates
+from search.program import parse, to_text
+from search.tables import Record
+from search.verdict import Standing, is_discovery, standings
+from search.view import clock
+
+STAGES = {"proxy": "proxy tasks", "held_out": "held-out tasks"}
+TITLES = {"adamw": "AdamW", "lion": "Lion", "momentum": "momentum"}
+
+
+def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
+    """The best programs, how they compare, and what became of all candidates."""
+    facts, finals = archive.run(), archive.finals()
+    winner = facts.get("winner")
+    best = [archive.record(winner)] if winner is not None else archive.best(1)
+    wall, _ = archive.timings()
+    return {
+        "run": str(archive.run_dir),
+        "finished": winner is not None,
+        "seconds": wall,
+        "fates": fates(archive),
+        "best": _entry(best[0]) if best else None,
+        "discovery": _discovery(finals, winner),
+        "stages": {
+            stage: [_standing(s) for s in standings(finals, stage, BASELINES)] for stage in STAGES
+        },
+        "seeds": len({row.seed for row in finals}),
+        "top": [_entry(record) for record in archive.best(top)],
+    }
+
+
+def lineage(archive: Archive, candidate: int) -> list[dict[str, Any]]:
+    """From the founder to ``candidate``: the mutation that made each, and what it gained.
+
+    A candidate without a score of its own (a duplicate of one that was stopped) gains None."""
+    steps, before = [], None
+    for record in archive.lineage(candidate):
+        gain = None if before is None or record.score is None else record.score - before
+        steps.append(_entry(record) | {"mutation": record.mutation, "gain": gain})
+        before = record.score if record.score is not None else before
+    return steps
+
+
+def _entry(record: Record) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "score": record.score,
+        "lr": record.lr,
+        "length": record.length,
+        "program": None if record.text is None else to_text(live(parse(record.text))),
+    }
+
+
+def _standing(standing: Standing) -> dict[str, Any]:
+    against = {
+        name: interval._asdict() if math.isfinite(interval.mean) else None
+        for name, interval in standing.against.items()
+    }
+    return {"rule": standing.rule, "against": against}
+
+
+def _discovery(finals: Sequence[Any], winner: int | None) -> bool | None:
+    """Whether the winner beats the reference on what the search never saw; None if not judged."""
+    for standing in standings(finals, "held_out", BASELINES):
+        if standing.rule == str(winner):
+            return is_discovery(standing, BASELINES[0])
+    return None
+
+
+# -- for people -------------------------------------------------------------------------------
+
+
+def render(content: Mapping[str, Any], console: Console) -> None:
+    """Print what ``summary`` returned, or ``{"lineage": what lineage returned}``."""
+    if "lineage" in content:
+        console.print(_lineage_table(content["lineage"]))
+        console.print(_code(content["lineage"][-1]["program"]))
+        return
+    best = content["best"]
+    if best is None:
+        console.print("nothing has been evaluated yet")
+        return
+    console.print(f"\nThe best program, candidate {best['id']}, learning rate {best['lr']:.3g}:\n")
+    console.print(_code(best["program"]), "")
+    for stage, title in STAGES.items():
+        if content["stages"][stage]:
+            console.print(_stage_table(content, stage, title))
+    if not content["finished"]:
+        console.print("Not judged yet. Best on the proxies, on the search's own seed:")
+        console.print(_top_table(content["top"]))
+    console.print(_verdict(content), highlight=False, soft_wrap=True)
+    console.print(_counts(content), highlight=False, soft_wrap=True)
+    console.print(_next(content), highlight=False, soft_wrap=True, markup=False)
+
+
+def _code(text: str | None) -> Syntax:
+    return Syntax((text or "").rstrip(), "python", background_color="default")
+
+
+def _stage_table(content: Mapping[str, Any], stage: str, title: str) -> Table:
+    table = Table(
+        title=f"Change of loss in % on {title}, {content['seeds']} fresh seeds, 95 % interval",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("rule", no_wrap=True)
+    for name in BASELINES:
+        table.add_column(f"vs {TITLES[name]}", justify="right", no_wrap=True)
+    for row in content["stages"][stage]:
+        cells = [_percent(row["against"].get(name), row["rule"] == name) for name in BASELINES]
+        table.add_row(TITLES.get(row["rule"], row["rule"]), *cells)
+    return table
+
+
+def _percent(interval: Mapping[str, float] | None, itself: bool) -> str:
+    """A mean log ratio and its interval as changes of the loss in per cent."""
+    if itself:
+        return "–"
+    if interval is None:
+        return "diverged"
+    mean, low, high = (100 * math.expm1(interval[k]) for k in ("mean", "low", "high"))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _top_table(top: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("candidate", "score", "learning rate", "statements", box=box.SIMPLE_HEAD)
+    for entry in top:
+        table.add_row(
+            str(entry["id"]), f"{entry['score']:+.4f}", f"{entry['lr']:.3g}", str(entry["length"])
+        )
+    return table
+
+
+def _lineage_table(steps: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a step that changed the score; runs of neutral steps are told by their number."""
+    table = Table("candidate", "score", "gain", "mutation", box=box.SIMPLE_HEAD)
+    neutral = 0
+    for step in steps:
+        if step["gain"] == 0 and step is not steps[-1]:
+            neutral += 1
+            continue
+        if neutral:
+            table.add_row("", "", "", f"({neutral} without effect)", style="dim")
+            neutral = 0
+        gain = "" if step["gain"] is None else f"{step['gain']:+.4f}"
+        score = "–" if step["score"] is None else f"{step['score']:+.4f}"
+        table.add_row(str(step["id"]), score, gain, step["mutation"])
+    return table
+
+
+def _verdict(content: Mapping[str, Any]) -> str:
+    if content["discovery"] is None:
+        return ""
+    if content["discovery"]:
+        return (
+            "A discovery: on held-out tasks, too, the whole interval against AdamW is below zero."
+        )
+    return "No discovery: on held-out tasks the interval against AdamW does not exclude zero."
+
+
+def _counts(content: Mapping[str, Any]) -> str:
+    counts = content["fates"]
+    tried = sum(counts.values())
+    words = {
+        "invalid": "invalid",
+        "duplicate": "duplicates of known programs",
+        "stopped": "stopped early",
+        "diverged": "diverged",
+        "evaluated": "evaluated in full",
+        "failed": "failed",
+        "pending": "pending",
+    }
+    parts = [f"{counts[fate]:,} {word}" for fate, word in words.items() if counts.get(fate)]
+    return f"{tried:,} candidates tried in {clock(content['seconds'])}: {', '.join(parts)}."
+
+
+def _next(content: Mapping[str, Any]) -> str:
+    run = content["run"]
+    commands = {
+        f"l2o show {run} --id {content['best']['id']}": "how it came about",
+        f"l2o export {run} --id best --out my_rule.py": "as torch.optim.Optimizer, one file",
+        f"l2o evaluate {run} adamw lion --suite held_out": "a fair comparison of any size",
+        f"tensorboard --logdir {run}": "curves",
+    }
+    width = max(map(len, commands))
+    return "\nNext:\n" + "\n".join(f"  {c:{width}}  {what}" for c, what in commands.items())
