@@ -10,7 +10,6 @@ pickled, nothing in a checkpoint is executed.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from l2o.l2o_pa import L2OPA
 from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
+from tasks.files import save_bytes, save_text
 
 VERSION = 1
 TENSORS = "theta.safetensors"
@@ -72,9 +72,9 @@ def save(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = {name: json.dumps(value) for name, value in header.items()}
-    _replace(folder / TENSORS, serialize(named, metadata=written))
+    save_bytes(folder / TENSORS, serialize(named, metadata=written))
     readable = header | {"meta_parameters": optimizer.size} | dict(card or {})
-    _replace(folder / CARD, (json.dumps(readable, indent=2) + "\n").encode())
+    save_text(folder / CARD, json.dumps(readable, indent=2) + "\n")
 
 
 def load(
@@ -138,13 +138,3 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: not a checkpoint: {error}") from error
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that at any moment it is the old one or the new one, also after a crash."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)

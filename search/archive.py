@@ -42,6 +42,7 @@ from search.tables import (
     Record,
     Snapshot,
 )
+from tasks import files
 
 FILE = "archive.sqlite"
 SNAPSHOTS = 8  # kept; one is enough to resume, a few are a comfort
@@ -50,7 +51,7 @@ SNAPSHOTS = 8  # kept; one is enough to resume, a few are a comfort
 class Archive:
     """An open archive; made by ``create`` and ``open_existing``. Use as a context manager.
 
-    Whatever goes wrong with the file is raised as an ArchiveError (``storage`` lists them).
+    Whatever goes wrong with the file is raised as a RunError (``tasks/files.py``, ``storage.py``).
     """
 
     def __init__(self, file: Path, db: sqlite3.Connection, lock: int | None) -> None:
@@ -257,7 +258,7 @@ def create(run_dir: Path | str, config: Mapping[str, Any]) -> Archive:
 
     Raises RunExists if anything is at ``run_dir``. The directory appears complete or not at all.
     """
-    with storage.new_directory(Path(run_dir)) as staging:
+    with files.new_directory(Path(run_dir)) as staging:
         file = staging / FILE
         with explained(file), closing(storage.connect(file, "rwc")) as db:
             db.executescript(SCHEMA)
@@ -277,7 +278,7 @@ def open_existing(run_dir: Path | str, readonly: bool = False) -> Archive:
         raise storage.NotARun(f"{run_dir}: not a run directory: it has no {FILE}")
     if readonly:
         return Archive(file, storage.checked(file, VERSION), None)
-    lock = storage.lock(run_dir / "writer.lock")
+    lock = files.lock(run_dir / "writer.lock")
     try:
         storage.checked(file, VERSION).close()  # a writer would repair before it looked
         with explained(file):

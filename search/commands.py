@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from search import run, storage
+from search import run
 from search import show as showing
 from search.archive import Archive, open_existing
 from search.config import Budget, Config
@@ -21,6 +21,7 @@ from search.rules import rule, winner
 from search.verdict import Verdict
 from search.view import View
 from search.zoo import ZOO, with_states
+from tasks import files
 from tasks.command import Arguments, parser
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -190,7 +191,7 @@ def export(arguments: Arguments) -> int:
         found = winner(Path(options.rule), None if options.id == "best" else _number(options.id))
         program, name = found.program, options.out.stem
         provenance = f"candidate {found.id} of the run {options.rule}; score {found.score:+.4f}"
-    storage.save_text(options.out, to_source(program, options.name or name, provenance))
+    files.save_text(options.out, to_source(program, options.name or name, provenance))
     print(f"wrote {options.out}")
     return 0
 

@@ -32,7 +32,7 @@ from tasks.suites import resolve
 
 
 def begin(run_dir: Path, config: Config) -> Archive:
-    """A new run directory. Raises ArchiveError if it exists, ValueError for a bad ``config``."""
+    """A new run directory. Raises RunExists if it is there, ValueError for a bad ``config``."""
     resolve(config.funnel.suite)
     resolve(config.verdict.held_out)
     for text in config.start:

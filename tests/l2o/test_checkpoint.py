@@ -106,7 +106,7 @@ def test_a_crash_while_saving_leaves_the_old_one(tmp_path: Path, monkeypatch) ->
     def crash(*_) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.os, "replace", crash)
+    monkeypatch.setattr(Path, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, TunedAdam(), torch.ones(4), {"score": 2})
     loaded = load(tmp_path)

@@ -17,18 +17,9 @@ from typing import Any
 import pytest
 
 from search.archive import Archive, create, open_existing
-from search.storage import (
-    ArchiveCorrupt,
-    ArchiveError,
-    ArchiveFull,
-    ArchiveNewer,
-    NotARun,
-    NotWritable,
-    RunBusy,
-    RunExists,
-    save_text,
-)
+from search.storage import ArchiveCorrupt, ArchiveError, ArchiveNewer, NotARun
 from search.tables import FATES, Evaluation, Final, Snapshot
+from tasks.files import DiskFull, NotWritable, RunBusy, RunExists, save_text
 
 CONFIG = {"seed": 7, "preset": {"steps": [100, 400]}, "device": "cpu"}
 BATCH = 5  # candidates a batch: one of each interesting fate, see integrate
@@ -352,7 +343,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_loses_nothing_that_was_committed(small_disk: Path, tmp_path: Path) -> None:
     said: list[int] = []
-    with create(small_disk / "run", CONFIG) as archive, pytest.raises(ArchiveFull, match="room"):
+    with create(small_disk / "run", CONFIG) as archive, pytest.raises(DiskFull, match="room"):
         said.extend(continue_to(archive, 2000))
     committed = said[-1]
     assert committed > 10
@@ -370,9 +361,9 @@ def test_a_full_disk_loses_nothing_that_was_committed(small_disk: Path, tmp_path
 def test_no_room_for_a_run_or_a_file_at_all(small_disk: Path) -> None:
     save_text(small_disk / "rule.py", "old")
     (small_disk / "ballast").write_bytes(bytes(1_000_000))
-    with pytest.raises(ArchiveFull, match="run"):
+    with pytest.raises(DiskFull, match="run"):
         create(small_disk / "run", CONFIG)
-    with pytest.raises(ArchiveFull, match=r"rule\.py"):
+    with pytest.raises(DiskFull, match=r"rule\.py"):
         save_text(small_disk / "rule.py", "new" * 100_000)
     assert (small_disk / "rule.py").read_text() == "old"
     assert sorted(path.name for path in small_disk.iterdir()) == ["ballast", "rule.py"]

@@ -18,10 +18,10 @@ from search.evaluate import Funnel
 from search.evolve import Settings
 from search.loop import fates
 from search.run import begin, proceed
-from search.storage import RunExists
 from search.verdict import Verdict, is_discovery, standings
 from search.view import View
 from search.zoo import ZOO
+from tasks.files import RunExists
 
 HERE = Path(__file__).parent
 CONFIG = Config(

@@ -1,0 +1,131 @@
+"""Files that are whole or absent, and what to say when the disk does not cooperate.
+
+A directory that appears complete, a lock that dies with its owner, and files that are replaced,
+never half-written.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+class RunError(ValueError):
+    """One line about a run directory or a file, for the person who named it."""
+
+
+class RunExists(RunError):
+    """The directory for a new run is taken."""
+
+
+class RunBusy(RunError):
+    """Another process is writing to this run."""
+
+
+class DiskFull(RunError):
+    """No space left; everything that was saved before is there."""
+
+
+class NotWritable(RunError):
+    """The place cannot be written to, or a device fails."""
+
+
+@contextmanager
+def writable(file: Path) -> Iterator[None]:
+    """Raise what the system says about ``file`` as RunErrors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise full(file) from error
+        raise NotWritable(f"{file}: {error.strerror}") from error
+
+
+def full(file: Path) -> DiskFull:
+    return DiskFull(f"{file}: no space left; nothing is lost: make room, then resume the run")
+
+
+def lock(file: Path) -> int:
+    """Hold ``file`` until the descriptor is closed or this process dies; RunBusy if it is held."""
+    with writable(file):
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(descriptor, 20).decode() or "unknown"
+        os.close(descriptor)
+        if not isinstance(error, BlockingIOError):
+            raise NotWritable(f"{file}: cannot be locked: {error.strerror}") from error
+        raise RunBusy(
+            f"{file.parent}: process {owner} is writing to this run; wait for it, or stop it"
+        ) from error
+    with suppress(OSError):  # a full disk: the number is only for the message above
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+    return descriptor
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Fill the directory that is yielded; when the block ends it is at ``path``, complete.
+
+    Raises RunExists, and touches nothing, if anything is there already.
+    """
+    if os.path.lexists(path):
+        raise _exists(path)
+    staging = path.parent / f".{path.name}-{uuid.uuid4().hex[:8]}"
+    try:
+        with writable(path):
+            staging.mkdir(parents=True)
+            yield staging
+            try:
+                staging.rename(path)
+            except OSError as error:
+                if os.path.lexists(path):  # somebody was faster
+                    raise _exists(path) from error
+                raise
+            _sync(path.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _exists(path: Path) -> RunExists:
+    return RunExists(
+        f"{path} exists and is never overwritten: choose another --run-dir, "
+        f"or continue that run with `l2o resume {path}`"
+    )
+
+
+def save_text(path: Path, text: str) -> None:
+    """``save_bytes`` of text."""
+    save_bytes(path, text.encode())
+
+
+def save_bytes(path: Path, content: bytes) -> None:
+    """Replace the file at ``path``; whoever reads it sees the old content or the new, all of it."""
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    with writable(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    """Make names in ``directory`` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
