@@ -109,6 +109,8 @@ def initial(task: Task, instances: int, seed: int | Tensor) -> Tensor:
 
     if isinstance(seed, int):
         return row(seed).repeat(instances, 1)
+    if seed.shape != (instances,):
+        raise ValueError(f"seed: got shape {tuple(seed.shape)}, expected {(instances,)}")
     values, where = torch.unique(seed.cpu(), return_inverse=True)
     return torch.stack([row(int(value)) for value in values])[where]
 
@@ -145,9 +147,11 @@ def advance(
 
     ``horizon`` (int or ``[N]``) is the length that the schedule stretches over; ``lr`` and
     ``weight_decay`` are numbers or ``[N]``. At most ``chunk`` instances are in flight at a time,
-    by default as many as fit into ``MEMORY``. Returns the runs and their training losses
-    ``[steps, N]``, each taken before its step. Differentiable with respect to whatever the rule
-    holds, unless called under ``torch.no_grad``.
+    by default as many as fit into ``MEMORY``; on one thread no bit of the results depends on it,
+    unless a chunk holds a single instance, for which libraries choose other algorithms. The rule
+    may overwrite ``inner.state``. Returns the runs and their training losses ``[steps, N]``, each
+    taken before its step. Differentiable with respect to whatever the rule holds, unless called
+    under ``torch.no_grad``.
     """
     instances = inner.params.shape[0]
     device = inner.params.device
@@ -155,7 +159,7 @@ def advance(
     weight_decay = torch.as_tensor(weight_decay, dtype=torch.float32, device=device)
     weight_decay = weight_decay.expand(instances)
     parts = []
-    for rows in chunks(instances, chunk or chunk_size(task, inner)):
+    for rows in chunks(instances, chunk_size(task, inner) if chunk is None else chunk):
         whole = rows.stop - rows.start == instances
         index = torch.arange(rows.start, rows.stop, device=device)
         parts.append(
@@ -245,7 +249,9 @@ def evaluate(
     batches = [(data.batch(split, part), len(part)) for part in index.split(task.batch_size)]
     loss = vmap(task.loss, in_dims=(0, None))
     means = []
-    for rows in chunks(flat.shape[0], chunk or chunk_size(task, flat)):
+    if chunk is None:
+        chunk = chunk_size(task, flat)
+    for rows in chunks(flat.shape[0], chunk):
         views = task.layout.views(flat[rows])
         means.append(sum(loss(views, batch) * (weight / count) for batch, weight in batches))
     return torch.cat(means)
