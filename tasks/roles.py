@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from statistics import median
+from statistics import median_low
 from typing import NamedTuple
 
 import torch
@@ -70,11 +70,12 @@ def compare(
     if min(rates) < 1:
         name = next(name for name, (a, b) in shapes.items() if any(map(int.__gt__, a, b)))
         raise WidthError(f"{name}: some axes grow with the width while others shrink")
+    rate = median_low(rates)
     uses = trace(run, narrow)
     found = {}
     for name, (small, large) in shapes.items():
-        role, summed = _role(name, small, large, uses[name], median(rates))
-        found[name] = Part(role, summed, _init_power(narrow[name], wide[name], role, median(rates)))
+        role, summed = _role(name, small, large, uses[name], rate)
+        found[name] = Part(role, summed, _init_power(narrow[name], wide[name], role, rate))
     return found
 
 
@@ -125,7 +126,7 @@ def _init_power(narrow: Tensor, wide: Tensor, role: Role, rate: float) -> float:
     four times their sampling error. Vectors are left alone: they are small, or constant.
     """
     usual = INIT[role]
-    sizes = [float(p.square().mean().sqrt()) for p in (narrow, wide)]
+    sizes = [float(p.detach().square().mean().sqrt()) for p in (narrow, wide)]
     if role == "vector" or min(sizes) == 0:
         return usual
     surprise = math.log(sizes[1] / sizes[0]) - usual * math.log(rate)

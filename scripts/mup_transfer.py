@@ -1,0 +1,94 @@
+"""Does the best learning rate carry over from a narrow network to a wide one?
+
+For each rule, under the standard parametrisation and under muP, the final training loss of an MLP
+on a grid of learning rates (factor 2) at growing widths; then how many grid steps the best one
+moves from the narrowest to the widest. About four minutes on one core:
+
+    python scripts/mup_transfer.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from search.homogeneity import degree
+from search.program import Program
+from search.rules import rule as load
+from search.vm import Population
+from tasks.datasets import digit_halves
+from tasks.mlp import MLP
+from tasks.mup import Mup, mup, scaled
+from tasks.scoring import finite
+from tasks.types import Task
+from tasks.unroll import linear, unroll
+
+LAST = 10
+"""The final loss is the mean training loss of so many last steps."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rules", nargs="*", default=["adamw", "lion"], help="as for l2o export")
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
+    parser.add_argument("--depth", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--low", type=int, default=-12, help="smallest learning rate, power of 2")
+    parser.add_argument("--high", type=int, default=-4, help="largest learning rate, power of 2")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    powers = range(options.low, options.high + 1)
+    for name in options.rules:
+        for title in ("standard", "muP"):
+            rows = []
+            for width in options.widths:
+                task: Task = MLP(width, options.depth, data=digit_halves(), batch_size=64)
+                if title == "muP":
+                    task = mup(task, base_width=options.widths[0])
+                losses = sweep(task, load(name), powers, options.steps, range(options.seeds))
+                rows.append(losses)
+            print(f"\n{name}, {title}\n{table(options.widths, powers, rows)}")
+
+
+def sweep(
+    task: Task, program: Program, powers: Sequence[int], steps: int, seeds: Sequence[int]
+) -> Tensor:
+    """Mean final loss over seeds for each learning rate ``2 ** power``, infinite if diverged."""
+    rule = Population.of([program], torch.zeros(len(powers), dtype=torch.int64))
+    if isinstance(task, Mup):
+        rule = scaled(rule, task.multipliers(degree(program)))
+    lr = torch.tensor([2.0**power for power in powers])
+    losses = []
+    for seed in seeds:
+        run = unroll(
+            task,
+            rule,
+            instances=len(lr),
+            steps=steps,
+            lr=lr,
+            schedule=linear,
+            seed=seed,
+            eval_at=(),
+        )
+        losses.append(finite(run.training[-LAST:].mean(0)))
+    return torch.stack(losses).mean(0)
+
+
+def table(widths: Sequence[int], powers: Sequence[int], rows: Sequence[Tensor]) -> str:
+    """Losses, the best learning rate of each width, and how far it moves."""
+    lines = ["width  best lr" + "".join(f"   2^{power:<4d}" for power in powers)]
+    best = [powers[int(row.argmin())] for row in rows]
+    for width, power, row in zip(widths, best, rows, strict=True):
+        cells = (f"{x:8.4f}" if math.isfinite(x) and x < 100 else "       -" for x in row.tolist())
+        lines.append(f"{width:5d}     2^{power:<3d}" + " ".join(cells))
+    moved = best[-1] - best[0]
+    return "\n".join([*lines, f"the best learning rate moves by {moved:+d} steps of a factor 2"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,365 @@
+"""Roles without annotation, muP's three numbers, and rules scaled by them."""
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from tasks.autoencoder import Autoencoder
+from tasks.conv import Conv
+from tasks.data import draw
+from tasks.datasets import digits, help_text
+from tasks.linear import Logistic
+from tasks.mlp import MLP
+from tasks.module import ModuleTask
+from tasks.mup import Mup, mup, mup_at, param_groups, scaled, update_multiplier
+from tasks.roles import WidthError, compare, parts
+from tasks.transformer import Transformer
+from tasks.types import Layout, Params, ParamSpec, StepInfo
+from tasks.unroll import initial, start, unroll
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def text(width=16, **fields):
+    return Transformer(width, 1, 2, help_text(8), 4, **fields)
+
+
+FAMILIES = {"mlp": MLP(16, 2), "conv": Conv(8, 2), "text": text(), "autoencoder": Autoencoder(16)}
+
+ROLES = {
+    "mlp": {"input": "w0", "hidden": "w1", "output": "w2", "vector": "b0 b1 b2"},
+    "conv": {
+        "input": "kernel0",
+        "hidden": "kernel1",
+        "output": "readout",
+        "vector": "bias0 bias1 readout_bias",
+    },
+    "text": {
+        "input": "token position",
+        "hidden": " ".join(f"block0.{n}" for n in ("query", "key", "value", "mix", "up", "down")),
+        "output": "readout",
+        "vector": " ".join(
+            f"{norm}.{n}"
+            for norm in ("block0.norm1", "block0.norm2", "norm")
+            for n in ("gain", "bias")
+        ),
+    },
+    "autoencoder": {"input": "w0 w2", "hidden": "", "output": "w1 w3", "vector": "b0 b1 b2 b3"},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_roles_of_our_families(family):
+    task = mup(FAMILIES[family], base_width=8, zero_readout=False)
+    found = {role: [] for role in ROLES[family]}
+    for spec in task.layout.specs:
+        found[spec.role].append(spec.name)
+    expected = {role: sorted(names.split()) for role, names in ROLES[family].items()}
+    assert {role: sorted(names) for role, names in found.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "fan_in"),
+    [
+        ("mlp", "w0", 64),
+        ("mlp", "w1", 16),
+        ("conv", "kernel0", 9),
+        ("conv", "kernel1", 9 * 8),
+        ("conv", "readout", 4 * 8),
+        ("text", "token", help_text(8).vocabulary),
+        ("text", "block0.down", 64),
+    ],
+)
+def test_fan_in(family, name, fan_in):
+    task = mup(FAMILIES[family], zero_readout=False)
+    assert {spec.name: spec.fan_in for spec in task.layout.specs}[name] == fan_in
+
+
+class Network(nn.Module):
+    """A bit of everything: packed attention, positions, a rank-3 weight for einsum."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.token = nn.Embedding(11, width)
+        self.position = nn.Parameter(torch.randn(1, 5, width))
+        self.block = nn.TransformerEncoderLayer(width, 2, 2 * width, 0.0, batch_first=True)
+        self.heads = nn.Parameter(torch.randn(width, 2, width // 2) * width**-0.5)
+        self.readout = nn.Linear(width, 11)
+
+    def forward(self, x):
+        x = self.block(self.token(x) + self.position)
+        return self.readout(torch.einsum("btw,whd->bthd", x, self.heads).flatten(2))
+
+
+def convolutional(width):
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3),
+        nn.Conv2d(width, width, 3, groups=width),
+        nn.ConvTranspose2d(width, 2 * width, 2),
+        nn.Flatten(),
+        nn.Linear(2 * width * 25, 10),
+    )
+
+
+def recurrent(width):
+    return nn.LSTM(4, width)
+
+
+MODULES = [
+    (Network, torch.zeros(1, 5, dtype=torch.int64), "token position", "readout", "block heads"),
+    (convolutional, torch.zeros(1, 1, 8, 8), "0 1", "4", "2"),
+    (recurrent, torch.zeros(3, 1, 4), "weight_ih", "", "weight_hh"),
+]
+
+
+@pytest.mark.parametrize(("build", "x", "inputs", "outputs", "hidden"), MODULES)
+def test_roles_of_any_module(build, x, inputs, outputs, hidden):
+    narrow, wide = build(8), build(16)
+    found = compare(
+        dict(narrow.named_parameters()),
+        dict(wide.named_parameters()),
+        lambda params: functional_call(narrow, dict(params), (x,)),
+    )
+    matrices = {k: part.role for k, part in found.items() if narrow.get_parameter(k).ndim > 1}
+    expected = {"input": inputs, "output": outputs, "hidden": hidden}
+    for name, role in matrices.items():
+        assert name.startswith(tuple(expected[role].split())), (name, role)
+    vectors = {k for k in found if k not in matrices}
+    assert all(found[name].role == "vector" for name in vectors)
+
+
+def linears(*shapes):
+    """A constructor of a chain of products with weights of the given sizes, as functions."""
+
+    def params(width):
+        return {f"w{k}": torch.randn(*shape(width)) for k, shape in enumerate(shapes)}
+
+    def run(params):
+        x = torch.ones(1, next(iter(params.values())).shape[0])
+        for weight in params.values():
+            x = x @ weight if weight.ndim == 2 else x
+        return x
+
+    return params, run
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([lambda w: (3, w), lambda w: (w, w * w), lambda w: (w * w, 2)], "w1: fits no role"),
+        ([lambda w: (3, w), lambda w: (w, 64 // w)], "w1: some axes grow .* others shrink"),
+        ([lambda w: (3, 4)], "width: got the same width twice"),
+        ([lambda w: (3, w), lambda w: (w,) * (w // 4)], "w1: has 1 axes at one width, 2 at an"),
+        ([lambda w: (3, w)] + [lambda w: (w, w)] * 2 + [lambda w: (w, w, w)], "w3: fits no role"),
+    ],
+)
+def test_what_fits_no_role(shapes, message):
+    params, run = linears(*shapes)
+    with pytest.raises(WidthError, match=message):
+        compare(params(4), params(8), run)
+
+
+def test_tied_weights_fit_no_role():
+    def run(params):
+        x = params["w"][torch.tensor([0, 1])]
+        return nn.functional.embedding(torch.tensor([1]), params["w"]), x @ params["w"].T
+
+    with pytest.raises(WidthError, match=r"w: fits no role.*untied"):
+        compare({"w": torch.randn(5, 4)}, {"w": torch.randn(5, 8)}, run)
+
+
+def test_other_names_at_the_other_width():
+    with pytest.raises(WidthError, match="only at one of the two widths there is: v"):
+        compare({"w": torch.ones(2)}, {"w": torch.ones(4), "v": torch.ones(1)}, lambda params: 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mup(Logistic()), "no field width"),
+        (lambda: mup(Autoencoder(16), 8), "zero_readout: got True for several outputs .w1, w3."),
+        (lambda: mup(MLP(16, 2)).multipliers(degree=1), "degree: got 1 without a base width"),
+        (lambda: parts(MLP(16), MLP(16)), "same width twice"),
+        (lambda: mup(MLP(16), base_width=0), "width: got 0, expected a positive integer"),
+    ],
+)
+def test_what_a_user_may_get_wrong(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_at_the_base_width_nothing_changes(family):
+    plain = FAMILIES[family]
+    task = mup(plain, plain.width, zero_readout=False)
+    params = task.init(generator())
+    assert all(p.equal(params[name]) for name, p in plain.init(generator()).items())
+    batch = plain.data.batch("train", torch.arange(4))
+    assert torch.equal(task.loss(params, batch), plain.loss(params, batch))
+    assert set(task.multipliers().values()) == set(task.multipliers(degree=1).values()) == {1.0}
+
+
+def test_the_table_relative_to_a_base_width():
+    task = mup(MLP(64, 2), base_width=16, zero_readout=False)
+    names = ("w0", "b0", "w1", "w2", "b2")
+    assert [task.multipliers()[name] for name in names] == [1, 1, 1 / 4, 1, 1]
+    assert [task.multipliers(degree=1)[name] for name in names] == [4, 4, 1, 4, 1]
+    assert [task.multipliers(degree=2)[name] for name in names] == [16, 16, 4, 16, 1]
+    params = task.init(generator())
+    assert task.forward(params)["w2"].equal(params["w2"] / 4)
+    assert set(task.forward(params)) == {"w2"}
+    at_base = MLP(16, 2).init(generator())
+    sizes = [float(params[n].std() / at_base[n].std()) for n in ("w0", "w1", "w2")]
+    assert sizes == pytest.approx([1, 1 / 2, 1], rel=0.1)
+
+
+def test_the_table_of_the_mulo_paper():
+    task = mup(MLP(64, 2), zero_readout=False)
+    assert [task.multipliers()[name] for name in ("w0", "b0", "w1", "w2")] == [1, 1, 1 / 64, 1]
+    assert {spec.name: update_multiplier(spec) for spec in task.layout.specs} == task.multipliers()
+    params = task.init(generator())
+    assert float(params["w1"].std()) == pytest.approx(math.sqrt(2 / 64), rel=0.05)
+    assert float(params["w2"].std()) == pytest.approx(1, rel=0.1)
+    assert task.forward(params)["w2"].equal(params["w2"] / 64)
+
+
+def test_a_zero_readout_predicts_nothing():
+    task = mup(text(32), base_width=16)
+    batch = task.data.batch("train", torch.arange(4))
+    loss = task.loss(task.init(generator()), batch)
+    assert float(loss) == pytest.approx(math.log(help_text(8).vocabulary), rel=1e-5)
+
+
+@pytest.mark.parametrize(("base", "scale"), [(16, 0.5), (64, 1.0), (None, 32**-0.5)])
+def test_attention_logits_are_divided_by_the_head_size(base, scale):
+    network = mup(text(64), base).task
+    assert isinstance(network, Transformer)
+    assert network.logit_scale == pytest.approx(scale)
+
+
+def gpt_like(width):
+    """All weights of standard deviation 0.02, at every width."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width))
+    network.append(nn.Linear(width, 10))
+    for p in network.parameters():
+        nn.init.normal_(p, std=0.02)
+    return network
+
+
+def as_task(build):
+    cross_entropy = nn.functional.cross_entropy
+
+    def make(width):
+        return ModuleTask(lambda: build(width), cross_entropy, digits(), 16, f"module-{width}")
+
+    return make
+
+
+def test_initial_values_that_ignore_the_width_are_corrected():
+    task = mup_at(as_task(gpt_like), 128, base_width=32, zero_readout=False)
+    sizes = [float(task.init(generator())[f"{k}.weight"].std()) for k in (1, 3, 4)]
+    assert sizes == pytest.approx([0.02, 0.01, 0.02], rel=0.1)
+
+
+def test_without_a_base_width_they_cannot_be():
+    with pytest.raises(WidthError, match=r"3.weight: starts at width\^0 .* expected a base width"):
+        mup_at(as_task(gpt_like), 32)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Gradient descent, or by sign: rules of degree 1 and 0, with a factor an instance."""
+
+    factor: torch.Tensor
+    sign: bool = False
+
+    def init(self, params):
+        return {}
+
+    def update(self, grads, state, params, info):
+        step = grads.sign() if self.sign else grads
+        step = step * self.factor[:, None] + info.weight_decay[:, None] * params.flat
+        return info.lr[:, None] * step, state
+
+    def select(self, index):
+        return replace(self, factor=self.factor[index])
+
+
+def test_scaled_multiplies_updates_but_not_decay():
+    task = mup(MLP(8, 2), base_width=2, zero_readout=False)
+    rule = scaled(Descent(torch.tensor([1.0, 2.0])), task.multipliers(degree=1))
+    inner = start(task, rule, 2)
+    grads = torch.ones_like(inner.params)
+    info = StepInfo(0, 1, torch.tensor([0.1, 0.1]), torch.tensor([0.0, 3.0]), torch.zeros(2))
+    updates, _ = rule.update(grads, {}, Params(inner.params, task.layout), info)
+    views, weights = task.layout.views(updates), task.layout.views(inner.params)
+    for name, multiplier in task.multipliers(degree=1).items():
+        assert torch.allclose(views[name][0], torch.tensor(0.1 * multiplier))
+        decayed = 0.2 * multiplier + 0.1 * 3.0 * weights[name][1]
+        assert torch.allclose(views[name][1], decayed, atol=1e-6)
+
+
+def test_scaled_selects_instances_with_its_rule():
+    task = mup(MLP(8, 2), base_width=2)
+    rule = scaled(Descent(torch.tensor([0.1, 0.2, 0.3])), update_multiplier)
+    together = unroll(task, rule, instances=3, steps=4, lr=1.0, chunk=2)
+    alone = unroll(task, rule.select(torch.tensor([2])), instances=1, steps=4, lr=1.0)
+    torch.testing.assert_close(together.training[:, 2:], alone.training, rtol=1e-4, atol=1e-6)
+
+
+def test_a_tensor_without_a_factor():
+    rule = scaled(Descent(torch.ones(1)), {"w0": 1.0})
+    with pytest.raises(ValueError, match="scale: got none for b0, w1, b1"):
+        unroll(MLP(4), rule, instances=1, steps=1, lr=0.1)
+
+
+def mlp(width):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width))
+    network.append(nn.ReLU()).append(nn.Linear(width, 10))
+    nn.init.zeros_(network.get_parameter("5.weight"))
+    return network
+
+
+@pytest.mark.parametrize("width", [8, 64])
+@pytest.mark.parametrize(("degree", "lr"), [(0, 0.01), (1, 0.1)])
+def test_param_groups_train_a_module_like_the_task(width, degree, lr):
+    """A readout multiplier in the loss, or in the learning rate, is the same network."""
+    task = mup_at(as_task(mlp), width, base_width=16)
+    assert isinstance(task, Mup)
+    rule = scaled(Descent(torch.ones(1), sign=degree == 0), task.multipliers(degree))
+    run = unroll(task, rule, instances=1, steps=5, lr=lr, weight_decay=0.1)
+
+    model, base = mlp(width), mlp(16)
+    started = task.layout.views(initial(task, 1, 0)[0])
+    model.load_state_dict(started)
+    inputs = (torch.zeros(1, 1, 8, 8),)
+    groups = param_groups(model, base, inputs, lr=lr, weight_decay=0.1, degree=degree)
+    losses = []
+    for step in range(5):
+        x, y = task.data.batch("train", draw(0, step, task.data.size("train"), 16))
+        loss = nn.functional.cross_entropy(model(x), y)
+        losses.append(loss.detach())
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for group in groups:
+                for p in group["params"]:
+                    direction = p.grad.sign() if degree == 0 else p.grad
+                    p -= group["lr"] * (direction + group["weight_decay"] * p)
+    torch.testing.assert_close(torch.stack(losses), run.training[:, 0], rtol=2e-3, atol=1e-4)
+
+
+def test_param_groups_at_the_base_width():
+    groups = param_groups(mlp(8), mlp(8), (torch.zeros(1, 64),), lr=0.5, weight_decay=0.1)
+    assert [(g["lr"], g["weight_decay"], len(g["params"])) for g in groups] == [(0.5, 0.1, 6)]
+
+
+def test_layouts_without_roles_are_all_hidden_and_unscaled():
+    layout = Layout((ParamSpec("w", (3, 4)),))
+    assert [update_multiplier(spec) for spec in layout.specs] == [1.0]
