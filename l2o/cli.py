@@ -7,6 +7,7 @@ never a traceback; a traceback is a defect of ours.
 
 from __future__ import annotations
 
+import os
 import sys
 from argparse import ArgumentError
 from importlib import import_module
@@ -20,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("search.commands:export", "write a rule as a torch.optim.Optimizer in one file"),
     "zoo": ("search.commands:zoo", "known optimizers as programs"),
     "evaluate": ("l2o.evaluate:evaluate", "judge rules on a suite: tuned alike, fresh seeds"),
+    "report": ("l2o.report:report", "an HTML report of a run or of results, with figures"),
     "suites": ("l2o.evaluate:suites", "the named suites, and a card of each task"),
     "data": ("search.commands:data", "which data sets there are; fetch those that need it"),
 }
@@ -34,6 +36,7 @@ def main(arguments: Arguments | None = None) -> int:
     name, *rest = given
     if name not in COMMANDS:
         return _refuse("l2o", f"no command {name!r}; there are {', '.join(COMMANDS)}")
+    sys.path.append(os.getcwd())  # so that a suite of the user's own can be named
     try:
         return command(name)(rest)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
