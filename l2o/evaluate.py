@@ -19,9 +19,9 @@ from tasks.command import Arguments, parser
 from tasks.environment import environment
 from tasks.evaluation import Plan
 from tasks.results import Results
-from tasks.scoring import Interval
 from tasks.statistics import Measured, Standing
 from tasks.suites import SUITES, resolve
+from tasks.wording import interval, per_cent, times
 
 REFERENCE = "adamw"
 
@@ -115,27 +115,6 @@ def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Ta
             f"{100 * s.tuning.diverged:.0f} %",
         )
     return shown
-
-
-def per_cent(ratio: float) -> str:
-    """A log ratio as a change of the loss."""
-    if not math.isfinite(ratio):
-        return "diverged" if ratio > 0 else "–"
-    return f"{100 * math.expm1(ratio):+.1f} %"
-
-
-def interval(x: Interval) -> str:
-    if not math.isfinite(x.mean):
-        return ""
-    if not math.isfinite(x.low):
-        return "one seed"
-    return f"{100 * math.expm1(x.low):+.1f} to {100 * math.expm1(x.high):+.1f}"
-
-
-def times(speeds: Sequence[float]) -> str:
-    """The median speed-up over tasks; of two middle ones the smaller."""
-    middle = sorted(speeds)[(len(speeds) - 1) // 2]
-    return f"{middle:.2f}x" if middle > 0 else "never"
 
 
 def summary(results: Results, measured: Measured, table: Sequence[Standing]) -> dict[str, Any]:

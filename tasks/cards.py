@@ -37,7 +37,8 @@ def card(entry: Entry) -> dict[str, Any]:
     """What a reader wants to know of a task: family, data, sizes, cost."""
     task = entry.task
     splits: tuple[Split, ...] = ("train", "validation", "test")
-    return {
+    sizes = {name: getattr(task, name) for name in ("width", "depth") if hasattr(task, name)}
+    return sizes | {
         "family": type(task).__name__,
         "data": task.data.name,
         "examples": {split: task.data.size(split) for split in splits},

@@ -1,0 +1,45 @@
+"""The command ``l2o report``: which kind of thing it was given, and the page about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks import report as evaluations
+from tasks.command import Arguments, parser
+from tasks.page import Page, write
+from tasks.results import Results
+
+
+def report(arguments: Arguments) -> int:
+    """Write an HTML report of a run or of results, finished or not, and its figures as PNG.
+
+    l2o report runs/first
+    l2o report results.sqlite --out report.html
+    """
+    options_of = parser(report)
+    options_of.add_argument("source", type=Path, help="a run's directory, or a results file")
+    options_of.add_argument("--out", type=Path | None, default=None, help="default: beside it")
+    options = options_of.parse_args(list(arguments))
+    source = options.source
+    if not source.exists():
+        raise ValueError(f"{source}: no such run or results file")
+    beside = source / "report.html" if source.is_dir() else source.with_suffix(".html")
+    out = options.out or beside
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"--out: the directory {out.parent} does not exist")
+    paths = write(page(source, f"l2o report {source}"), out)
+    print(f"wrote {paths[0]} and {len(paths) - 1} figures in {paths[-1].parent}")
+    return 0
+
+
+def page(source: Path, remade_by: str) -> Page:
+    """The page about whatever ``source`` is."""
+    if source.is_dir():
+        from search.report import page as search_page
+
+        from search.archive import open_existing
+
+        with open_existing(source, readonly=True) as archive:
+            return search_page(archive, remade_by)
+    with Results(source, readonly=True) as results:
+        return evaluations.page(results, remade_by)

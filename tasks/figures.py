@@ -1,0 +1,167 @@
+"""The figures of an evaluation's report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tasks import statistics
+from tasks.page import COLOURS, GREY, Figure, drawing
+from tasks.statistics import FACTORS, Measured, Standing
+from tasks.wording import interval, per_cent
+
+
+def short(rules: Sequence[str]) -> dict[str, str]:
+    """Names that fit into a legend, still different from each other."""
+    brief = [rule.rstrip("/").rpartition("/")[2].replace("torch.optim.", "") for rule in rules]
+    brief = [name if len(name) <= 24 else name[:23] + "…" for name in brief]
+    clear = len(set(brief)) == len(brief)
+    return dict(zip(rules, brief if clear else rules, strict=True))
+
+
+def _colours(measured: Measured) -> dict[str, str]:
+    return {rule: COLOURS[k % len(COLOURS)] for k, rule in enumerate(measured.rules)}
+
+
+def ranking(
+    measured: Measured, table: Sequence[Standing], names: dict[str, str], reference: str
+) -> Figure:
+    colours = _colours(measured)
+    shown = [s for s in table if math.isfinite(s.gap.mean)][::-1]
+    with drawing((4.6, 1.0 + 0.32 * len(shown))) as (figure, axes):
+        axes.axvline(0, color=GREY, linewidth=0.8, linestyle="--")
+        for y, s in enumerate(shown):
+            for part, width in ((s.gap_tasks, 1.0), (s.gap, 3.2)):
+                low, high = np.expm1([part.low, part.high]) * 100
+                if np.isfinite([low, high]).all():
+                    axes.plot([low, high], [y, y], color=colours[s.rule], linewidth=width)
+            axes.plot(100 * math.expm1(s.gap.mean), y, "o", color=colours[s.rule], gid=f"rule-{y}")
+        axes.set_yticks(range(len(shown)), [names[s.rule] for s in shown])
+        axes.set_xlabel(f"final validation loss against {reference}, %")
+        axes.margins(y=0.15)
+    hover = {
+        f"rule-{y}": f"{s.rule}: {per_cent(s.gap.mean)} ({interval(s.gap)})"
+        for y, s in enumerate(shown)
+    }
+    tasks, seeds = measured.final.shape[1:]
+    caption = (
+        f"Left is better. Thick: 95 % interval over {seeds} seeds; thin: over seeds and {tasks} "
+        "tasks. Diverged rules are not shown."
+    )
+    return Figure("ranking", figure, caption, hover)
+
+
+def curve(measured: Measured, t: int, names: dict[str, str]) -> Figure:
+    colours, marks = _colours(measured), measured.marks[t]
+    with drawing() as (figure, axes):
+        for rule, curves in zip(measured.rules, measured.curves[t], strict=True):
+            middle = statistics.median(curves)
+            low, high = np.sort(curves, axis=0)[[0, -1]]
+            shown = np.isfinite(middle)
+            x = np.array(marks)
+            axes.plot(x[shown], middle[shown], color=colours[rule], label=names[rule])
+            axes.fill_between(
+                x, low, high, where=np.isfinite(high), color=colours[rule], alpha=0.15, linewidth=0
+            )
+        _loss_axis(axes, measured.curves[t][:, :, 1:], measured.curves[t][:, :, 0].max())
+        axes.set_xlabel("step")
+        axes.set_title(measured.tasks[t], loc="left")
+        axes.legend(loc="upper right")
+    caption = f"Validation loss: median and range of {len(measured.seeds)} fresh seeds, tuned."
+    return Figure(f"curve-{t}", figure, caption)
+
+
+def _loss_axis(axes: Any, losses: np.ndarray, top: float) -> None:
+    """A logarithmic axis from the best loss to a little above ``top``, labelled sparsely."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    finite = losses[np.isfinite(losses)]
+    low = finite.min() if len(finite) else top / 10
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.05, top * 1.1)
+    wide = top / low > 30
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 3.0, 5.0)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylabel("validation loss")
+
+
+def budget(measured: Measured, table: Sequence[Standing], names: dict[str, str]) -> Figure:
+    colours = _colours(measured)
+    with drawing() as (figure, axes):
+        for s in table:
+            spent = range(1, len(s.tuning.budget) + 1)
+            loss = 100 * np.expm1(s.tuning.budget)
+            axes.plot(spent, loss, color=colours[s.rule], label=names[s.rule])
+        axes.set_xlabel("trials")
+        axes.set_ylabel("loss above the rule's best, %")
+        axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.legend(loc="upper right")
+    caption = f"Expected best of so many trials, mean of {len(measured.tasks)} tasks, tuning seed."
+    return Figure("budget", figure, caption)
+
+
+def sensitivity(measured: Measured, t: int, names: dict[str, str]) -> Figure:
+    colours = _colours(measured)
+    lr, decay = np.array(measured.settings).T
+    order = np.argsort(lr)
+    with drawing() as (figure, axes):
+        for rule, losses in zip(measured.rules, measured.trials[:, t], strict=True):
+            shown = order[np.isfinite(losses[order])]
+            axes.plot(lr[shown], losses[shown], color=colours[rule], label=names[rule], alpha=0.7)
+            for some, marker in ((decay[shown] == 0, "o"), (decay[shown] > 0, "x")):
+                axes.plot(lr[shown][some], losses[shown][some], marker, color=colours[rule], ms=3.5)
+        _loss_axis(axes, measured.trials[:, t], measured.curves[t][:, :, 0].max())
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate")
+        axes.set_title(measured.tasks[t], loc="left")
+        axes.legend(loc="best")
+    caption = (
+        f"All {len(lr)} trials on the tuning seed; a dot has no weight decay, a cross has some. "
+        "Trials that diverged or ended above the start are not shown."
+    )
+    return Figure(f"sensitivity-{t}", figure, caption)
+
+
+def transfer(
+    measured: Measured, cards: list[dict[str, Any]], members: list[int], size: str, names: Any
+) -> Figure:
+    members = sorted(members, key=lambda t: cards[t][size])
+    sizes = [cards[t][size] for t in members]
+    rates = np.array([lr for lr, _ in measured.settings])
+    colours = _colours(measured)
+    with drawing() as (figure, axes):
+        for r, rule in enumerate(measured.rules):
+            best = rates[measured.chosen[r, members]]
+            axes.plot(sizes, best, "o-", color=colours[rule], label=names[rule])
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(sizes, [str(s) for s in sizes])
+        axes.set_xlabel(size)
+        axes.set_ylabel("best learning rate")
+        axes.set_title(f"{cards[members[0]]['family']} on {cards[members[0]]['data']}", loc="left")
+        axes.legend(loc="best")
+    caption = f"The best of {len(rates)} trials at each {size}, tuning seed; flat lines transfer."
+    return Figure(f"transfer-{size}-{members[0]}", figure, caption)
+
+
+def profile(measured: Measured, names: dict[str, str], reference: str) -> Figure:
+    """Which share of the tasks a rule solves, for how many times the steps of the fastest."""
+    colours = _colours(measured)
+    with drawing() as (figure, axes):
+        shares = statistics.profiles(measured, reference)
+        for rule, share in zip(measured.rules, shares, strict=True):
+            axes.step(FACTORS, 100 * share, where="post", color=colours[rule], label=names[rule])
+        axes.set_xlabel("times the steps of the fastest rule")
+        axes.set_ylabel("tasks solved, %")
+        axes.set_ylim(-3, 103)
+        axes.legend(loc="best")
+    caption = (
+        f"Performance profile over {len(measured.tasks)} tasks, medians of {len(measured.seeds)} "
+        f"seeds. Solved: the final validation loss of tuned {reference} is reached."
+    )
+    return Figure("profile", figure, caption)

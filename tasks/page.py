@@ -1,0 +1,265 @@
+"""Reports as one HTML file that needs nothing else: no network, no scripts.
+
+A ``Page`` is plain content: sections of text, figures, tables and programs. Figures are made with
+matplotlib; they go into the page as SVG and beside it as PNG files. The page is laid out for a
+phone first (one column, text that can be read without zooming), uses more columns where there is
+room, and prints.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
+"""Told apart by most colour-blind readers (Okabe and Ito), darkest first."""
+GREY = "#8A8A8A"
+SIZE = (4.6, 3.1)
+"""Inches. Narrow, so that 8-point text is still 8 points on a phone."""
+STYLE: Any = {
+    "font.size": 8.5,
+    "font.family": "sans-serif",
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "lines.linewidth": 1.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "l2o",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """``drawing``: a matplotlib figure; ``hover``: what pointing at the artist with that ``gid``
+    shows; ``name``: of the PNG file, without its ending."""
+
+    name: str
+    drawing: Any
+    caption: str
+    hover: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are text, or a ``Program``; the first column is the one that names the row."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str | Program]]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Text in fixed width; with a ``summary`` it is folded away under it."""
+
+    text: str
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A row of (number, what it is)."""
+
+    tiles: Sequence[tuple[str, str]]
+
+
+Part = str | Figure | Table | Program | Tiles
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
+class Page:
+    """``remade_by``: the command that writes this page again; it stands under every figure."""
+
+    title: str
+    lead: str
+    sections: Sequence[Section]
+    remade_by: str
+
+
+@contextmanager
+def drawing(size: tuple[float, float] = SIZE) -> Iterator[tuple[Any, Any]]:
+    """Yields a matplotlib (figure, axes) to draw on in the style of the reports."""
+    import matplotlib
+    from matplotlib.figure import Figure as Drawing
+
+    with matplotlib.rc_context(STYLE):
+        figure = Drawing(figsize=size, layout="constrained")
+        yield figure, figure.subplots()
+
+
+def write(page: Page, file: Path) -> list[Path]:
+    """``file`` and, in ``<file's stem>-figures/``, a PNG of each figure; the paths written."""
+    folder = file.with_name(f"{file.stem}-figures")
+    written = [file]
+    for section in page.sections:
+        for part in section.parts:
+            if isinstance(part, Figure):
+                folder.mkdir(exist_ok=True)
+                written.append(folder / f"{part.name}.png")
+                part.drawing.savefig(written[-1], dpi=200)
+    file.write_text(html(page), encoding="utf-8")
+    return written
+
+
+def html(page: Page) -> str:
+    """The whole document."""
+    body = "\n".join(_section(section, page.remade_by) for section in page.sections)
+    title = escape(page.title)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{CSS}</style></head>\n<body><main>\n"
+        f'<h1>{title}</h1>\n<p class="lead">{escape(page.lead)}</p>\n{body}\n'
+        f"<footer>Written by <code>{escape(page.remade_by)}</code></footer>\n"
+        "</main></body></html>\n"
+    )
+
+
+def _section(section: Section, command: str) -> str:
+    """Consecutive figures share rows; everything else has the full width."""
+    pieces, figures = [], []
+    for part in section.parts:
+        if isinstance(part, Figure):
+            figures.append(_figure(part, command))
+            continue
+        pieces += _grid(figures)
+        figures = []
+        pieces.append(_RENDERERS[type(part)](part))
+    pieces += _grid(figures)
+    return f"<section><h2>{escape(section.title)}</h2>\n{''.join(pieces)}</section>"
+
+
+def _grid(figures: list[str]) -> list[str]:
+    return [f'<div class="figures">{"".join(figures)}</div>\n'] if figures else []
+
+
+def _figure(figure: Figure, command: str) -> str:
+    caption = f"{escape(figure.caption)} <code>{escape(command)}</code>"
+    return f"<figure>{svg(figure)}<figcaption>{caption}</figcaption></figure>"
+
+
+def _table(table: Table) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in table.head)
+    lines = ("".join(f"<td>{_cell(cell)}</td>" for cell in row) for row in table.rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    whole = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="wide"><table>{whole}</table></div>'
+
+
+def _cell(cell: str | Program) -> str:
+    return escape(cell) if isinstance(cell, str) else _program(cell)
+
+
+def _program(program: Program) -> str:
+    text = f"<pre>{escape(program.text)}</pre>"
+    if not program.summary:
+        return text
+    return f"<details><summary>{escape(program.summary)}</summary>{text}</details>"
+
+
+def _tiles(tiles: Tiles) -> str:
+    each = (f"<div><b>{escape(n)}</b><span>{escape(what)}</span></div>" for n, what in tiles.tiles)
+    return f'<div class="tiles">{"".join(each)}</div>'
+
+
+_RENDERERS: dict[type, Callable[[Any], str]] = {
+    str: lambda text: f"<p>{escape(text)}</p>\n",
+    Table: _table,
+    Program: _program,
+    Tiles: _tiles,
+}
+
+
+def svg(figure: Figure) -> str:
+    """The drawing as an SVG element of flexible width, with a tooltip for each ``hover``."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    space = "http://www.w3.org/2000/svg"
+    ElementTree.register_namespace("", space)
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    root = ElementTree.fromstring(buffer.getvalue())
+    for metadata in root.findall(f"{{{space}}}metadata"):
+        root.remove(metadata)
+    for name in ("width", "height"):
+        root.attrib.pop(name)
+    root.set("role", "img")
+    root.set("aria-label", figure.caption)
+    for element in list(root.iter()):
+        if element.get("id") in figure.hover:
+            tip = ElementTree.Element(f"{{{space}}}title")
+            tip.text = figure.hover[str(element.get("id"))]
+            element.insert(0, tip)
+    return _own_ids(ElementTree.tostring(root, encoding="unicode"), figure.name)
+
+
+def _own_ids(text: str, name: str) -> str:
+    """Prefix every id with the figure's name: those of two figures must differ in one page."""
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"url\(#", f"url(#{name}-", text)
+    return re.sub(r'href="#', f'href="#{name}-', text)
+
+
+CSS = """
+:root { --ink: #1d1d1f; --soft: #5c5c61; --line: #dedee2; --tint: #f5f5f7; --accent: #0072b2; }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: #fff;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
+main { max-width: 74rem; margin: 0 auto; padding: 1.2rem 1rem 3rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: .4rem 0 .3rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; padding-top: .8rem;
+  border-top: 1px solid var(--line); }
+p { max-width: 46rem; margin: .5rem 0; }
+.lead { font-size: 1.1rem; }
+.tiles { display: grid; gap: .6rem; margin: .8rem 0;
+  grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); }
+.tiles div { background: var(--tint); border-radius: .5rem; padding: .6rem .8rem; }
+.tiles b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
+.tiles span { color: var(--soft); font-size: .82rem; }
+.figures { display: grid; gap: 1rem 1.6rem; margin: .8rem 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
+figure { margin: 0; max-width: 36rem; break-inside: avoid; }
+figure svg { width: 100%; height: auto; display: block; overflow: visible; }
+figure svg text { font-family: system-ui, -apple-system, Roboto, Arial, sans-serif !important; }
+figcaption { color: var(--soft); font-size: .82rem; line-height: 1.4; margin-top: .3rem; }
+figcaption code { display: block; color: #8a8a8f; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; margin: .8rem 0; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0;
+  border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 500; white-space: nowrap; }
+td { white-space: nowrap; }
+td:has(details) { white-space: normal; }
+@media (max-width: 40rem) { td:nth-child(-n+2) { white-space: normal; overflow-wrap: anywhere;
+  min-width: 2rem; } td:nth-child(2) { min-width: 6.5rem; } th, td { padding-right: .6rem; } }
+pre { background: var(--tint); border-radius: .5rem; padding: .7rem .9rem; overflow-x: auto;
+  margin: .5rem 0; max-width: 46rem; }
+code, pre { font: .82rem/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+summary { cursor: pointer; color: var(--accent); }
+footer { margin-top: 2.5rem; color: var(--soft); font-size: .82rem; overflow-wrap: anywhere; }
+@media print {
+  body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
+  .figures { grid-template-columns: 1fr 1fr; } .wide { overflow: visible; }
+  td { white-space: normal; } h2 { break-after: avoid; } tr, pre { break-inside: avoid; }
+}
+"""
