@@ -1,0 +1,165 @@
+"""Scores against numbers worked out by hand, on a bowl where every loss is known exactly."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tasks import scoring
+from tasks.quadratic import Quadratic
+from tasks.scoring import Interval, Setting, choose, compare, finite, grid, interval, measure, tune
+from tasks.types import Params, State, StepInfo
+from tasks.unroll import initial, linear
+
+# 1/2 |x - c|^2: a step of gradient descent multiplies the distance by 1 - lr, decay aside.
+BOWL = Quadratic(dimension=4, spectrum="constant", noise=0.0)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """``update = lr (scale g + weight_decay w)``, a scale for each rule; a scale of 0 is NaN."""
+
+    scales: tuple[float, ...]
+    owner: Tensor
+
+    def init(self, params: Params) -> State:
+        return {}
+
+    def update(
+        self, grads: Tensor, state: State, params: Params, info: StepInfo
+    ) -> tuple[Tensor, State]:
+        scale = torch.tensor(self.scales)[self.owner][:, None]
+        step = scale * grads + info.weight_decay[:, None] * params.flat
+        return info.lr[:, None] * torch.where(scale == 0, math.nan, step), state
+
+    def select(self, index: Tensor) -> "Descent":
+        return replace(self, owner=self.owner[index])
+
+
+def rules(*scales: float) -> scoring.MakeRule:
+    return lambda owner: Descent(scales, owner)
+
+
+def loss_at_start(seed: int) -> float:
+    return float((initial(BOWL, 1, seed)[0] - BOWL.optimum).square().sum()) / 2
+
+
+def test_grid() -> None:
+    rates = [setting.lr for setting in grid(5)]
+    assert rates == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1])
+    assert {setting.weight_decay for setting in grid(3)} == {0.0}
+    assert [setting.lr for setting in grid(1)] == [1e-4]
+    with pytest.raises(ValueError, match="trials: got 0, expected at least 1"):
+        grid(0)
+
+
+def test_tune_measures_every_rule_at_every_setting() -> None:
+    settings = [Setting(0.1), Setting(0.5), Setting(0.9), Setting(1e30)]
+    losses = tune(BOWL, rules(1.0, 2.0, 0.0), 3, 3, settings)
+    start = loss_at_start(scoring.TUNING_SEED)
+    for row, scale in enumerate((1.0, 2.0)):
+        for column, lr in enumerate((0.1, 0.5, 0.9)):
+            expected = start * (1 - scale * lr) ** 6
+            assert float(losses[row, column]) == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    assert losses[:2, 3].isinf().all()
+    assert losses[2].isinf().all()
+    assert losses.min() >= 0
+
+
+def test_tune_follows_decay_seed_and_schedule() -> None:
+    """One step with decay d takes x to x - lr (x - c + d x)."""
+    (loss,) = tune(BOWL, rules(1.0), 1, 1, [Setting(0.5, 0.2)], seed=7)[0].tolist()
+    x, c = initial(BOWL, 1, 7)[0], BOWL.optimum
+    after = x - 0.5 * (x - c + 0.2 * x)
+    assert loss == pytest.approx(float((after - c).square().sum()) / 2, rel=1e-4)
+    (loss,) = tune(BOWL, rules(1.0), 1, 2, [Setting(0.5)], seed=7, schedule=linear)[0].tolist()
+    assert loss == pytest.approx(loss_at_start(7) * (0.5 * 0.75) ** 2, rel=1e-4)
+
+
+def test_choose() -> None:
+    settings = [Setting(1.0), Setting(2.0), Setting(3.0, 0.1)]
+    inf = math.inf
+    losses = torch.tensor([[3.0, 1.0, 2.0], [inf, inf, 5.0], [inf, inf, inf], [1.0, 1.0, 2.0]])
+    expected = [settings[1], settings[2], settings[0], settings[0]]
+    assert choose(losses, settings) == expected
+
+
+def test_measure_runs_every_rule_at_its_own_setting_on_every_seed() -> None:
+    chosen, seeds = [Setting(0.1), Setting(0.25), Setting(1e30)], [3, 1001]
+    losses = measure(BOWL, rules(1.0, 2.0, 1.0), chosen, 2, seeds)
+    assert losses.shape == (3, 2)
+    for column, seed in enumerate(seeds):
+        expected = [loss_at_start(seed) * 0.9**4, loss_at_start(seed) * 0.5**4]
+        assert losses[:2, column].tolist() == pytest.approx(expected, rel=1e-4)
+    assert losses[2].isinf().all()
+
+
+def test_measure_reads_the_split_that_is_asked_for() -> None:
+    """With noise the training bowls are not centred on the optimum, and validation is."""
+    task = replace(BOWL, noise=2.0)
+    settings, seeds = [Setting(0.5)], [5]
+    train = measure(task, rules(1.0), settings, 2, seeds, split="train")
+    test = measure(task, rules(1.0), settings, 2, seeds, split="test")
+    # 1/2 E|x - c_i|^2 = 1/2 |x - c|^2 + 1/2 noise^2 dimension
+    assert float(train - test) == pytest.approx(0.5 * 4 * 4, rel=0.15)
+
+
+def test_finite() -> None:
+    losses = torch.tensor([1.0, math.nan, math.inf, -math.inf, -2.0])
+    assert finite(losses).tolist() == [1.0, math.inf, math.inf, math.inf, -2.0]
+
+
+def test_compare_is_the_mean_over_tasks_of_the_log_ratio() -> None:
+    losses = np.array([[1.0, 2.0], [4.0, 8.0]])  # [tasks, seeds]
+    reference = np.array([[2.0, 2.0], [2.0, 2.0]])
+    found = compare(losses, reference)
+    # seeds: (log 1/2 + log 2)/2 = 0 and (log 1 + log 4)/2 = log 2
+    assert found.mean == pytest.approx(math.log(2) / 2)
+    assert found.n == 2
+    assert 0 <= found.low < found.mean < found.high <= math.log(2)
+    back = compare(reference, losses)
+    assert back.mean == pytest.approx(-found.mean)
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_one_diverged_run_is_a_status(bad: float) -> None:
+    losses, reference = np.ones((2, 3)), np.ones((2, 3))
+    losses[1, 2] = bad
+    for found in (compare(losses, reference), compare(reference, losses)):
+        assert not math.isfinite(found.mean)
+        assert str(found) == "diverged"
+        assert found.high == math.inf
+
+
+def test_interval_prints() -> None:
+    assert str(Interval(-0.12345, -0.2, 0.05, 8)) == "-0.1235 [-0.2000, +0.0500]"
+
+
+def test_interval_of_one_value_or_equal_values_is_a_point() -> None:
+    assert interval(np.array([0.25])) == Interval(0.25, 0.25, 0.25, 1)
+    assert interval(np.full(5, -1.5)) == Interval(-1.5, -1.5, -1.5, 5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_interval_is_repeatable_and_surrounds_the_mean(n: int) -> None:
+    values = np.random.default_rng(n).normal(3, 2, size=n)
+    found = interval(values)
+    assert found == interval(values)
+    assert values.min() <= found.low < found.mean == pytest.approx(values.mean())
+    assert found.mean < found.high <= values.max()
+
+
+@pytest.mark.parametrize("draw", ["normal", "lognormal"])
+def test_intervals_cover(draw: str) -> None:
+    """95 % is for many seeds; of ten a bootstrap promises less, and must not promise more."""
+    rng = np.random.default_rng(0)
+    truth = {"normal": 0.0, "lognormal": math.exp(0.125)}[draw]
+    make = {"normal": lambda: rng.normal(size=10), "lognormal": lambda: rng.lognormal(0, 0.5, 10)}
+    hits = 0
+    for _ in range(100):
+        found = interval(make[draw]())
+        hits += found.low <= truth <= found.high
+    assert 82 <= hits <= 99
