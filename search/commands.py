@@ -16,13 +16,13 @@ from search.archive import Archive, open_existing
 from search.config import Budget, Config
 from search.evaluate import Funnel
 from search.evolve import Settings
-from search.loop import Interrupted
 from search.rules import rule, winner
 from search.verdict import Verdict
 from search.view import View
 from search.zoo import ZOO, with_states
 from tasks import files
 from tasks.command import Arguments, parser
+from tasks.interrupt import Interrupted
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Ends within three minutes on two cores.

@@ -20,10 +20,7 @@ from search.program import parse, to_text
 from search.tables import Evaluation, Record
 from search.view import Curves, Progress, View
 from search.workers import Executor, Failure
-
-
-class Interrupted(Exception):
-    """Ctrl-C: the run was left in good order and can be resumed."""
+from tasks.interrupt import Interrupted
 
 
 class Search:

@@ -10,9 +10,7 @@ Each stage leaves its results in the archive, so a run that was stopped goes on 
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,14 @@ from search import archive as archives
 from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evaluate import Calibration, Evaluator, Funnel, Job, calibrate
-from search.loop import Interrupted, Search
+from search.loop import Search
 from search.program import parse, to_text
 from search.verdict import Trial, judge, standings
 from search.view import View
 from search.workers import Executor, Failure, executor
 from search.zoo import lookup
 from tasks.environment import environment
+from tasks.interrupt import Interrupted, polite
 from tasks.suites import resolve
 
 
@@ -45,7 +44,7 @@ def proceed(archive: Archive, workers: int, view: View) -> None:
     config = Config.from_dict(archive.run()["config"])
     calibration = _calibration(archive, config, view)
     context = (config.funnel, calibration.references)
-    with executor("search.run:worker", context, workers, timeout=600) as jobs, _polite() as stop:
+    with executor("search.run:worker", context, workers, timeout=600) as jobs, polite() as stop:
         if "finalists" not in archive.run():
             Search(archive, config, calibration, jobs, view, workers, stop).to_the_end()
         _finals(archive, config, jobs, view, stop)
@@ -73,28 +72,6 @@ def _calibration(archive: Archive, config: Config, view: View) -> Calibration:
         with archive.transaction():
             archive.set_run("calibration", known)
     return Calibration(**known)
-
-
-@contextmanager
-def _polite() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether Ctrl-C was pressed; the second time it really stops."""
-    pressed = False
-
-    def handler(number: int, frame: Any) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-
-    try:
-        before = signal.signal(signal.SIGINT, handler)
-    except ValueError:  # not the main thread: whoever owns it deals with Ctrl-C
-        yield lambda: False
-        return
-    try:
-        yield lambda: pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _finals(
