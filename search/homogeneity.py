@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.assemble import assemble
 from search.program import Program
-from search.vm import assemble, reference
+from search.vm import reference
 from tasks.types import Layout, ParamSpec
 
 STEPS = 6

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from search.assemble import assemble
 from search.program import Program
-from search.vm import assemble, default_step
+from search.vm import default_step
 from tasks.types import Layout, ParamSpec
 
 

@@ -126,7 +126,7 @@ def _stage_table(content: Mapping[str, Any], stage: str, title: str) -> Table:
     )
     table.add_column("rule", no_wrap=True)
     for name in BASELINES:
-        table.add_column(f"vs {TITLES[name]}", justify="right", no_wrap=True)
+        table.add_column(f"vs {TITLES[name]}", justify="right")
     for row in content["stages"][stage]:
         cells = [_percent(row["against"].get(name), row["rule"] == name) for name in BASELINES]
         table.add_row(TITLES.get(row["rule"], row["rule"]), *cells)

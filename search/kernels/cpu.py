@@ -16,13 +16,18 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from search import vm
+from search.assemble import CONSTANT, LR, STATES, G, T, Table, W
 from search.ops import OPS, Kind
 from tasks.types import Layout
 
 CHUNK = 4096
-SCALAR, ARRAY, TENSOR, CONSTANT = int(Kind.SCALAR), int(Kind.ARRAY), int(Kind.TENSOR), vm.CONSTANT
-W, G, STATES, LR, T = vm.W, vm.G, vm.STATES, vm.LR, vm.T
+SCALAR, ARRAY, TENSOR, CONSTANT = (
+    int(Kind.SCALAR),
+    int(Kind.ARRAY),
+    int(Kind.TENSOR),
+    assemble.CONSTANT,
+)
+W, G, STATES, LR, T = assemble.W, assemble.G, assemble.STATES, assemble.LR, assemble.T
 
 # fmt: off
 (ADD, SUB, MUL, DIV, ABS, COS, SIN, TAN, ARCSIN, ARCCOS, ARCTAN, EXP, LOG, SINH, COSH, TANH,
@@ -41,7 +46,7 @@ compiled = njit(cache=True, error_model="numpy", nogil=True)
 
 
 def step(
-    table: vm.Table,
+    table: Table,
     owner: Tensor,
     flat: Tensor,
     grads: Tensor,
