@@ -21,13 +21,7 @@ from search.ops import OPS, Kind
 from tasks.types import Layout
 
 CHUNK = 4096
-SCALAR, ARRAY, TENSOR, CONSTANT = (
-    int(Kind.SCALAR),
-    int(Kind.ARRAY),
-    int(Kind.TENSOR),
-    assemble.CONSTANT,
-)
-W, G, STATES, LR, T = assemble.W, assemble.G, assemble.STATES, assemble.LR, assemble.T
+SCALAR, ARRAY, TENSOR = int(Kind.SCALAR), int(Kind.ARRAY), int(Kind.TENSOR)
 
 # fmt: off
 (ADD, SUB, MUL, DIV, ABS, COS, SIN, TAN, ARCSIN, ARCCOS, ARCTAN, EXP, LOG, SINH, COSH, TANH,
