@@ -1,0 +1,314 @@
+"""Exact simplification: the same rule in fewer statements.
+
+Most of the work is a table of rules (``patterns``), applied wherever they match until none does;
+``linear`` adds what needs numbers; here the learning rate and the weight decay are factored out.
+
+"Exact" allows for two things: rounding, and the guard of division, ``x / (y + 1e-8)``, near zero:
+``m / abs(m)`` becomes ``sign(m)``. So no step is taken on faith: each is checked by running both
+programs (``agreement``), and one that fails is not taken.
+
+Why not equality saturation: egglog (MIT, maintained) would hold all forms at once and pick the
+smallest. But these rules all have a direction that is good, so the first form that is reached is
+also the smallest; the steps that matter most, folding recurrences and factoring out the learning
+rate, are arithmetic on constants and no rewriting; a chain of named steps is what a person wants
+to read; and it would bring 38 packages with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from search import linear, patterns
+from search.analyze import canonical, live
+from search.flow import Expression, Flow, Reference, flow, insert, replace_row, to_program
+from search.ops import EPSILON, Kind, ProgramError
+from search.probe import respond
+from search.program import Program, Statement
+from tasks.types import Layout, ParamSpec
+
+MOST_STEPS = 200
+NORMAL_FORM = "normal form: names, order, repeated values, equal states"
+
+
+class Agreement(NamedTuple):
+    """Updates of two programs on the same gradients.
+
+    ``largest``: relative difference of ``points`` components, division without its guard;
+    ``guarded``: how many of them differ by more than 0.1 % as the programs are, with it.
+    """
+
+    points: int
+    largest: float
+    guarded: int
+
+    @property
+    def holds(self) -> bool:
+        return self.points > 0 and self.largest < 1e-6
+
+    def __str__(self) -> str:
+        text = f"{self.points} updates agree to {self.largest:.0e}"
+        if self.guarded:
+            text += f"; within the guard of division, {self.guarded} differ by more than 0.1 %"
+        return text
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A program and how to run it: at ``lr`` times the learning rate, with a weight decay."""
+
+    program: Program
+    lr: float = 1.0
+    weight_decay: float = 0.0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.program.length, len(self.program.states)
+
+
+class Rewriting(NamedTuple):
+    """One step: the rule that was applied, what came out, and how it compares with before."""
+
+    rule: str
+    after: Setting
+    agreement: Agreement
+
+
+def simplify(start: Setting) -> list[Rewriting]:
+    """Steps to the shortest equivalent found, the first of them to normal form; [] for none.
+
+    ``start.program`` passes ``analyze.check``.
+    """
+    steps: list[Rewriting] = []
+    now = start
+    seen = {str(now.program)}
+    while len(steps) < MOST_STEPS:
+        step = next((s for s in _steps(now) if str(s.after.program) not in seen), None)
+        if step is None:
+            break
+        steps.append(step)
+        now = step.after
+        seen.add(str(now.program))
+    if not steps:
+        return []
+    if steps[-1].after.size == start.size and {step.rule for step in steps} == {NORMAL_FORM}:
+        return []
+    # Some rules lengthen a program for the sake of others; stop at the shortest.
+    best = min(range(len(steps)), key=lambda k: (steps[k].after.size, -k))
+    return steps[: best + 1] if steps[best].after.size <= start.size else []
+
+
+def _steps(now: Setting) -> Iterator[Rewriting]:
+    """Everything that can be done next, in order of preference, checked."""
+    for rule, propose in _proposals(now):
+        try:
+            after = propose()
+        except ProgramError:
+            continue
+        if after is not None:
+            agreed = agreement(now, after)
+            if agreed.holds:
+                yield Rewriting(rule, after, agreed)
+
+
+Propose = Callable[[], Setting | None]
+
+
+def _proposals(now: Setting) -> Iterator[tuple[str, Propose]]:
+    program = now.program
+    dead = program.length - live(program).length
+    if dead:
+        yield (
+            f"{dead} statements never reach an update",
+            lambda: replace(now, program=live(program)),
+        )
+    yield NORMAL_FORM, lambda: replace(now, program=canonical(program))
+    values = flow(program)
+    for row in range(len(values.rows)):
+        for rule, expression in _rewritings(values, row):
+            yield rule, partial(_rewritten, now, values, row, expression)
+    yield "learning rate and weight decay leave the program", partial(_factored, now, values)
+    for state, total in linear.dependent_states(values):
+        described = " + ".join(f"{w:.6g} * {name}" for name, w in total.items()) or "0"
+        yield (
+            f"state {state} is always {described}",
+            partial(_shorter, now, linear.drop_state(values, state, total)),
+        )
+    for state, factor in linear.averaged_states(values):
+        yield (
+            f"state {state} divided by {factor:.6g} is an average",
+            partial(_shorter, now, linear.scale_state(values, state, factor)),
+        )
+
+
+def _rewritten(now: Setting, values: Flow, row: int, expression: Expression) -> Setting:
+    return replace(now, program=to_program(replace_row(values, row, expression)))
+
+
+def _shorter(now: Setting, values: Flow) -> Setting | None:
+    """A change of state, with all that follows from it, if that makes the program shorter."""
+    after = replace(now, program=to_program(values))
+    seen = {str(after.program)}
+    while (step := _local(after, seen)) is not None:
+        after = step
+        seen.add(str(after.program))
+    return after if after.size < now.size else None
+
+
+def _local(now: Setting, seen: set[str]) -> Setting | None:
+    """One rewriting that makes nothing longer."""
+    values = flow(now.program)
+    for row in range(len(values.rows)):
+        for _, expression in _rewritings(values, row):
+            after = _rewritten(now, values, row, expression)
+            if after.size <= now.size and str(after.program) not in seen:
+                return after
+    return None
+
+
+def _rewritings(values: Flow, row: int) -> Iterator[tuple[str, Expression]]:
+    yield from patterns.rewritings(values, row)
+    for propose in (linear.collect, linear.sign_of_average):
+        expression = propose(values, row)
+        if expression is not None:
+            yield _folded(expression), expression
+
+
+def _folded(expression: Expression) -> str:
+    """What a step of linear algebra did, in words."""
+    if not isinstance(expression, tuple):
+        return "a sum is " + ("a constant" if isinstance(expression, float) else "one of its parts")
+    op, *args = expression
+    if op == "sign":
+        return f"the sign of a sum is that of an average: sign({_folded(args[0]).split(': ')[1]})"
+    letters = iter("xyz")
+    names = [
+        f"{arg:.6g}" if isinstance(arg, float) else arg if isinstance(arg, str) else next(letters)
+        for arg in args
+    ]
+    return f"a sum folds into one statement: {op}({', '.join(map(str, names))})"
+
+
+# Learning rate and weight decay -------------------------------------------------------------------
+
+
+def _factored(now: Setting, values: Flow) -> Setting | None:
+    """``update = c * lr * (d + k * w)`` as the direction d, at c times the rate, with decay k.
+
+    A full program has to be proportional to lr; a direction must not depend on it.
+    """
+    wanted = 1 if values.form == "full" else 0
+    terms = _terms(values, values.update, 1.0)
+    if any(power != wanted for _, power, _ in terms):
+        return None
+    rest = [(weight, atom) for weight, _, atom in terms if atom != "w"]
+    if not rest or rest[0][0] == 0:
+        return None
+    scale = abs(rest[0][0])
+    decay = sum(weight for weight, _, atom in terms if atom == "w") / scale
+    if values.form == "direction" and scale == 1 and decay == 0:
+        return None
+    values, moved = _rate_scaled(values, 1 / scale)
+    total: linear.Sum = {}
+    for weight, atom in rest:
+        atom = atom + moved if isinstance(atom, int) else atom
+        total[atom] = total.get(atom, 0.0) + weight / scale
+    values, update = insert(values, len(values.rows), linear.weighted(total))
+    program = to_program(replace(values, update=update, form="direction"))
+    # What was added before the program was factored is relative to the new rate.
+    return Setting(program, now.lr * scale, now.weight_decay / scale + decay)
+
+
+def _rate_scaled(values: Flow, factor: float) -> tuple[Flow, int]:
+    """The same with ``factor * lr`` where lr was read, and by how many rows that is longer."""
+    if "lr" not in values.inputs or factor == 1:
+        return values, 0
+    renamed = values.renamed(lambda reference: "" if reference == "lr" else reference)
+    longer, rate = insert(renamed, 0, ("mul", "lr", factor))
+    return longer.renamed(lambda reference: rate if reference == "" else reference), 1
+
+
+def _terms(values: Flow, reference: Reference, factor: float) -> list[tuple[float, int, Reference]]:
+    """A sum as ``[(weight, power of lr, atom)]``."""
+    if isinstance(reference, int):
+        op, args = values.rows[reference]
+        if op in ("add", "sub"):
+            second = factor if op == "add" else -factor
+            return _terms(values, args[0], factor) + _terms(values, args[1], second)
+        for x, s in (args, args[::-1]) if op == "mul" else ():
+            scalar = _monomial(values, s)
+            if scalar is not None and values.kind(x) != Kind.SCALAR:
+                weight, power = scalar
+                inner = _terms(values, x, factor * weight)
+                return [(w, power + k, atom) for w, k, atom in inner]
+    return [(factor, 0, reference)]
+
+
+def _monomial(values: Flow, reference: Reference) -> tuple[float, int] | None:
+    """A scalar as ``(c, k)``: c * lr^k."""
+    if isinstance(reference, float):
+        return reference, 0
+    if reference == "lr":
+        return 1.0, 1
+    if isinstance(reference, int) and values.rows[reference].op == "mul":
+        x, y = (_monomial(values, arg) for arg in values.rows[reference].args)
+        return None if x is None or y is None else (x[0] * y[0], x[1] + y[1])
+    return None
+
+
+# The check --------------------------------------------------------------------------------------
+
+LAYOUT = Layout((ParamSpec("a", (6, 8)), ParamSpec("b", (16,))))
+STEPS, RUNS = 32, 32
+
+
+def agreement(one: Setting, other: Setting) -> Agreement:
+    """How far the updates of two settings are apart, for the same schedule of the rate."""
+    a, b, guarded_a, guarded_b = (
+        _updates(setting, change) for change in (_unguarded, _as_it_is) for setting in (one, other)
+    )
+    known = np.isfinite(a) & np.isfinite(b)
+    if 2 * known.sum() < np.isfinite(guarded_a).sum():
+        known[:] = False
+    gaps = _gaps(a, b)[known]
+    guarded = _gaps(guarded_a, guarded_b)[known]
+    return Agreement(len(gaps), float(gaps.max(initial=0.0)), int((guarded > 1e-3).sum()))
+
+
+def _updates(setting: Setting, change: Callable[[Program], Program]) -> np.ndarray:
+    generator = torch.Generator().manual_seed(0)
+    shape = (STEPS, RUNS, LAYOUT.n)
+    gradients = torch.randn(shape, dtype=torch.float64, generator=generator)
+    weights = 2 * torch.rand(LAYOUT.n, dtype=torch.float64, generator=generator) - 1
+    rates = setting.lr * torch.linspace(1.0, 0.4, STEPS, dtype=torch.float64)
+    program, decay = change(setting.program), setting.weight_decay
+    return respond([program], gradients, weights, rates, decay, LAYOUT).numpy()
+
+
+def _gaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Relative differences; what cancels to nearly nothing is seen beside what is typical."""
+    size = np.maximum(np.abs(a), np.abs(b))
+    typical = np.median(size[np.isfinite(size)]) if np.isfinite(size).any() else 0.0
+    with np.errstate(all="ignore"):
+        return np.where(a == b, 0.0, np.abs(a - b) / np.maximum(size, 1e-6 * typical))
+
+
+def _as_it_is(program: Program) -> Program:
+    return program
+
+
+def _unguarded(program: Program) -> Program:
+    """The same with ``x / (y - 1e-8 + 1e-8)`` for ``x / (y + 1e-8)``, if y is no constant."""
+    statements: list[Statement] = []
+    for place, statement in enumerate(program.statements):
+        if statement.op in ("div", "reciprocal") and isinstance(statement.args[-1], str):
+            less = Statement(f"{statement.args[-1]}_{place}", "sub", (statement.args[-1], EPSILON))
+            statements.append(less)
+            statement = replace(statement, args=(*statement.args[:-1], less.target))
+        statements.append(statement)
+    return replace(program, statements=tuple(statements))

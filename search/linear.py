@@ -1,0 +1,189 @@
+"""Linear algebra on a program: values as weighted sums, states as linear recurrences.
+
+An exponential average of an average, a momentum that is kept twice, a sum where an average would
+do: none of these is seen by rewriting one function at a time. Here a value is expanded into a sum
+of *atoms*, the values that are no such sum themselves, with constant weights; what then is a sum
+of two atoms whose weights add up to 1 is a single ``interp``.
+
+The states s of a program follow ``s' = A s + B u`` for the atoms u of one step, whatever nonlinear
+functions those are. From s = 0, the states that can be reached lie in the span of
+``B, A B, A^2 B, ...``; where a row of that matrix is a combination of others, that state is the
+same combination of the other states at every step, and need not be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from search.flow import Expression, Flow, Reference, insert
+
+ROUNDING = 1e-9
+Sum = dict[Reference, float]
+"""Atoms and their weights; the atom 1.0 stands for a constant."""
+
+
+def expand(values: Flow, reference: Reference) -> Sum:
+    """``reference`` as a sum of atoms; weights that cancel are gone."""
+    known: dict[int, Sum] = {}
+    for row, (op, args) in enumerate(values.rows):
+        parts = [_sum(known, arg) for arg in args]
+        known[row] = _combine(op, parts, [_constant(part) for part in parts]) or {row: 1.0}
+        if row == reference:
+            break
+    return _sum(known, reference)
+
+
+def _sum(known: dict[int, Sum], reference: Reference) -> Sum:
+    if isinstance(reference, int):
+        return known[reference]
+    return {1.0: reference} if isinstance(reference, float) else {reference: 1.0}
+
+
+def _constant(part: Sum) -> float | None:
+    return part[1.0] if list(part) == [1.0] else None
+
+
+def _combine(op: str, parts: list[Sum], constants: list[float | None]) -> Sum | None:
+    """The sum that a linear function of sums is; None for other functions."""
+    if op == "add":
+        return _add(parts[0], 1.0, parts[1], 1.0)
+    if op == "sub":
+        return _add(parts[0], 1.0, parts[1], -1.0)
+    if op == "mul" and constants[1] is not None:
+        return _add(parts[0], constants[1], {}, 0.0)
+    if op == "mul" and constants[0] is not None:
+        return _add(parts[1], constants[0], {}, 0.0)
+    if op == "interp" and constants[2] is not None:
+        return _add(parts[0], 1 - constants[2], parts[1], constants[2])
+    return None
+
+
+def _add(x: Sum, a: float, y: Sum, b: float) -> Sum:
+    total = {atom: a * weight for atom, weight in x.items()}
+    for atom, weight in y.items():
+        total[atom] = total.get(atom, 0.0) + b * weight
+    largest = max((abs(a * w) for w in x.values()), default=0.0)
+    largest = max((abs(b * w) for w in y.values()), default=largest)
+    return {atom: weight for atom, weight in total.items() if abs(weight) > 1e-14 * largest}
+
+
+# Sums as statements -----------------------------------------------------------------------------
+
+
+def collect(values: Flow, row: int) -> Expression | None:
+    """``row`` written as one function of at most two atoms, if it is not yet."""
+    if values.rows[row].op not in ("add", "sub", "mul", "interp"):
+        return None
+    total = expand(values, row)
+    if row in total or len(total) > 2:
+        return None
+    short = _short(values, total)
+    if short is None or short == (values.rows[row].op, *values.rows[row].args):
+        return None
+    return short
+
+
+def _short(values: Flow, total: Sum) -> Expression | None:
+    """One function that gives the sum, or None."""
+    atoms = sorted(total, key=lambda atom: (atom in values.states, str(atom)))  # states last
+    weights = [total[atom] for atom in atoms]
+    if not atoms:
+        return 0.0
+    if len(atoms) == 1:
+        x, a = atoms[0], weights[0]
+        if x == 1.0 and isinstance(x, float):
+            return a
+        return x if abs(a - 1) < ROUNDING else ("mul", x, a)
+    (x, y), (a, b) = atoms, weights
+    if abs(a + b - 1) < ROUNDING:
+        return ("interp", x, y, b)
+    if abs(a - 1) < ROUNDING and abs(abs(b) - 1) < ROUNDING:
+        return ("add" if b > 0 else "sub", x, y)
+    return ("sub", y, x) if abs(a + 1) < ROUNDING and abs(b - 1) < ROUNDING else None
+
+
+def weighted(total: Sum) -> Expression:
+    """The sum, written out."""
+    expression: Expression = 0.0
+    for atom, weight in total.items():
+        term: Expression = atom if weight == 1 else ("mul", atom, weight)
+        expression = term if expression == 0.0 else ("add", expression, term)
+    return expression
+
+
+def sign_of_average(values: Flow, row: int) -> Expression | None:
+    """``sign(a x + b y)`` as ``sign(interp(x, y, b / (a + b)))``, where a + b is positive."""
+    op, args = values.rows[row]
+    if op != "sign":
+        return None
+    total = expand(values, args[0])
+    scale = sum(total.values())
+    if len(total) != 2 or args[0] in total or not scale > ROUNDING or abs(scale - 1) < ROUNDING:
+        return None
+    average = _short(values, {atom: weight / scale for atom, weight in total.items()})
+    return None if average is None else ("sign", average)
+
+
+# States -----------------------------------------------------------------------------------------
+
+
+def recurrence(values: Flow) -> tuple[np.ndarray, np.ndarray, list[Reference]]:
+    """``A [S, S]``, ``B [S, U]`` and the atoms u of ``s' = A s + B u``."""
+    names = list(values.states)
+    sums = [expand(values, after) for after in values.states.values()]
+    atoms = list(dict.fromkeys(a for total in sums for a in total if a not in values.states))
+    a = np.array([[total.get(name, 0.0) for name in names] for total in sums])
+    b = np.array([[total.get(atom, 0.0) for atom in atoms] for total in sums])
+    return a.reshape(len(names), len(names)), b.reshape(len(names), len(atoms)), atoms
+
+
+def dependent_states(values: Flow) -> Iterator[tuple[str, Sum]]:
+    """States that are always a combination of other states, and which."""
+    names = list(values.states)
+    a, b, _ = recurrence(values)
+    if not b.size:
+        return
+    reach = np.concatenate([np.linalg.matrix_power(a, k) @ b for k in range(len(names))], axis=1)
+    if not np.isfinite(reach).all():
+        return
+    for place, name in enumerate(names):
+        others = [k for k in range(len(names)) if k != place]
+        weights = np.linalg.lstsq(reach[others].T, reach[place], rcond=None)[0]
+        error = np.abs(reach[others].T @ weights - reach[place]).max(initial=0.0)
+        if error <= ROUNDING * np.abs(reach[place]).max(initial=0.0):
+            combination = zip(others, weights.tolist(), strict=True)
+            yield name, {names[k]: w for k, w in combination if abs(w) > ROUNDING}
+
+
+def drop_state(values: Flow, state: str, total: Sum) -> Flow:
+    """The same without ``state``, which is the combination ``total`` of others."""
+    expression = weighted(total)
+    kept = {name: after for name, after in values.states.items() if name != state}
+    fewer = replace(values, states=kept, inputs=tuple(n for n in values.inputs if n != state))
+    # The rows of the combination read the inputs, so they are the first; `state` is read nowhere.
+    longer, result = insert(fewer, 0, expression)
+    return longer.renamed(lambda reference: result if reference == state else reference)
+
+
+def averaged_states(values: Flow) -> Iterator[tuple[str, float]]:
+    """States ``s' = a s + b x`` and the factor by which they exceed an average of x."""
+    for name, after in values.states.items():
+        total = expand(values, after)
+        decay = total.get(name, 0.0)
+        if len(total) == 2 and decay != 0 and abs(1 - decay) > ROUNDING:
+            factor = (sum(total.values()) - decay) / (1 - decay)
+            if abs(factor - 1) > ROUNDING:
+                yield name, factor
+
+
+def scale_state(values: Flow, state: str, factor: float) -> Flow:
+    """The same with ``state`` holding what it held divided by ``factor``."""
+    renamed = values.renamed(lambda reference: "" if reference == state else reference)
+    longer, result = insert(renamed, 0, ("mul", state, factor))
+    read = longer.renamed(lambda reference: result if reference == "" else reference)
+    end = len(read.rows)
+    scaled, after = insert(read, end, ("mul", read.states[state], 1 / factor))
+    return replace(scaled, states={**scaled.states, state: after})
