@@ -25,8 +25,8 @@ from deap import base, tools
 
 from search.analyze import canonical
 from search.evaluate import Fate, Job, Outcome
-from search.mutate import Mutation, mutate
-from search.program import Program, to_text
+from search.mutate import Mutation, mutate, random_program
+from search.program import MAX_STATEMENTS, Program, to_text
 from search.signature import signatures
 
 
@@ -41,6 +41,8 @@ class Settings:
         ahead: batches in flight, so the most workers that can be busy
         slack: how far behind the population's median, in log loss, a candidate may be at a rung
         mutation: how programs change
+        random: no evolution but independent random programs of at most so many statements, at
+            learning rates anywhere in 1e-4 .. 1: a baseline; 0 evolves
     """
 
     population: int = 200
@@ -49,11 +51,14 @@ class Settings:
     ahead: int = 4
     slack: float = 0.1
     mutation: Mutation = field(default_factory=Mutation)
+    random: int = 0
 
     def __post_init__(self) -> None:
         for name in ("population", "tournament", "batch", "ahead"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if not 0 <= self.random <= MAX_STATEMENTS:
+            raise ValueError(f"random: got {self.random}, expected 0 to {MAX_STATEMENTS}")
         if not self.slack >= 0:
             raise ValueError(f"slack: got {self.slack}, expected at least 0")
 
@@ -160,6 +165,8 @@ class Evolution:
 
     def _child(self, batch: int, rng: np.random.Generator) -> tuple[Candidate, int]:
         """A child of a tournament's winner, or of a founder while nobody has a score."""
+        if self.settings.random:
+            return self._stranger(batch, rng), 0
         if self.population:
             parent = self.toolbox.select(self.population, rng=rng)
             program, lr, number = parent.program, parent.lr, parent.id
@@ -168,6 +175,13 @@ class Evolution:
             program, lr = self.start[number]
         child = self.toolbox.mutate(program, rng)
         return self._birth(batch, number, str(child), child.program, lr), child.rejected
+
+    def _stranger(self, batch: int, rng: np.random.Generator) -> Candidate:
+        first, _ = self.start[0]
+        length = int(rng.integers(1, self.settings.random + 1))
+        settings = self.settings.mutation
+        program = random_program(rng, length, first.inputs, first.form, settings)
+        return self._birth(batch, None, "random", program, float(10 ** rng.uniform(-4, 0)))
 
     def _birth(
         self, batch: int, parent: int | None, mutation: str, program: Program, lr: float

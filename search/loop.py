@@ -23,8 +23,12 @@ from search.workers import Executor, Failure
 from tasks.interrupt import Interrupted
 
 
+Enough = Callable[[list[Candidate]], bool]
+
+
 class Search:
-    """``stop`` says whether somebody pressed Ctrl-C."""
+    """``stop`` says whether somebody pressed Ctrl-C; ``enough``, given the candidates that were
+    just evaluated, whether the search has found what it was started for."""
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class Search:
         view: View,
         workers: int,
         stop: Callable[[], bool],
+        enough: Enough | None = None,
     ) -> None:
         self.archive, self.config, self.calibration = archive, config, calibration
         self.jobs, self.view, self.workers, self.stop = jobs, view, workers, stop
@@ -46,6 +51,7 @@ class Search:
         told = self.evolution.told
         self.curves = Curves(archive.run_dir / "tensorboard", purge_step=told or None)
         self.busy = 0.0
+        self.enough, self.found = enough, False
 
     def to_the_end(self) -> None:
         for batch in self.waiting.values():
@@ -73,7 +79,7 @@ class Search:
     def _more(self) -> bool:
         budget = self.config.budget
         used = self.evolution.tried >= budget.candidates
-        return not used and self._seconds() < 60 * budget.minutes
+        return not used and not self.found and self._seconds() < 60 * budget.minutes
 
     def _ask(self) -> Batch:
         """Make the next batch and write it down, pending."""
@@ -113,6 +119,9 @@ class Search:
             result = [Outcome("failed", None, None, (), ()) for _ in batch.fresh]
         fresh = batch.fresh
         self.evolution.tell(batch, result)
+        if self.enough is not None:
+            evaluated = [candidate for candidate in fresh if candidate.fate == "evaluated"]
+            self.found = self.found or self.enough(evaluated)
         new = []
         with self.archive.transaction():
             self._write(batch, fresh, result)

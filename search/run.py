@@ -19,7 +19,7 @@ from search import archive as archives
 from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evaluate import Calibration, Evaluator, Funnel, Job, calibrate
-from search.loop import Search
+from search.loop import Enough, Search
 from search.program import parse, to_text
 from search.verdict import Trial, judge, standings
 from search.view import View
@@ -39,14 +39,18 @@ def begin(run_dir: Path, config: Config) -> Archive:
     return archives.create(run_dir, {"config": asdict(config), "environment": environment()})
 
 
-def proceed(archive: Archive, workers: int, view: View) -> None:
-    """Take a run from wherever it is to its end. Raises Interrupted after Ctrl-C."""
+def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = None) -> None:
+    """Take a run from wherever it is to its end. Raises Interrupted after Ctrl-C.
+
+    ``enough`` ends the search stage early: it is called with the candidates of each batch that
+    were evaluated, and returns whether that will do.
+    """
     config = Config.from_dict(archive.run()["config"])
     calibration = _calibration(archive, config, view)
     context = (config.funnel, calibration.references)
     with executor("search.run:worker", context, workers, timeout=600) as jobs, polite() as stop:
         if "finalists" not in archive.run():
-            Search(archive, config, calibration, jobs, view, workers, stop).to_the_end()
+            Search(archive, config, calibration, jobs, view, workers, stop, enough).to_the_end()
         _finals(archive, config, jobs, view, stop)
 
 

@@ -1,6 +1,7 @@
 """The search as ask and tell: no evaluation, so outcomes are made up."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -143,3 +144,11 @@ def test_constants_only_keeps_the_form():
                 "interp",
                 "mul",
             ]
+
+
+def test_random_search_inherits_nothing():
+    search = evolution(replace(SMALL, random=5))
+    children = [c for batch in told(search, 6)[1:] for c in batch.candidates]
+    assert {c.parent for c in children} == {None}
+    assert {c.program.length for c in children if c.program} == {1, 2, 3, 4, 5}
+    assert len({c.lr for c in children}) > len(children) / 2
