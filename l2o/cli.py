@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "zoo": ("search.commands:zoo", "known optimizers as programs"),
     "evaluate": ("l2o.evaluate:evaluate", "judge rules on a suite: tuned alike, fresh seeds"),
     "report": ("l2o.report:report", "an HTML report of a run or of results, with figures"),
+    "coord-check": ("l2o.coord_check:coord_check", "do activations change alike at all widths?"),
     "suites": ("l2o.evaluate:suites", "the named suites, and a card of each task"),
     "data": ("search.commands:data", "which data sets there are; fetch those that need it"),
 }

@@ -153,6 +153,9 @@ def draw(checks: Mapping[str, Coordinates], path: Path) -> None:
             column[1].loglog(check.steps, change, ".-", color=colour, label=str(width))
         column[0].set(title=f"{title}, step {check.steps[-1]}", xlabel="width")
         column[1].set(title=f"{title}, {worst}", xlabel="step")
+        for panel, marks in zip(column, (check.widths, check.steps), strict=True):
+            panel.set_xticks(marks, [str(mark) for mark in marks])
+            panel.minorticks_off()
         column[1].legend(title="width", fontsize=7)
         if len(check.layers) <= 12:
             column[0].legend(fontsize=7)

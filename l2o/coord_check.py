@@ -1,0 +1,140 @@
+"""The command ``l2o coord-check``: is a network in muP, with a given rule?"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from l2o.base import LearnedRule
+from l2o.rules import entrant
+from search.homogeneity import degree
+from search.vm import Population
+from search.zoo import ZOO
+from tasks.command import Arguments, parser
+from tasks.conv import Conv
+from tasks.coordinates import Coordinates, coordinate_check, draw
+from tasks.datasets import help_text
+from tasks.files import save_text
+from tasks.mlp import MLP
+from tasks.mup import Mup, mup_at, scaled
+from tasks.transformer import Transformer
+from tasks.types import Task, UpdateRule
+
+NETWORKS: dict[str, Callable[[int], Task]] = {
+    "mlp": lambda width: MLP(width, depth=3, batch_size=64),
+    "conv": lambda width: Conv(width, depth=2),
+    "transformer": lambda width: Transformer(width, 1, 2, help_text(16), batch_size=8),
+}
+LIMIT = 2.0
+"""In muP no layer's change may differ by more than this factor between widths."""
+
+
+def coord_check(arguments: Arguments) -> int:
+    """See how much activations change in training at growing widths, with and without muP.
+
+    Trains for a few steps at each width, with one learning rate for all. Writes a table,
+    coordinates.csv, and a figure, coordinates.png. Exit status 1 where the lines are not flat in
+    muP: some layer's change differs by more than a factor 2 between widths.
+
+    l2o coord-check --out check
+    l2o coord-check --task transformer --rule lion --widths [64,128,256] --steps 16 --out check
+    l2o coord-check --rule checkpoints/mulo_small --out check
+    l2o coord-check --task my_module:network_of_width --rule torch.optim.NAdam --degree 0 --out c
+    """
+    options_of = parser(coord_check)
+    add = options_of.add_argument
+    named = f"{', '.join(NETWORKS)}, or the import path of a function from a width to a task"
+    add("--task", type=str, default="mlp", help=named)
+    add("--rule", type=str, default="adamw", help="anything that l2o evaluate takes")
+    add("--widths", type=list[int], default=[64, 128, 256, 512, 1024, 2048])
+    add("--steps", type=int, default=8)
+    add("--seeds", type=int, default=2, help="how many to take means over")
+    add("--lr", type=float | None, default=None, help="default: of the rule")
+    add("--degree", type=float | None, default=None, help="of the rule in the gradient: 0 or 1")
+    add("--base-width", type=int | None, default=None, help="default: the smallest width")
+    add("--device", type=str, default="cpu", help="cpu or cuda")
+    add("--out", type=Path, required=True, help="a directory, new or not")
+    options = options_of.parse_args(list(arguments))
+    torch.set_num_threads(1)
+    checks = _checks(options)
+    _write(checks, options.out)
+    return 0 if max(checks["muP"].ratios().values()) <= LIMIT else 1
+
+
+def _checks(options: Any) -> dict[str, Coordinates]:
+    """The same check under the standard parametrisation and in muP."""
+    widths = sorted(set(options.widths))
+    if not widths:
+        raise ValueError("--widths: got none, expected at least one")
+    make, named = _network(options.task), entrant(options.rule)
+
+    def make_rule(task: Task) -> UpdateRule:
+        return named.make(task, 1, options.device)
+
+    rule = make_rule(make(widths[0]))
+    power = _degree(rule) if options.degree is None else options.degree
+    # Learned optimizers are meta-trained in muP without a base width, so that is how they are used.
+    usual = None if isinstance(rule, LearnedRule) else widths[0]
+    base = usual if options.base_width is None else options.base_width
+    lr = _learning_rate(options.rule, rule) if options.lr is None else options.lr
+
+    def in_mup(width: int) -> Mup:
+        return mup_at(make, width, base)
+
+    def scaled_rule(task: Task) -> UpdateRule:
+        assert isinstance(task, Mup)
+        return scaled(make_rule(task), task.multipliers(power))
+
+    settings = (widths, options.steps, range(options.seeds), lr, options.device)
+    return {
+        "standard": coordinate_check(make, make_rule, *settings),
+        "muP": coordinate_check(in_mup, scaled_rule, *settings),
+    }
+
+
+def _write(checks: Mapping[str, Coordinates], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["parametrisation", "width", "step", "layer", "change"])
+    for title, check in checks.items():
+        table.writerows([title, *row] for row in check.rows())
+        worst = max(check.ratios().values())
+        print(f"{title}: the largest ratio is {worst:.3g}\n\n{check}\n")
+    save_text(out / "coordinates.csv", text.getvalue())
+    draw(checks, out / "coordinates.png")
+    print(f"wrote coordinates.csv and coordinates.png in {out}")
+
+
+def _network(name: str) -> Callable[[int], Task]:
+    if name in NETWORKS:
+        return NETWORKS[name]
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        known = ", ".join(NETWORKS)
+        raise ValueError(
+            f"--task: got {name!r}, expected one of {known}, or an import path "
+            f"package.module:function ({error})"
+        ) from error
+
+
+def _degree(rule: UpdateRule) -> float:
+    if isinstance(rule, Population):
+        return degree(rule.programs[0])
+    if isinstance(rule, LearnedRule):  # their features are free of the gradient's scale
+        return 0.0
+    raise ValueError("--degree: not known for this rule; expected 0 (Adam-like) or 1 (SGD-like)")
+
+
+def _learning_rate(name: str, rule: UpdateRule) -> float:
+    if isinstance(rule, LearnedRule):
+        return 1.0
+    return ZOO[name].lr if name in ZOO else 1e-3

@@ -1,0 +1,87 @@
+"""The command ``l2o coord-check``, as a user calls it."""
+
+import csv
+
+import pytest
+import torch
+
+from l2o import checkpoint
+from l2o.cli import main
+from l2o.small_fc import SmallFC
+
+SMALL = ["--widths", "[32,64]", "--steps", "3", "--seeds", "1"]
+
+
+@pytest.fixture
+def learned(tmp_path):
+    optimizer = SmallFC()
+    checkpoint.save(tmp_path / "learned", optimizer, optimizer.initial())
+    return str(tmp_path / "learned")
+
+
+def run(*arguments):
+    return main(["coord-check", *SMALL, *arguments])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--rule", "lion"],
+        ["--rule", "momentum", "--task", "transformer", "--base-width", "8"],
+        ["--rule", "torch.optim.SGD", "--degree", "1", "--task", "conv"],
+    ],
+)
+def test_writes_a_table_and_a_figure(arguments, tmp_path, capsys):
+    assert run("--out", str(tmp_path / "check"), *arguments) == 0
+    rows = list(csv.DictReader((tmp_path / "check/coordinates.csv").open()))
+    assert {row["parametrisation"] for row in rows} == {"standard", "muP"}
+    assert {row["width"] for row in rows} == {"32", "64"}
+    assert all(float(row["change"]) >= 0 for row in rows)
+    assert (tmp_path / "check/coordinates.png").stat().st_size > 10_000
+    assert "muP: the largest ratio is" in capsys.readouterr().out
+
+
+def test_a_learned_optimizer_is_used_without_a_base_width(learned, tmp_path):
+    """Its readout is multiplied by 1/64 at width 64, not by 1/2."""
+    changes = {}
+    for base in ([], ["--base-width", "32"]):
+        run("--out", str(tmp_path), "--rule", learned, *base)
+        rows = csv.DictReader((tmp_path / "coordinates.csv").open())
+        found = {
+            (r["parametrisation"], r["width"], r["step"], r["layer"]): float(r["change"])
+            for r in rows
+        }
+        changes[bool(base)] = found["muP", "64", "3", "w3"]
+    assert changes[False] < 0.2 * changes[True]
+
+
+def test_exit_status_tells_that_lines_are_not_flat(tmp_path, monkeypatch):
+    """A rule of degree 0 that is said to have degree 1 gets the wrong multipliers."""
+    assert run("--rule", "lion", "--lr", "0.002", "--degree", "1", "--out", str(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rule", "torch.optim.NAdam"], "--degree: not known for this rule"),
+        (["--rule", "adamw_initial"], "its updates depend on the parameters"),
+        (["--task", "nothing"], "--task: got 'nothing', expected one of mlp, conv, transformer"),
+        (["--task", "l2o.cli:nothing"], "--task: got 'l2o.cli:nothing'"),
+        (["--widths", "[]"], "--widths: got none"),
+        (["--steps", "0"], "steps: got 0"),
+        (["--base-width", "0"], "width: got 0, expected a positive integer"),
+    ],
+)
+def test_one_line_for_what_a_user_got_wrong(arguments, message, tmp_path, capsys):
+    assert run("--out", str(tmp_path), *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_any_task_by_import_path(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "from tasks.mlp import MLP\n\ndef wide(width):\n    return MLP(width, 2)\n"
+    (tmp_path / "my_networks.py").write_text(text)
+    assert run("--task", "my_networks:wide", "--out", str(tmp_path)) == 0
+    assert torch.get_num_threads() == 1
