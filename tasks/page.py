@@ -157,7 +157,7 @@ def _figure(figure: Figure, command: str) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.head)
+    head = "".join(f"<th>{_cell(name)}</th>" for name in table.head)
     lines = ("".join(f"<td>{_cell(cell)}</td>" for cell in row) for row in table.rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     whole = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
@@ -165,7 +165,11 @@ def _table(table: Table) -> str:
 
 
 def _cell(cell: str | Program) -> str:
-    return escape(cell) if isinstance(cell, str) else _program(cell)
+    if isinstance(cell, Program):
+        return _program(cell)
+    text = escape(cell)
+    # Long names may be broken after their separators.
+    return re.sub(r"([/_.(=-])(?=[A-Za-z_])", r"\1<wbr>", text) if len(cell) > 12 else text
 
 
 def _program(program: Program) -> str:
@@ -250,8 +254,8 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0;
 th { color: var(--soft); font-weight: 500; white-space: nowrap; }
 td { white-space: nowrap; }
 td:has(details) { white-space: normal; }
-@media (max-width: 40rem) { td:nth-child(-n+2) { white-space: normal; overflow-wrap: anywhere;
-  min-width: 2rem; } td:nth-child(2) { min-width: 6.5rem; } th, td { padding-right: .6rem; } }
+@media (max-width: 40rem) { th, td { white-space: normal; padding-right: .6rem; }
+  table { font-size: .82rem; } }
 pre { background: var(--tint); border-radius: .5rem; padding: .7rem .9rem; overflow-x: auto;
   margin: .5rem 0; max-width: 46rem; }
 code, pre { font: .82rem/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }

@@ -14,7 +14,7 @@ from tasks.page import Page, Part, Program, Section, Table, Tiles
 from tasks.results import Results
 from tasks.scoring import Interval
 from tasks.statistics import Measured, Standing
-from tasks.wording import interval, per_cent, times
+from tasks.wording import distance, interval, per_cent, times
 
 
 def page(results: Results, remade_by: str) -> Page:
@@ -47,10 +47,9 @@ def _sentence(table: Sequence[Standing], reference: str) -> str:
     if not better:
         return f"No rule beats tuned {reference}: every difference in its favour is inside noise."
     first = better[0]
-    lower = 100 * -math.expm1(first.gap.mean)
     tied = [rule for rule in best if rule != first.rule]
     return (
-        f"{first.rule} ends {lower:.1f} % below tuned {reference} (95 % interval of the difference "
+        f"{first.rule} ends {distance(first.gap.mean)} tuned {reference} (95 % interval over seeds "
         f"{interval(first.gap)} %){'; it ties with ' + ', '.join(tied) if tied else ''}."
     )
 

@@ -8,11 +8,16 @@ from collections.abc import Sequence
 from tasks.scoring import Interval
 
 
-def per_cent(ratio: float) -> str:
-    """A log ratio as a change: 0.01 is ``+1.0 %``."""
+def per_cent(ratio: float, digits: int = 1) -> str:
+    """A log ratio as a change: 0.01 is ``+1.0 %``, its parts kept together."""
     if not math.isfinite(ratio):
         return "diverged" if ratio > 0 else "–"
-    return f"{100 * math.expm1(ratio):+.1f} %"
+    return f"{_signed(ratio, digits)}\N{NO-BREAK SPACE}%"
+
+
+def distance(ratio: float) -> str:
+    """A log ratio in a sentence: ``1.0 % above``, ``8.7 % below``."""
+    return f"{abs(100 * math.expm1(ratio)):.1f} % {'below' if ratio < 0 else 'above'}"
 
 
 def interval(x: Interval) -> str:
@@ -25,7 +30,11 @@ def interval(x: Interval) -> str:
 
 
 def _end(ratio: float) -> str:
-    return f"{100 * math.expm1(ratio):+.1f}" if math.isfinite(ratio) else "diverged"
+    return _signed(ratio, 1) if math.isfinite(ratio) else "diverged"
+
+
+def _signed(ratio: float, digits: int) -> str:
+    return f"{100 * math.expm1(ratio):+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def times(factors: Sequence[float]) -> str:

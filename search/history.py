@@ -1,0 +1,63 @@
+"""A run as it went, batch by batch: what the curves of a report are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+from search.archive import Archive
+from search.storage import checked, explained
+from search.tables import FATES, VERSION, Record
+
+DECIDED = tuple(fate for fate in FATES if fate != "pending")
+
+
+@dataclass(frozen=True)
+class History:
+    """One entry a batch that has come back, in order. Scores are NaN where there is none."""
+
+    tried: np.ndarray  # [B] candidates so far, the invalid ones that got no number included
+    seconds: np.ndarray  # [B] of wall clock so far
+    best: np.ndarray  # [B] score of the best of this batch
+    best_so_far: np.ndarray  # [B]
+    fates: np.ndarray  # [B, len(DECIDED)] candidates of this batch by fate
+
+
+def history(archive: Archive) -> History:
+    """Read from the archive's file by a connection of its own, so a running search may go on."""
+    with explained(archive.file), closing(checked(archive.file, VERSION)) as db:
+        cells = db.execute(
+            "SELECT batch, fate, count(*), min(score) FROM candidate GROUP BY batch, fate"
+        ).fetchall()
+        rejected = dict(
+            db.execute("SELECT batch, json_extract(job, '$.rejected') FROM batch").fetchall()
+        )
+        walls = dict(db.execute("SELECT batch, wall FROM timing").fetchall())
+    batches = sorted(walls)
+    row = {batch: k for k, batch in enumerate(batches)}
+    fates, best = np.zeros((len(batches), len(DECIDED))), np.full(len(batches), np.nan)
+    for batch, fate, count, score in cells:
+        if batch in row and fate in DECIDED:
+            fates[row[batch], DECIDED.index(fate)] += count
+            if fate == "evaluated":
+                best[row[batch]] = score
+    fates[:, DECIDED.index("invalid")] += [rejected.get(batch) or 0 for batch in batches]
+    return History(
+        tried=fates.sum(1).cumsum(),
+        seconds=np.cumsum([walls[batch] for batch in batches]),
+        best=best,
+        best_so_far=np.fmin.accumulate(best) if len(best) else best,
+        fates=fates,
+    )
+
+
+def front(records: Iterable[Record]) -> list[Record]:
+    """Those that no shorter or equally long program beats, the shortest first."""
+    found: list[Record] = []
+    for record in sorted(records, key=lambda r: (r.length or 0, r.score or 0.0, r.id)):
+        if not found or (record.score or 0.0) < (found[-1].score or 0.0):
+            found.append(record)
+    return found
