@@ -17,10 +17,12 @@ from tasks.command import Arguments, Command
 COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("search.commands:search", "evolve update rules until one beats AdamW"),
     "resume": ("search.commands:resume", "continue a search that was stopped or killed"),
+    "watch": ("search.watch:watch", "show a run live, from another terminal"),
     "show": ("search.commands:show", "the best programs of a run, and how they came about"),
     "export": ("search.commands:export", "write a rule as a torch.optim.Optimizer in one file"),
     "zoo": ("search.commands:zoo", "known optimizers as programs"),
     "evaluate": ("l2o.evaluate:evaluate", "judge rules on a suite: tuned alike, fresh seeds"),
+    "reproduce": ("search.reproduce:reproduce", "run a search again, compare every row"),
     "report": ("l2o.report:report", "an HTML report of a run or of results, with figures"),
     "coord-check": ("l2o.coord_check:coord_check", "do activations change alike at all widths?"),
     "suites": ("l2o.evaluate:suites", "the named suites, and a card of each task"),

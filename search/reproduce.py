@@ -1,0 +1,111 @@
+"""Run a search again from its recorded configuration, and compare the archives row by row.
+
+Two archives of one configuration hold the same rows, whatever the workers and interruptions
+(``Archive.dump`` leaves the times out). A budget in minutes is the one thing that cannot be
+repeated, so the second run gets the number of candidates that the first one came to. The machine
+may matter: another processor may round otherwise, which is then what is found.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from search import run
+from search.archive import Archive, open_existing
+from search.config import Budget, Config
+from search.loop import fates
+from search.view import View
+from tasks.command import Arguments, parser
+from tasks.environment import environment
+
+Row = tuple[Any, ...]
+NO_LIMIT = 1e9
+"""Minutes."""
+
+
+class Difference(NamedTuple):
+    """The first rows that are not the same, each with its table first; None where one ended."""
+
+    number: int
+    before: Row | None
+    after: Row | None
+
+
+def reproduce(arguments: Arguments) -> int:
+    """Run a finished search again and say whether every row comes out the same.
+
+    The second run is made in a temporary directory and takes as long as the first. Exit status 0
+    if they are identical, 1 if not.
+
+    l2o reproduce runs/first
+    """
+    options_of = parser(reproduce)
+    options_of.add_argument("run", type=Path, help="the directory of a finished run")
+    options_of.add_argument("--workers", type=int, default=1, help="worker processes; 0: none")
+    options = options_of.parse_args(list(arguments))
+    if options.workers < 0:
+        raise ValueError(f"workers: got {options.workers}, expected at least 0")
+    with open_existing(options.run, readonly=True) as old, View() as view:
+        if "winner" not in old.run():
+            raise ValueError(f"{old.run_dir}: not finished; go on with: l2o resume {old.run_dir}")
+        for name, (then, now) in changes(old).items():
+            view.say(f"{name} was {then} then, is {now} now")
+        count, difference = again(old, options.workers, view)
+        if difference is None:
+            view.say(f"identical: {count:,} rows, times left out")
+            return 0
+        view.say(f"different from row {difference.number:,} on; the first {count:,} are identical")
+        view.say(f"then: {_said(difference.before)}")
+        view.say(f"now:  {_said(difference.after)}")
+    return 1
+
+
+def again(old: Archive, workers: int, view: View) -> tuple[int, Difference | None]:
+    """Repeat ``old`` and compare: how many rows are the same, and the first that is not."""
+    config = Config.from_dict(old.run()["config"])
+    tried = sum(fates(old).values())
+    config = replace(config, budget=Budget(candidates=tried, minutes=NO_LIMIT))
+    with tempfile.TemporaryDirectory() as place, run.begin(Path(place) / "run", config) as new:
+        run.proceed(new, workers, view)
+        return compare(old, new)
+
+
+def compare(old: Archive, new: Archive) -> tuple[int, Difference | None]:
+    """How many rows two archives share from the start on, and the first that differs."""
+    number = 0
+    for before, after in zip_longest(_rows(old), _rows(new)):
+        if before != after:
+            return number, Difference(number + 1, before, after)
+        number += 1
+    return number, None
+
+
+def _rows(archive: Archive) -> Iterator[Row]:
+    """What is compared: all rows, but neither the environment nor the budget."""
+    for row in archive.dump():
+        if row[0] != "run":
+            yield row
+    facts = archive.run()
+    facts.pop("environment", None)
+    facts["config"].pop("budget")
+    for name in sorted(facts):
+        yield "run", name, facts[name]
+
+
+def changes(archive: Archive) -> dict[str, tuple[Any, Any]]:
+    """What of the environment is not as it was: name -> (then, now)."""
+    then, now = archive.run().get("environment", {}), environment()
+    names = sorted(then.keys() | now.keys())
+    return {n: (then.get(n), now.get(n)) for n in names if then.get(n) != now.get(n)}
+
+
+def _said(row: Row | None) -> str:
+    if row is None:
+        return "no more rows"
+    text = ", ".join(str(value) for value in row[1:])
+    return f"{row[0]}: {text if len(text) < 300 else text[:300] + ' …'}"

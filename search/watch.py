@@ -1,0 +1,83 @@
+"""Look at a run while somebody else is at it; never writes."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search.analyze import live
+from search.archive import Archive, open_existing
+from search.config import BASELINES
+from search.loop import fates
+from search.program import parse, to_text
+from search.view import Progress, View, line
+from tasks.command import Arguments, parser
+
+
+def watch(arguments: Arguments) -> int:
+    """Show a run live, from another terminal; it ends with the run.
+
+    l2o watch runs/first
+    l2o watch runs/first --once
+    """
+    options_of = parser(watch)
+    options_of.add_argument("run", type=Path, help="the directory of the run")
+    options_of.add_argument("--every", type=float, default=1.0, help="seconds between two looks")
+    options_of.add_argument("--once", action="store_true", help="one line, and no more")
+    options = options_of.parse_args(list(arguments))
+    if not 0 < options.every < math.inf:
+        raise ValueError(f"--every: got {options.every}, expected a positive number of seconds")
+    console = Console()
+    with open_existing(options.run, readonly=True) as archive:
+        if not options.once:
+            _follow(archive, options.every, console)
+        console.print(line(progress(archive)), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _follow(archive: Archive, every: float, console: Console) -> None:
+    """Until the run has a winner."""
+    with View(console) as view:
+        while (seen := progress(archive)).stage != "finished":
+            view.show(seen)
+            time.sleep(every)
+
+
+def progress(archive: Archive) -> Progress:
+    """The state of a run as its archive has it."""
+    facts = archive.run()
+    best, counts = archive.best(1), fates(archive)
+    wall, busy = archive.timings()
+    tried, budget = sum(counts.values()), facts["config"]["budget"]
+    searching = "finalists" not in facts
+    done = max(tried / budget["candidates"], wall / (60 * budget["minutes"])) if searching else 1.0
+    workers = max(1, math.ceil(busy / max(wall, 1e-9)))  # at least so many; it is not written down
+    snapshot, known = archive.snapshot(), facts.get("calibration", {})
+    return Progress(
+        stage=_stage(facts),
+        batch=0 if snapshot is None else snapshot.batch + 1,
+        best_score=best[0].score if best else None,
+        best_text=to_text(live(parse(best[0].text or ""))) if best else "",
+        baselines=dict(
+            zip(BASELINES, facts.get("calibration", {}).get("scores", ()), strict=False)
+        ),
+        fates=counts,
+        candidates_a_second=tried / max(wall, 1e-9) if wall else 0.0,
+        workers=workers,
+        busy=min(1.0, busy / max(wall * workers, 1e-9)),
+        done=min(1.0, done),
+        seconds=wall,
+        seconds_left=max(0.0, wall / max(done, 1e-9) - wall) if searching else 0.0,
+    )
+
+
+def _stage(facts: dict[str, Any]) -> str:
+    if "calibration" not in facts:
+        return "tuning the baselines"
+    if "finalists" not in facts:
+        return "search"
+    return "finished" if "winner" in facts else "judging the finalists"
