@@ -234,10 +234,14 @@ def param_groups(
     """Parameter groups for ``torch.optim``: ``lr`` is the one that suits ``base``.
 
     ``base`` is the same network at the base width and ``inputs`` is what ``base(*inputs)`` takes.
-    A module has no forward multiplier, so the learning rate of its readout carries it (1/r for
-    every degree). Yours to do: start the readout at zero, hidden weights at 1/sqrt(fan_in) (torch's
-    default), and divide attention logits by the head size, not by its square root. Decay is by
-    ``lr * weight_decay`` of the weights, whatever the group.
+    ``degree`` is that of the rule in the gradients: 0 for Adam and Lion, 1 for SGD, measured for
+    any program by ``search.homogeneity``. A module has no forward multiplier, so the learning rate
+    of its readout carries it (1/r for every degree). Decay is by ``lr * weight_decay`` of the
+    weights, whatever the group.
+
+    Yours to do: start the readout at zero and hidden weights at 1/sqrt(fan_in), torch's default,
+    and divide attention logits by the head size, not by its square root. Raises WidthError where
+    the two are not one network at two widths.
     """
     own, at_base = dict(model.named_parameters()), dict(base.named_parameters())
     if [p.shape for p in own.values()] == [p.shape for p in at_base.values()]:
