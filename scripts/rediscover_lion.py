@@ -31,7 +31,7 @@ from search.config import BASELINES, Budget, Config
 from search.evolve import Candidate, Settings
 from search.kind import classify
 from search.mutate import Mutation
-from search.program import to_text
+from search.program import parse, to_text
 from search.run import begin, proceed
 from search.verdict import Trial, Verdict, is_discovery, judge, standings
 from search.view import View, clock
@@ -127,16 +127,10 @@ def run_seed(strategy: str, seed: int, minutes: float, out: Path, workers: int) 
             "tried": sum(counts.values()) + archive.rejected(),
             "evaluated": counts["evaluated"],
             "best": archive.best(1)[0].score,
-            "best_kind": str(classify(live(_program(archive)))),
+            "best_kind": str(classify(live(parse(archive.best(1)[0].text or "")))),
         }
     save_text(record, json.dumps(facts, indent=2))
     return facts
-
-
-def _program(archive: Any) -> Any:
-    from search.program import parse
-
-    return parse(archive.best(1)[0].text)
 
 
 def table(results: list[dict[str, Any]], minutes: float) -> str:

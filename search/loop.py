@@ -22,7 +22,6 @@ from search.view import Curves, Progress, View
 from search.workers import Executor, Failure
 from tasks.interrupt import Interrupted
 
-
 Enough = Callable[[list[Candidate]], bool]
 
 
