@@ -62,9 +62,7 @@ def progress(archive: Archive) -> Progress:
         batch=0 if snapshot is None else snapshot.batch + 1,
         best_score=best[0].score if best else None,
         best_text=to_text(live(parse(best[0].text or ""))) if best else "",
-        baselines=dict(
-            zip(BASELINES, facts.get("calibration", {}).get("scores", ()), strict=False)
-        ),
+        baselines=dict(zip(BASELINES, known.get("scores", ()), strict=False)),
         fates=counts,
         candidates_a_second=tried / max(wall, 1e-9) if wall else 0.0,
         workers=workers,
