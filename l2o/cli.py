@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "watch": ("search.watch:watch", "show a run live, from another terminal"),
     "show": ("search.commands:show", "the best programs of a run, and how they came about"),
     "export": ("search.commands:export", "write a rule as a torch.optim.Optimizer in one file"),
+    "simplify": ("search.commands:simplify", "a rule in fewer statements, with reasons"),
     "zoo": ("search.commands:zoo", "known optimizers as programs"),
     "evaluate": ("l2o.evaluate:evaluate", "judge rules on a suite: tuned alike, fresh seeds"),
     "reproduce": ("search.reproduce:reproduce", "run a search again, compare every row"),

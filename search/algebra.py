@@ -52,7 +52,8 @@ class Agreement(NamedTuple):
         return self.points > 0 and self.largest < 1e-6
 
     def __str__(self) -> str:
-        text = f"{self.points} updates agree to {self.largest:.0e}"
+        how = f"to {self.largest:.0e}" if self.largest else "exactly"
+        text = f"{self.points} updates agree {how}"
         if self.guarded:
             text += f"; within the guard of division, {self.guarded} differ by more than 0.1 %"
         return text

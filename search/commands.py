@@ -1,4 +1,4 @@
-"""The commands of the search engine: search, resume, show, export, zoo, data."""
+"""The commands of the search engine: search, resume, show, export, simplify, zoo, data."""
 
 from __future__ import annotations
 
@@ -193,6 +193,39 @@ def export(arguments: Arguments) -> int:
         provenance = f"candidate {found.id} of the run {options.rule}; score {found.score:+.4f}"
     files.save_text(options.out, to_source(program, options.name or name, provenance))
     print(f"wrote {options.out}")
+    return 0
+
+
+def simplify(arguments: Arguments) -> int:
+    """The same rule in fewer statements, step by step, each with its reason.
+
+    Exact steps are checked by running both programs. Then tasks decide what else makes no
+    difference: each such step is shown with its effect and a 95 % interval.
+
+    l2o simplify runs/first
+    l2o simplify my_rule.txt --suite proxy --json
+    l2o simplify my_rule.txt --exact
+    """
+    from search import simplify as simplifying
+    from search.ablate import Ablation
+
+    options_of = parser(simplify)
+    options_of.add_argument("rule", type=str, help="a run, a zoo name or a program file")
+    options_of.add_argument("--exact", action="store_true", help="only what needs no tasks")
+    options_of.add_argument("--json", action="store_true", help="as one JSON document")
+    options_of.add_class_arguments(Ablation, None)
+    given: Any = options_of.parse_args(list(arguments))
+    fields = {name: getattr(given, name) for name in Ablation.__dataclass_fields__}
+    settings = None if given.exact else Ablation(**fields)
+    console = Console(stderr=True)
+    with console.status("simplifying") as status:
+        report = simplifying.simplify(
+            rule(given.rule), settings, lambda step: status.update(step.what)
+        )
+    if given.json:
+        print(json.dumps(simplifying.to_json(report), indent=2))
+    else:
+        print(simplifying.to_text(report))
     return 0
 
 

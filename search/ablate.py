@@ -1,0 +1,183 @@
+"""Empirical simplification: leave out what makes no difference on tasks.
+
+An *edit* skips one statement (its readers read one of its arguments instead) or rounds one
+constant. All edits of a program are measured side by side with the program that the whole
+ablation started from, so that small losses cannot add up: each is tuned on the same learning
+rates and then run on the same fresh seeds (``tasks.scoring``). The edit that leaves the shortest
+program is taken among those that, with 95 % confidence, change the loss by less than a stated
+tolerance, for worse *or for better*: a rule that does better without its momentum on some short
+task is another rule, and finding those is the business of a search.
+
+Decays are rounded by what they lack to 1: 0.99822 is 0.998 with one digit, and never 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from search.flow import Flow, Reference, flow, to_program
+from search.ops import ProgramError
+from search.program import Program
+from search.vm import Population
+from tasks import scoring
+from tasks.scoring import Interval
+from tasks.suites import resolve
+from tasks.unroll import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """How edits are measured.
+
+    Attributes:
+        suite: name or import path of the tasks
+        tolerance: mean log loss ratio by which an edit may change the loss
+        allow_better: take edits that change the loss by more, if they lower it
+        trials: learning rates tried for each program on each task
+        seeds: fresh seeds each program is measured on
+        tuning_seeds: seeds that learning rates are chosen on
+        length: multiplies the steps of the tasks
+        schedule: of the learning rate
+    """
+
+    suite: str = "proxy"
+    tolerance: float = 0.01
+    allow_better: bool = False
+    trials: int = 12
+    seeds: int = 16
+    tuning_seeds: int = 3
+    length: float = 1.0
+    schedule: str = "cosine"
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "seeds", "tuning_seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if not (self.tolerance >= 0 and self.length > 0):
+            raise ValueError(
+                f"tolerance, length: got {self.tolerance}, {self.length}; "
+                "expected at least 0 and more than 0"
+            )
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
+
+
+class Edit(NamedTuple):
+    """A change in words, and the program that it leads to."""
+
+    what: str
+    program: Program
+
+
+class Effect(NamedTuple):
+    """An edit and its cost: mean log loss ratio to the program that ablation started from."""
+
+    edit: Edit
+    cost: Interval
+    harmless: bool
+
+
+def measure(edits: Sequence[Edit], start: Program, settings: Ablation) -> list[Effect]:
+    """The effects of all edits, the best to take first: harmless, short, of little effect.
+
+    Raises ValueError where ``start`` diverges on a task at every learning rate.
+    """
+    if not edits:
+        return []
+    costs = compare([edit.program for edit in edits], start, settings)
+    low = -np.inf if settings.allow_better else -settings.tolerance
+    effects = [
+        Effect(edit, cost, low <= cost.low and cost.high <= settings.tolerance)
+        for edit, cost in zip(edits, costs, strict=True)
+    ]
+    return sorted(
+        effects, key=lambda e: (not e.harmless, brevity(e.edit.program), abs(e.cost.mean))
+    )
+
+
+def compare(programs: Sequence[Program], reference: Program, settings: Ablation) -> list[Interval]:
+    """The cost of each program against ``reference``, paired by seed."""
+    everything = [reference, *programs]
+    gaps = []
+    for entry in resolve(settings.suite):
+        task, steps = entry.task, max(1, round(entry.steps * settings.length))
+
+        def make(owner: torch.Tensor) -> Population:
+            return Population.of(everything, owner)
+
+        grid = scoring.grid(settings.trials)
+        schedule = SCHEDULES[settings.schedule]
+        tuned = [
+            scoring.tune(task, make, len(everything), steps, grid, seed, schedule)
+            for seed in range(settings.tuning_seeds)
+        ]
+        chosen = scoring.choose(torch.stack(tuned).log().mean(dim=0), grid)
+        seeds = scoring.FRESH_SEEDS[: settings.seeds]
+        losses = scoring.measure(task, make, chosen, steps, seeds, schedule=schedule).numpy()
+        if not np.isfinite(losses[0]).all():
+            raise ValueError(f"ablation: the program diverges on {task.name}, before any edit")
+        gaps.append(losses)
+    tables = np.stack(gaps, axis=1)  # [programs, tasks, seeds]
+    return [scoring.compare(table, tables[0]) for table in tables[1:]]
+
+
+# Edits ------------------------------------------------------------------------------------------
+
+
+def brevity(program: Program) -> tuple[int, int, int]:
+    """Statements, states, characters of all constants."""
+    constants = [a for s in program.statements for a in s.args if isinstance(a, float)]
+    return program.length, len(program.states), sum(len(repr(a)) for a in constants)
+
+
+def skips(program: Program) -> list[Edit]:
+    """Valid programs with one statement, and what only it needs, left out."""
+    values = flow(program)
+    found: dict[str, Edit] = {}
+    for row, (_, args) in enumerate(values.rows):
+        alike = [arg for arg in dict.fromkeys(args) if values.kind(arg) == values.kinds[row]]
+        for arg in alike:
+            try:
+                shorter = to_program(_read_instead(values, row, arg))
+            except ProgramError:
+                continue
+            what = f"without {program.statements[row]}"
+            if len(alike) > 1:
+                what += f", {program.statements[row].args[args.index(arg)]} in its place"
+            if shorter.length < program.length:
+                found.setdefault(str(shorter), Edit(what, shorter))
+    return list(found.values())
+
+
+def _read_instead(values: Flow, row: int, arg: Reference) -> Flow:
+    return values.renamed(lambda reference: arg if reference == row else reference)
+
+
+def roundings(program: Program) -> list[Edit]:
+    """The program with one constant written shorter."""
+    found: dict[str, Edit] = {}
+    for place, statement in enumerate(program.statements):
+        for position, arg in enumerate(statement.args):
+            for value in _rounded(arg) if isinstance(arg, float) else ():
+                args = (*statement.args[:position], value, *statement.args[position + 1 :])
+                after = replace(statement, args=args)
+                rest = program.statements
+                changed = replace(program, statements=(*rest[:place], after, *rest[place + 1 :]))
+                what = f"{arg!r} rounded to {value!r} in {statement}"
+                if brevity(changed) < brevity(program):
+                    found.setdefault(str(changed), Edit(what, changed))
+    return list(found.values())
+
+
+def _rounded(constant: float) -> Iterator[float]:
+    """To one, two and three digits."""
+    for digits in (1, 2, 3):
+        if 0.5 < constant < 1:
+            yield float(f"{1 - float(f'{1 - constant:.{digits}g}'):.12g}")
+        else:
+            yield float(f"{constant:.{digits}g}")

@@ -1,0 +1,149 @@
+"""From a program that search wrote to one that a person would: the chain, and its report.
+
+First what is exact (``algebra``): dead statements, algebra, linear recurrences, learning rate and
+weight decay. Then what tasks cannot tell (``ablate``): statements first, then digits of constants.
+Whatever an ablation leaves is simplified exactly again. Each step says why it is right: how it
+was checked, or what it costs with its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from search import ablate, algebra
+from search.ablate import Ablation, Effect
+from search.algebra import Setting
+from search.analyze import check
+from search.kind import classify
+from search.program import Program
+from tasks.scoring import Interval
+
+Reason = Literal["exact", "empirical"]
+
+
+class Step(NamedTuple):
+    """What was done, why that is right, and what it led to."""
+
+    what: str
+    reason: Reason
+    evidence: str
+    after: Setting
+    cost: Interval | None = None  # of an empirical step
+
+
+@dataclass(frozen=True)
+class Report:
+    """A chain of steps. ``kept``: edits that were measured last and change the rule."""
+
+    start: Program
+    steps: list[Step] = field(default_factory=list)
+    kept: list[Effect] = field(default_factory=list)
+
+    @property
+    def end(self) -> Setting:
+        return self.steps[-1].after if self.steps else Setting(self.start)
+
+
+def simplify(
+    program: Program, settings: Ablation | None = None, tell: Callable[[Step], None] | None = None
+) -> Report:
+    """The shortest program found; exact steps only if ``settings`` is None.
+
+    ``tell`` hears of each step when it is taken. Raises ProgramError for a program that is no
+    rule, ValueError where it diverges on a task at every learning rate.
+    """
+    check(program)
+    report = Report(program)
+    for step in _chain(program, settings, report.kept):
+        report.steps.append(step)
+        if tell is not None:
+            tell(step)
+    return report
+
+
+def _chain(program: Program, settings: Ablation | None, kept: list[Effect]) -> Iterator[Step]:
+    now = Setting(program)
+    for step in _exact(now):
+        now = step.after
+        yield step
+    if settings is None:
+        return
+    start = now.program
+    for edits in (ablate.skips, ablate.roundings):
+        while True:
+            effects = ablate.measure(edits(now.program), start, settings)
+            if not effects or not effects[0].harmless:
+                break
+            for step in _empirical(now, effects[0], settings):
+                now = step.after
+                yield step
+        kept += effects
+
+
+def _exact(now: Setting) -> Iterator[Step]:
+    for rule, after, agreement in algebra.simplify(now):
+        yield Step(rule, "exact", str(agreement), after)
+
+
+def _empirical(now: Setting, effect: Effect, settings: Ablation) -> Iterator[Step]:
+    """The edit, and what becomes possible by it."""
+    (what, program), cost, _ = effect
+    after = Setting(program, now.lr, now.weight_decay)
+    evidence = f"log loss ratio {cost}, {cost.n} fresh seeds of {settings.suite}"
+    yield Step(what, "empirical", evidence, after, cost)
+    yield from _exact(after)
+
+
+# The report ---------------------------------------------------------------------------------------
+
+
+def to_text(report: Report) -> str:
+    """For people."""
+    lines = [f"{_size(report.start)}: {classify(report.start)}", ""]
+    for number, step in enumerate(report.steps, 1):
+        lines.append(f"{number:3}. {step.what}")
+        lines.append(f"     {step.reason}: {step.evidence}; {_size(step.after.program)}")
+    end = report.end
+    lines += ["", f"{_size(end.program)}: {classify(end.program)}"]
+    if end.lr != 1:
+        lines.append(f"at {end.lr:.6g} times the learning rate")
+    if end.weight_decay:
+        lines.append(f"with weight decay {end.weight_decay:.6g}")
+    lines += ["", str(end.program)]
+    if report.kept:
+        lines.append("Not done, for these change the losses:")
+        lines += [f"  {effect.cost}  {effect.edit.what}" for effect in report.kept]
+    return "\n".join(lines)
+
+
+def _size(program: Program) -> str:
+    length, states = program.length, len(program.states)
+    return f"{length} statement{'s' * (length != 1)}, {states} state{'s' * (states != 1)}"
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The same as data."""
+
+    def setting(of: Setting) -> dict[str, Any]:
+        return {"program": str(of.program), "lr": of.lr, "weight_decay": of.weight_decay}
+
+    def interval(cost: Interval | None) -> dict[str, float] | None:
+        return None if cost is None else cost._asdict()
+
+    return {
+        "start": setting(Setting(report.start)),
+        "steps": [
+            {
+                "what": step.what,
+                "reason": step.reason,
+                "evidence": step.evidence,
+                "cost": interval(step.cost),
+                **setting(step.after),
+            }
+            for step in report.steps
+        ],
+        "end": {**setting(report.end), "kind": str(classify(report.end.program))},
+        "kept": [{"what": e.edit.what, "cost": interval(e.cost)} for e in report.kept],
+    }
