@@ -1,0 +1,228 @@
+"""What is shown of a run: on a small archive written by hand, at every stage of its life."""
+
+import io
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from search.archive import Archive, create, open_existing
+from search.show import lineage, render, summary
+from search.storage import ArchiveError
+from search.tables import Final
+
+SIGN = """def update(w, g, m, v):
+    m = interp(g, m, 0.9)
+    update = sign(m)
+    return update, m, v
+"""
+DEAD = SIGN.replace("    update =", "    x = cosh(w)\n    update =")
+SCALED = SIGN.replace("sign(m)", "mul(m, 2.0)")
+
+# id, parent, mutation, fate, score, text, original
+CANDIDATES = (
+    (0, None, "start", "evaluated", 0.0, SCALED, None),
+    (1, 0, "insert cosh", "evaluated", 0.0, DEAD, None),
+    (2, 1, "modify interp", "duplicate", 0.0, SCALED + "\n", 0),
+    (3, 2, "modify sign", "evaluated", -0.25, SIGN, None),
+    (4, 3, "modify 0.9", "diverged", None, SIGN.replace("0.9", "9.0"), None),
+    (5, 3, "modify 0.5", "stopped", None, SIGN.replace("0.9", "0.5"), None),
+    (6, 3, "modify nothing", "invalid", None, None, None),
+    (7, 3, "modify 0.8", "evaluated", -0.125, SIGN.replace("0.9", "0.8"), None),
+    (8, 3, "delete", "pending", None, SIGN.replace("0.9", "0.7"), None),
+)
+GAINS = {"adamw": 1.0, "lion": 0.9, "momentum": 1.2, "3": 0.8, "7": 0.85}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    with create(tmp_path / "run", {"seed": 0}) as archive:
+        yield archive
+
+
+def searched(archive: Archive) -> None:
+    """Both batches: seven candidates decided, one pending, two invalid children unnumbered."""
+    with archive.transaction():
+        archive.add_batch(0, {"hurdles": [], "rejected": 2})
+        for id, parent, mutation, fate, score, text, original in CANDIDATES:
+            program = text and archive.add_program(text, text, text, text.count("="))
+            born = fate if fate in ("invalid", "duplicate") else "pending"
+            archive.add_candidate(id, 0, parent, program, mutation, born, 0.01, original)
+            if fate not in ("pending", "invalid"):
+                archive.decide(id, fate, 0.01, score, [])
+        archive.add_timing(0, wall=83.0, busy=1.0)
+
+
+def judged(archive: Archive, stage: str, rules: tuple[str, ...]) -> None:
+    """Losses on two tasks and three seeds; how the rules compare is the same on all of them."""
+    with archive.transaction():
+        archive.add_finals(
+            Final(stage, rule, task, seed, 100, 0.01, "ok", GAINS[rule] * hard * (1 + seed / 10))
+            for rule in rules
+            for task, hard in (("digits", 1.0), ("text", 3.0))
+            for seed in (1001, 1002, 1003)
+        )
+
+
+def finished(archive: Archive) -> None:
+    searched(archive)
+    baselines = ("adamw", "lion", "momentum")
+    judged(archive, "proxy", (*baselines, "3", "7"))
+    judged(archive, "held_out", (*baselines, "3"))
+    with archive.transaction():
+        archive.set_run("winner", 3)
+
+
+def printed(content: dict) -> str:
+    console = Console(file=io.StringIO(), width=110, color_system=None)
+    render(content, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def nothing(archive: Archive) -> None:
+    """A run that has just begun."""
+
+
+STAGES = pytest.mark.parametrize("happened", [nothing, searched, finished])
+
+
+@STAGES
+def test_json_holds_all_of_it(archive: Archive, happened) -> None:
+    happened(archive)
+    content = summary(archive)
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert printed(json.loads(json.dumps(content))) == printed(content)
+
+
+@STAGES
+def test_a_run_can_be_looked_at_while_it_is_written(archive: Archive, happened) -> None:
+    happened(archive)
+    with open_existing(archive.run_dir, readonly=True) as reader:
+        assert summary(reader) == summary(archive)
+
+
+def test_nothing_yet(archive: Archive) -> None:
+    content = summary(archive)
+    assert content["best"] is None
+    assert not content["finished"]
+    assert content["top"] == []
+    assert printed(content) == "nothing has been evaluated yet\n"
+
+
+def test_an_unfinished_run_ranks_by_the_scores_of_the_search(archive: Archive) -> None:
+    searched(archive)
+    content = summary(archive, top=3)
+    assert [entry["id"] for entry in content["top"]] == [3, 7, 0]
+    assert [entry["score"] for entry in content["top"]] == [-0.25, -0.125, 0.0]
+    assert content["best"] == content["top"][0]
+    assert content["discovery"] is None
+    assert not content["finished"]
+    text = printed(content)
+    assert SIGN.strip() in "\n".join(line.rstrip() for line in text.splitlines())
+    assert "Not judged yet" in text
+    assert "-0.2500" in text
+
+
+def test_statements_that_do_nothing_are_not_shown(archive: Archive) -> None:
+    searched(archive)
+    programs = {entry["id"]: entry["program"] for entry in summary(archive)["top"]}
+    assert "cosh" not in programs[1]
+    assert programs[1] == programs[3]
+
+
+def test_counts_by_fate(archive: Archive) -> None:
+    searched(archive)
+    content = summary(archive)
+    assert content["fates"] == {
+        "pending": 1, "invalid": 3, "duplicate": 1, "stopped": 1, "diverged": 1, "evaluated": 4,
+    }  # fmt: skip
+    line = next(line for line in printed(content).splitlines() if "candidates tried" in line)
+    assert line == (
+        "11 candidates tried in 1:23: 3 invalid, 1 duplicates of known programs, "
+        "1 stopped early, 1 diverged, 4 evaluated in full, 1 pending."
+    )
+
+
+def test_a_finished_run_ranks_by_fresh_seeds(archive: Archive) -> None:
+    finished(archive)
+    content = summary(archive)
+    assert content["finished"]
+    assert content["discovery"] is True
+    assert [s["rule"] for s in content["stages"]["proxy"]] == [
+        "3",
+        "7",
+        "lion",
+        "adamw",
+        "momentum",
+    ]
+    against = content["stages"]["held_out"][0]["against"]
+    for name in ("adamw", "lion", "momentum"):
+        gap = math.log(GAINS["3"] / GAINS[name])
+        assert against[name]["mean"] == pytest.approx(gap)
+        assert against[name]["low"] <= against[name]["mean"] + 1e-9
+    text = printed(content)
+    assert "Change of loss in % on held-out tasks, 3 fresh seeds, 95 % interval" in text
+    assert "-20.0 [-20.0, -20.0]" in text
+    assert "A discovery" in text
+    for command in ("show", "export", "evaluate", "tensorboard"):
+        assert command in text[text.index("Next:") :]
+
+
+def test_no_discovery_where_held_out_tasks_disagree(archive: Archive) -> None:
+    searched(archive)
+    judged(archive, "held_out", ("adamw", "lion", "momentum"))
+    with archive.transaction():
+        archive.set_run("winner", 3)
+        archive.add_finals(
+            Final("held_out", "3", task, seed, 100, 0.01, "ok", loss * hard * (1 + seed / 10))
+            for task, hard in (("digits", 1.0), ("text", 3.0))
+            for seed, loss in ((1001, 0.5), (1002, 1.4), (1003, 1.0))
+        )
+    content = summary(archive)
+    assert content["discovery"] is False
+    assert "No discovery" in printed(content)
+
+
+def test_a_diverged_rule_is_called_so(archive: Archive) -> None:
+    finished(archive)
+    with archive.transaction():
+        archive.add_finals([Final("proxy", "7", "text", 1001, 100, 0.01, "diverged", None)])
+    content = summary(archive)
+    rows = {row["rule"]: row["against"] for row in content["stages"]["proxy"]}
+    assert set(rows["7"].values()) == {None}
+    assert content["stages"]["proxy"][-1]["rule"] == "7"
+    assert "diverged" in printed(content)
+
+
+def test_lineage_tells_which_mutation_made_which_gain(archive: Archive) -> None:
+    searched(archive)
+    steps = lineage(archive, 7)
+    assert [step["id"] for step in steps] == [0, 1, 2, 3, 7]
+    assert [step["gain"] for step in steps] == [None, 0.0, 0.0, -0.25, 0.125]
+    assert [step["mutation"] for step in steps][3:] == ["modify sign", "modify 0.8"]
+    assert json.loads(json.dumps(steps, allow_nan=False)) == steps
+    text = printed({"lineage": steps})
+    assert "(2 without effect)" in text
+    assert "insert cosh" not in text
+    for shown in ("start", "modify sign", "-0.2500", "modify 0.8", "+0.1250", "0.8)"):
+        assert shown in text
+
+
+@pytest.mark.parametrize(("id", "fate"), [(4, "diverged"), (6, "invalid"), (8, "pending")])
+def test_lineage_of_one_without_a_score(archive: Archive, id: int, fate: str) -> None:
+    searched(archive)
+    steps = lineage(archive, id)
+    assert steps[-1]["gain"] is None
+    assert steps[-1]["score"] is None
+    assert (steps[-1]["program"] is None) == (fate == "invalid")
+    assert steps[-1]["mutation"] in printed({"lineage": steps})
+
+
+def test_an_unknown_candidate(archive: Archive) -> None:
+    searched(archive)
+    with pytest.raises(ArchiveError, match="no candidate 99; expected 0 to 8"):
+        lineage(archive, 99)
