@@ -110,6 +110,8 @@ class _Export:
             "UPDATE": skeleton.UPDATE_MODEL if self.functions.is_global else skeleton.UPDATE_GROUPS,
             "COLLECT": skeleton.COLLECT.format(create=create.rstrip()) if columns else "",
             "TICK": skeleton.TICK if self.functions.reads("t") else "",
+            "LOCAL": "" if self.functions.reduces else skeleton.LOCAL,
+            "SHARDED": skeleton.SHARDED if self.functions.reduces else "",
             "STEPS": ", steps" if self.functions.reads("t") else "",
             "HELPERS": self.helpers(loop + foreach),
             "LOOP": loop,

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from search.export import statements
 from search.export.statements import GLOBAL, Operand
-from search.ops import Kind
+from search.ops import OPS, Kind
 from search.program import Argument, Program, Statement, input_kinds, kinds
 
 COPY = "copy = torch.is_grad_enabled()  # what autograd has read must not be overwritten"
@@ -32,6 +32,11 @@ class Functions:
     @cached_property
     def is_global(self) -> bool:
         return any(statement.op in GLOBAL for statement in self.program.statements)
+
+    @cached_property
+    def reduces(self) -> bool:
+        """Whether some statement needs whole tensors."""
+        return any(OPS[statement.op].reduces for statement in self.program.statements)
 
     def reads(self, name: str) -> bool:
         return any(name in statement.args for statement in self.program.statements)

@@ -151,6 +151,7 @@ def _prepare(group: dict[str, Any], params: list, grads: list, *columns: list) -
     if on_host and not torch.compiler.is_compiling() and lr == 0:
         params = [p.clone() for p in params]  # not even an infinite update moves the real ones
     $TICK
+    $LOCAL
     params, grads, *columns = (_real(tensors) for tensors in (params, grads, *columns))
     if group["maximize"]:
         grads = [-g for g in grads]
@@ -168,6 +169,7 @@ def _working_dtype(p: Tensor) -> torch.dtype:
 
 
 def _wants_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
+    $SHARDED
     if group["foreach"] is not None:
         return group["foreach"]
     return not group["differentiable"] and all(p.device.type not in ("cpu", "meta") for p in params)
@@ -210,6 +212,20 @@ TICK = """\
 torch._foreach_add_(steps, 1)
 if not (group["capturable"] or torch.compiler.is_compiling()):
     steps = [step.item() for step in steps]
+"""
+
+LOCAL = """\
+for i, p in enumerate(params):
+    if hasattr(p, "to_local"):  # sharded; the rule is elementwise, so the shard here will do
+        grads[i] = grads[i].redistribute(p.device_mesh, p.placements)
+params, grads, *columns = (
+    [x.to_local() if hasattr(x, "to_local") else x for x in tensors]
+    for tensors in (params, grads, *columns)
+)
+"""
+SHARDED = """\
+if any(hasattr(p, "to_local") for p in params):
+    return False  # few multi-tensor functions are known to sharded tensors
 """
 
 UPDATE_GROUPS = """\

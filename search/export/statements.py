@@ -60,7 +60,11 @@ def expression(op: str, args: Sequence[Operand]) -> str:
         bound = "min" if op == "maximum" else "max"
         return f"{tensor}.clamp({bound}={number})"
     if _is_lerp(op, args):
-        return f"torch.lerp({', '.join(texts)})"
+        x, y, a = texts
+        # 1 - beta is exact in Python and would not be in float32.
+        return (
+            f"torch.lerp({y}, {x}, 1 - {a})" if _is_beta(args[2]) else f"torch.lerp({x}, {y}, {a})"
+        )
     return _formatted(op, texts)
 
 
@@ -77,6 +81,10 @@ def _formatted(op: str, texts: list[str]) -> str:
 
 def _is_lerp(op: str, args: Sequence[Operand]) -> bool:
     return op == "interp" and args[0].kind == args[1].kind > Kind.SCALAR and not args[2].varies
+
+
+def _is_beta(number: Operand) -> bool:
+    return number.text.startswith("beta")
 
 
 def loop(statement: Statement, target: Operand, args: Sequence[Operand]) -> list[str]:
@@ -181,7 +189,7 @@ class _Calls:
 
     def lerp(self) -> None:
         x, y, a = self.args
-        if y.spent and self.prefers(y, x):
+        if self.prefers(y, x) or (_is_beta(a) and not self.prefers(x, y)):
             self.args = [y]
             self.call("lerp", 0, x.text, f"1 - {a.text}")
         else:

@@ -4,7 +4,7 @@ import importlib.util
 import itertools
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -29,7 +29,7 @@ LR, DECAY, STEPS = 0.01, 0.1, 6
 NAMES = itertools.count()
 
 
-def load(source: str) -> type[torch.optim.Optimizer]:
+def load(source: str) -> Callable[..., torch.optim.Optimizer]:
     """The optimizer class of an exported file."""
     module = ModuleType(f"exported_{next(NAMES)}")
     sys.modules[module.__name__] = module
@@ -223,7 +223,7 @@ HYPER = {
 @pytest.mark.parametrize("name", HYPER)
 def test_constants_become_hyper_parameters(name: str) -> None:
     exported = load(to_source(ZOO[name].program, name, "", 0.3, 0.1))
-    group = exported([torch.zeros(1)]).param_groups[0]  # type: ignore[call-arg]
+    group = exported([torch.zeros(1)]).param_groups[0]
     flags = ("params", "lr", "maximize", "foreach", "capturable", "differentiable")
     assert {key: value for key, value in group.items() if key not in flags} == HYPER[name]
     assert group["lr"] == 0.3
@@ -234,7 +234,7 @@ def test_hyper_parameters_are_what_the_rule_uses() -> None:
     flat, grads = problem()
     exported = load(to_source(ZOO["lion"].program, "lion", "", LR, DECAY))
     p = flat.clone().requires_grad_()
-    optimizer = exported([p], beta1=0.5, beta2=0.7)  # type: ignore[call-arg]
+    optimizer = exported([p], beta1=0.5, beta2=0.7)
     for g in grads:
         p.grad = g.clone()
         optimizer.step()

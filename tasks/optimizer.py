@@ -1,0 +1,252 @@
+"""Any update rule as a ``torch.optim.Optimizer``, for anyone's training script.
+
+A model is one instance (``N = 1``). The parameters of a group that share device and precision are
+laid end to end in one flat row, the rule is asked for its updates, and these are taken from the
+parameters. What the rule remembers of each element is kept with its parameter, under the same name
+and in its shape, so that checkpoints, schedulers and sharding tools find what they expect; what
+belongs to no element (an LSTM, averages of the loss) is kept with the first parameter of the row,
+under ``shared.NAME``.
+
+So a rule sees one parameter group at a time: norms and networks that mix tensors do not look
+across groups. Sharded parameters (DTensor) are gathered for the step, which works for every rule
+and needs the memory of the whole model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from tasks.types import Layout, Params, ParamSpec, State, StepInfo, UpdateRule
+
+SHARED = "shared."
+
+
+class RuleOptimizer(Optimizer):
+    """``rule`` as an optimizer. ``lr`` and ``weight_decay`` are what ``StepInfo`` hands the rule.
+
+    ``horizon``: the planned number of steps, for rules that want to know. ``capturable``: step
+    counters stay on the device. ``differentiable``: record steps for autograd, if the rule can.
+    Half-precision parameters are moved, and remembered, in float32. Parameters without a gradient
+    keep their values and states; the rule sees a gradient of zero.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        rule: UpdateRule,
+        lr: float | Tensor = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        horizon: int = 10_000,
+        maximize: bool = False,
+        capturable: bool = False,
+        differentiable: bool = False,
+    ) -> None:
+        if isinstance(lr, Tensor) and lr.numel() != 1:
+            raise ValueError(f"lr: got a tensor of {lr.numel()} elements, expected one")
+        if not isinstance(lr, Tensor) and not lr >= 0:
+            raise ValueError(f"lr: got {lr}, expected a number >= 0")
+        if not weight_decay >= 0:
+            raise ValueError(f"weight_decay: got {weight_decay}, expected a number >= 0")
+        self.rule = rule
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "horizon": horizon,
+            "maximize": maximize,
+            "capturable": capturable,
+            "differentiable": differentiable,
+        }
+        super().__init__(params, defaults)
+
+    def step(
+        self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float = math.nan
+    ) -> Any:
+        """Take one step. Returns what ``closure`` returns, which computes loss and gradients.
+
+        Rules that read the training loss get the closure's, or else ``loss``; without either they
+        see NaN.
+        """
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
+        loss = loss if result is None else result
+        with torch.set_grad_enabled(any(group["differentiable"] for group in self.param_groups)):
+            for group in self.param_groups:
+                for params in _alike(group["params"]):
+                    if any(p.grad is not None for p in params):
+                        self._move(group, params, loss)
+        return result
+
+    def _move(self, group: dict[str, Any], params: list[Tensor], loss: Tensor | float) -> None:
+        """One step of the parameters of one row."""
+        flat = _join(params)
+        grads = _join([torch.zeros_like(p) if p.grad is None else _dense(p.grad) for p in params])
+        specs = tuple(ParamSpec(f"p{i}", tuple(_whole(p).shape)) for i, p in enumerate(params))
+        row = Params(flat, Layout(specs))
+        state, steps = self._state(group, params, row)
+
+        def number(x: Any) -> Tensor:
+            return torch.as_tensor(x, dtype=flat.dtype, device=flat.device).reshape(1)
+
+        info = StepInfo(
+            step=steps.long().reshape(1) if group["capturable"] else int(steps),
+            horizon=group["horizon"],
+            lr=number(group["lr"]),
+            weight_decay=number(group["weight_decay"]),
+            loss=number(loss.detach() if isinstance(loss, Tensor) else loss),
+        )
+        grads = -grads if group["maximize"] else grads
+        updates, state = self.rule.update(grads, state, row, info)
+        self._keep(params, row.layout, state, steps + 1)
+        if not _is_zero(group["lr"]):
+            for p, (spec, span) in zip(params, row.layout, strict=True):
+                if p.grad is not None:
+                    _subtract(p, updates[0, span].view(spec.shape))
+
+    def _state(
+        self, group: dict[str, Any], params: list[Tensor], row: Params
+    ) -> tuple[State, Tensor]:
+        """The rule's state, put together from what is kept with each parameter, and the step."""
+        if not all(self.state[p] for p in params):
+            steps = torch.zeros((), device=row.flat.device if group["capturable"] else "cpu")
+            for p in params:
+                self.state[p]["step"] = steps.clone()
+            self._create(params, row)
+        steps = torch.stack([self.state[p]["step"] for p in params]).amax()
+        first = self.state[params[0]]
+        state = {}
+        for name in first:
+            if name.startswith(SHARED):
+                state[name.removeprefix(SHARED)] = first[name][None].clone()
+            elif name != "step":
+                kept = zip(params, row.layout, strict=True)
+                parts = [_lead(self.state[p][name], spec) for p, (spec, _) in kept]
+                state[name] = torch.cat(parts, dim=-1)[None]
+        return state, steps
+
+    def _create(self, params: list[Tensor], row: Params) -> None:
+        for name, value in self.rule.init(row).items():
+            if value.shape[-1:] != (row.layout.n,):
+                self.state[params[0]][SHARED + name] = value[0].clone()
+                continue
+            for p, (spec, span) in zip(params, row.layout, strict=True):
+                part = value[0, ..., span]
+                self.state[p][name] = part.reshape(*part.shape[:-1], *spec.shape).clone()
+
+    def _keep(self, params: list[Tensor], layout: Layout, state: State, steps: Tensor) -> None:
+        """Write the next state where the present one lies."""
+        for name, value in state.items():
+            first = self.state[params[0]]
+            if SHARED + name in first:
+                first[SHARED + name].copy_(value[0])
+                continue
+            for p, (_, span) in zip(params, layout, strict=True):
+                kept = self.state[p][name]
+                if p.grad is not None:
+                    kept.copy_(value[0, ..., span].reshape(kept.shape))
+        for p in params:
+            if p.grad is not None:
+                self.state[p]["step"].copy_(steps)
+
+    # The optimizer contract -------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"rule": self.rule}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # a checkpoint may be older than a hyper-parameter
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's. Schedulers fill a tensor ``lr`` in place, so each group gets its own."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if isinstance(group["lr"], Tensor) and not group["lr"].requires_grad:
+            group["lr"] = group["lr"].clone()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but states are copied, and never rounded to a parameter's half precision."""
+        saved: dict[str, Any] = {}
+
+        def remember(_: Optimizer, given: dict[str, Any]) -> None:
+            saved.update(given)
+
+        def restore(_: Optimizer) -> None:
+            keys = [key for group in saved["param_groups"] for key in group["params"]]
+            params = [p for group in self.param_groups for p in group["params"]]
+            for key, p in zip(keys, params, strict=True):
+                for name, value in saved["state"].get(key, {}).items():
+                    is_state = value.is_floating_point() and name != "step"
+                    dtype = _working_dtype(p) if is_state else value.dtype
+                    device = self.state[p][name].device
+                    self.state[p][name] = value.to(device, dtype, copy=True)
+
+        before = self.register_load_state_dict_pre_hook(remember)
+        after = self.register_load_state_dict_post_hook(restore, prepend=True)
+        with before, after:
+            super().load_state_dict(state_dict)
+
+
+def _alike(params: list[Tensor]) -> list[list[Tensor]]:
+    """The parameters by row: those of one device and working precision."""
+    rows: dict[Any, list[Tensor]] = {}
+    for p in params:
+        rows.setdefault((p.device, _working_dtype(p)), []).append(p)
+    return list(rows.values())
+
+
+def _join(tensors: list[Tensor]) -> Tensor:
+    """A fresh row ``[1, n]`` of working precision."""
+    whole = [_whole(x) for x in tensors]
+    return torch.cat([x.reshape(-1).to(_working_dtype(x)) for x in whole])[None]
+
+
+def _whole(x: Any) -> Tensor:
+    """All shards of ``x``, complex numbers as pairs."""
+    x = x.full_tensor() if _is_sharded(x) else x
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def _is_sharded(x: Any) -> bool:
+    return hasattr(x, "full_tensor")
+
+
+def _dense(grad: Tensor) -> Tensor:
+    if grad.layout != torch.strided:
+        raise RuntimeError("RuleOptimizer does not support sparse gradients")
+    return grad
+
+
+def _subtract(p: Any, update: Tensor) -> None:
+    if _is_sharded(p):
+        from torch.distributed.tensor import distribute_tensor  # slow to import, seldom wanted
+
+        # Every process has the whole update, so nothing is sent.
+        update = distribute_tensor(update, p.device_mesh, p.placements, src_data_rank=None)
+    (torch.view_as_real(p) if p.is_complex() else p).sub_(update)
+
+
+def _lead(x: Tensor, spec: ParamSpec) -> Tensor:
+    """A state of one parameter, ``[..., *shape]`` to ``[..., numel]``."""
+    return x.reshape(*x.shape[: x.ndim - len(spec.shape)], spec.numel)
+
+
+def _working_dtype(p: Tensor) -> torch.dtype:
+    """What steps are computed and states kept in; a complex number counts as two real ones."""
+    dtype = p.dtype.to_real() if p.is_complex() else p.dtype
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _is_zero(lr: float | Tensor) -> bool:
+    """Whether nothing may move; of a tensor on an accelerator, zero times the update decides."""
+    return (not isinstance(lr, Tensor) or lr.device.type == "cpu") and bool(lr == 0)

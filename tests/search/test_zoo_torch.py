@@ -1,0 +1,278 @@
+"""Known optimizers, as programs, are those optimizers: torch's own, other people's, or a formula.
+
+Each is followed as a population (compiled and reference) and as an exported file (one parameter at
+a time, and multi-tensor), so agreement also holds the four ways to run a program together.
+"""
+
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from search.export import to_source
+from search.kernels import cpu
+from search.program import Program, from_rows, parse
+from search.vm import Population, Step, reference
+from search.zoo import ZOO
+from tasks.types import Layout, Params, ParamSpec, StepInfo
+
+DATA = Path(__file__).with_name("data")
+GOLDEN = np.load(DATA / "optimizers_10steps.npz")
+MANIFEST = json.loads((DATA / "optimizers_10steps.manifest.json").read_text())
+PAPER = json.loads((DATA / "lion_paper_programs.json").read_text())["programs"]
+LAYOUT = Layout((ParamSpec("a", (5, 7)), ParamSpec("b", (7,)), ParamSpec("c", (7, 3))))
+LR, STEPS = 1e-3, 50
+NUMBERS = itertools.count()
+
+Gradient = Callable[[int, Tensor], Tensor]
+"""(step, flat parameters) -> flat gradient"""
+Way = Callable[[Program, Tensor, Gradient, int, float, float], Tensor]
+"""(program, start, gradient, steps, lr, weight_decay) -> parameters after each step"""
+
+
+def population(step: Step) -> Way:
+    def follow(
+        program: Program, flat: Tensor, gradient: Gradient, steps: int, lr: float, decay: float
+    ) -> Tensor:
+        rule = Population.of([program], torch.tensor([0]), step)
+        params, trace = Params(flat[None].clone(), LAYOUT), []
+        state = rule.init(params)
+        rate, fade = (
+            torch.full((1,), lr, dtype=flat.dtype),
+            torch.full((1,), decay, dtype=flat.dtype),
+        )
+        for k in range(steps):
+            info = StepInfo(k, steps, rate, fade, torch.zeros_like(rate))
+            grads = gradient(k, params.flat[0])[None].clone()
+            updates, state = rule.update(grads, state, params, info)
+            params = Params(params.flat - updates, LAYOUT)
+            trace.append(params.flat[0])
+        return torch.stack(trace)
+
+    return follow
+
+
+def exported(foreach: bool) -> Way:
+    def follow(
+        program: Program, flat: Tensor, gradient: Gradient, steps: int, lr: float, decay: float
+    ) -> Tensor:
+        module = ModuleType(f"zoo_{next(NUMBERS)}")
+        sys.modules[module.__name__] = module
+        exec(to_source(program, "rule", ""), module.__dict__)
+        settings = {"weight_decay": decay} if program.form == "direction" else {}
+
+        def make(params: list[Tensor]) -> torch.optim.Optimizer:
+            return module.__dict__["Rule"](params, lr=lr, foreach=foreach, **settings)
+
+        return optimize(make, flat, gradient, steps)
+
+    return follow
+
+
+def optimize(
+    make: Callable[[list[Tensor]], torch.optim.Optimizer],
+    flat: Tensor,
+    gradient: Gradient,
+    steps: int,
+) -> Tensor:
+    params = [view.clone().requires_grad_() for view in LAYOUT.views(flat).values()]
+    optimizer, trace = make(params), []
+    for k in range(steps):
+        row = torch.cat([p.detach().reshape(-1) for p in params])
+        for p, g in zip(params, LAYOUT.views(gradient(k, row)).values(), strict=True):
+            p.grad = g.clone()
+        optimizer.step()
+        trace.append(torch.cat([p.detach().reshape(-1) for p in params]))
+    return torch.stack(trace)
+
+
+WAYS: dict[str, Way] = {
+    "kernel": population(cpu.step),
+    "reference": population(reference),
+    "exported": exported(foreach=False),
+    "foreach": exported(foreach=True),
+}
+ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
+def start(dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(LAYOUT.n, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def noisy_quadratic(step: int, flat: Tensor) -> Tensor:
+    """Gradients that depend on where the optimizer went, at scales from 0.01 to 10."""
+    noise = torch.randn(LAYOUT.n, generator=torch.Generator().manual_seed(1 + step))
+    scale = 10 ** torch.linspace(-2, 1, LAYOUT.n)
+    return (scale * (0.3 * flat + noise)).to(flat.dtype)
+
+
+# torch.optim ------------------------------------------------------------------------------------
+
+TORCH: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    "sgd": (torch.optim.SGD, {}),
+    "momentum": (torch.optim.SGD, {"momentum": 0.9}),
+    "nesterov": (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "adagrad": (torch.optim.Adagrad, {"eps": 1e-8}),
+    "rmsprop": (torch.optim.RMSprop, {}),
+    "adam": (torch.optim.Adam, {}),
+    "adamw": (torch.optim.AdamW, {"weight_decay": 0.01}),
+}
+
+
+@ways
+@pytest.mark.parametrize("name", TORCH)
+def test_equal_to_torch(name: str, way: Way) -> None:
+    """Float32, 50 steps, to 1e-6. Rounding ``1 - lr * weight_decay`` costs torch half of that."""
+    make, settings = TORCH[name]
+    expected = optimize(lambda p: make(p, lr=LR, **settings), start(), noisy_quadratic, STEPS)  # type: ignore[call-arg]
+    decay = settings.get("weight_decay", 0.0)
+    actual = way(ZOO[name].program, start(), noisy_quadratic, STEPS, LR, decay)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+# Formulas ---------------------------------------------------------------------------------------
+
+Formula = Callable[[Tensor, dict[str, Tensor]], Tensor]
+"""(gradient, memory) -> direction"""
+
+
+def _average(memory: dict[str, Tensor], name: str, value: Tensor, beta: float) -> Tensor:
+    memory[name] = beta * memory.get(name, torch.zeros_like(value)) + (1 - beta) * value
+    return memory[name]
+
+
+def _adam(g: Tensor, memory: dict[str, Tensor]) -> Tensor:
+    m, v = _average(memory, "m", g, 0.9), _average(memory, "v", g * g, 0.999)
+    return m / (v.sqrt() + 1e-8)
+
+
+def _adabelief(g: Tensor, memory: dict[str, Tensor]) -> Tensor:
+    m = _average(memory, "m", g, 0.9)
+    return m / (_average(memory, "v", (g - m) ** 2, 0.999).sqrt() + 1e-8)
+
+
+def _lion(g: Tensor, memory: dict[str, Tensor]) -> Tensor:
+    direction = torch.sign(0.9 * memory.get("m", 0.0 * g) + 0.1 * g)
+    _average(memory, "m", g, 0.99)
+    return direction
+
+
+FORMULAS: dict[str, Formula] = {
+    "adam_no_correction": _adam,
+    "adamw_no_correction": _adam,
+    "adabelief_no_correction": _adabelief,
+    "sign_sgd": lambda g, memory: g.sign(),
+    "sign_momentum": lambda g, memory: _average(memory, "m", g, 0.9).sign(),
+    "lion": _lion,
+}
+
+
+@ways
+@pytest.mark.parametrize("name", FORMULAS)
+def test_equal_to_the_formula(name: str, way: Way) -> None:
+    flat, memory, trace = start(torch.float64), {}, []
+    for k in range(STEPS):
+        direction = FORMULAS[name](noisy_quadratic(k, flat), memory)
+        flat = flat - LR * (direction + 0.1 * flat)
+        trace.append(flat)
+    actual = way(ZOO[name].program, start(torch.float64), noisy_quadratic, STEPS, LR, 0.1)
+    torch.testing.assert_close(actual, torch.stack(trace), rtol=0, atol=1e-10)
+    single = way(ZOO[name].program, start(), noisy_quadratic, STEPS, LR, 0.1)
+    torch.testing.assert_close(single.double(), torch.stack(trace), rtol=0, atol=2e-6)
+
+
+@ways
+def test_initial_program_of_the_paper_is_adamw_with_its_rates_inside(way: Way) -> None:
+    full = way(ZOO["adamw_initial"].program, start(), noisy_quadratic, STEPS, 1.0, 0.0)
+    direction = ZOO["adamw_no_correction"].program
+    expected = way(direction, start(), noisy_quadratic, STEPS, 1e-3, 0.01)
+    torch.testing.assert_close(full, expected, rtol=0, atol=2e-6)
+
+
+# Other people's implementations -----------------------------------------------------------------
+
+
+def changed(name: str, *changes: tuple[str, str]) -> Program:
+    """A zoo program with other constants."""
+    text = str(ZOO[name].program)
+    for old, new in changes:
+        text = text.replace(old, new)
+    return parse(text)
+
+
+GOLDEN_RUNS: dict[str, Program] = {
+    "lion_default": ZOO["lion"].program,
+    "lion_pytorch_wd": changed("lion", ("0.99", "0.98"), ("0.9)", "0.95)")),
+    "torch_adamw": ZOO["adamw"].program,
+    "tiger_default": changed("sign_momentum", ("0.9", "0.965")),
+}
+
+
+def golden(name: str, dtype: str) -> Tensor:
+    """``[11, n]``: before and after each update."""
+    parts = [GOLDEN[f"{name}.{dtype}.{spec.name}"].reshape(11, -1) for spec, _ in LAYOUT]
+    return torch.from_numpy(np.concatenate(parts, 1))
+
+
+def golden_gradients() -> Tensor:
+    parts = [GOLDEN[f"inputs.grads.{spec.name}"].reshape(10, -1) for spec, _ in LAYOUT]
+    return torch.from_numpy(np.concatenate(parts, 1))
+
+
+@ways
+@pytest.mark.parametrize("run", GOLDEN_RUNS)
+def test_equal_to_golden_runs(run: str, way: Way) -> None:
+    """The division's epsilon also meets Adam's bias corrections: 1e-7 here, nothing elsewhere."""
+    grads, hyper = golden_gradients(), MANIFEST[run]["hyper"]
+    exact = 2e-7 if run == "torch_adamw" else 1e-12
+    for dtype, tolerance in (("f64", exact), ("f32", 2e-6)):
+        expected = golden(run, dtype)
+        given = grads.to(expected.dtype)
+        actual = way(
+            GOLDEN_RUNS[run],
+            expected[0],
+            lambda k, _: given[k],  # noqa: B023
+            10,
+            hyper["lr"],
+            hyper.get("weight_decay", 0.0),
+        )
+        torch.testing.assert_close(actual, expected[1:], rtol=0, atol=tolerance)
+
+
+# The programs of the Lion paper -----------------------------------------------------------------
+
+
+def paper_program(name: str) -> Program:
+    return from_rows(PAPER[name]["statements"], ("w", "g", "m", "v", "lr"), "full")
+
+
+@ways
+@pytest.mark.parametrize("name", PAPER)
+def test_programs_of_the_paper_run_the_same_in_every_way(name: str, way: Way) -> None:
+    def small(step: int, flat: Tensor) -> Tensor:  # the raw program takes arcsin of gradients
+        return noisy_quadratic(step, flat).clamp(-0.9, 0.9)
+
+    program = paper_program(name)
+    actual = way(program, start(torch.float64), small, 10, 1.0, 0.0)
+    expected = population(reference)(program, start(torch.float64), small, 10, 1.0, 0.0)
+    assert actual.isfinite().all()
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-8)
+
+
+def test_raw_program_of_the_paper_is_a_sign_with_decay() -> None:
+    """``m / sqrt(m * m)`` is a sign, and what multiplies it is the rate that ablation kept."""
+    rate, decay = 0.0002171761734643951, 0.4601978361606598
+    before = start(torch.float64)
+    after = population(reference)(paper_program("lion_raw"), before, noisy_quadratic, 1, 1.0, 0.0)[
+        0
+    ]
+    signs = (before - after) / rate - decay * before
+    torch.testing.assert_close(signs.abs(), torch.ones_like(signs), rtol=0, atol=1e-2)
