@@ -137,12 +137,13 @@ def _workers(given: int | None) -> int:
 
 
 def _proceed(archive: Archive, workers: int) -> int:
-    with View() as view:
-        try:
+    view = View()
+    try:
+        with view:
             run.proceed(archive, workers, view)
-        except Interrupted:
-            view.say(f"stopped, nothing is lost; go on with: l2o resume {archive.run_dir}")
-            return 130
+    except (Interrupted, KeyboardInterrupt):
+        view.say(f"stopped, nothing is lost; go on with: l2o resume {archive.run_dir}")
+        return 130
     showing.render(showing.summary(archive), view.console)
     return 0
 
