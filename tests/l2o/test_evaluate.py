@@ -1,0 +1,137 @@
+"""``l2o evaluate``, ``suites`` and ``report`` as a user meets them."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from l2o import checkpoint
+from l2o.cli import main
+from l2o.rules import entrant, entrants
+from l2o.tuned import TunedAdam
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ["--trials", "3", "--seeds", "2", "--length", "0.1"]
+SUITE = """
+from tasks.mlp import MLP
+from tasks.suites import Entry
+pair = [Entry(MLP(width=w, batch_size=16), 40) for w in (4, 8)]
+"""
+PROGRAM = "def update(w, g):\n    update = sign(g)\n    return update\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A directory of the user's own, with a suite, a program and a checkpoint in it."""
+    (tmp_path / "a_suite.py").write_text(SUITE)
+    (tmp_path / "sign.txt").write_text(PROGRAM)
+    optimizer = TunedAdam()
+    checkpoint.save(tmp_path / "learned", optimizer, optimizer.initial())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield tmp_path
+    for name in ("a_suite", "my_tasks"):
+        sys.modules.pop(name, None)
+
+
+def evaluate(*rules: str) -> int:
+    return main(["evaluate", *rules, "--suite", "a_suite:pair", *QUICK, "--out", "r.sqlite"])
+
+
+def test_rules_of_every_kind_end_in_one_table_and_a_report(here, capsys):
+    rules = ["lion", "sign.txt", "learned", "torch.optim.SGD(momentum=0.9)"]
+    assert evaluate(*rules) == 0
+    shown = capsys.readouterr().out
+    for word in ("lion", "sign.txt", "learned", "reference", "rank", "interval"):
+        assert word in shown
+    found = json.loads((here / "r.json").read_text())
+    assert {s["rule"] for s in found["standings"]} == {"adamw", *rules}
+    assert found["command"][:2] == ["l2o", "evaluate"]
+    assert found["environment"]["torch"]
+    assert found["rules"]["sign.txt"] == PROGRAM
+    (adamw,) = [s for s in found["standings"] if s["rule"] == "adamw"]
+    assert (adamw["gap"]["mean"], adamw["verdict"], adamw["gap"]["n"]) == (0, "reference", 4)
+
+    assert evaluate(*rules) == 0
+    assert "fresh runs" not in capsys.readouterr().out  # nothing was run again
+    assert json.loads((here / "r.json").read_text()) == found
+
+    assert main(["report", "r.sqlite"]) == 0
+    text = (here / "r.html").read_text()
+    assert "l2o evaluate lion sign.txt" in text
+    assert "Transfer" in text  # the tasks of this suite differ in their width
+    assert len(list((here / "r-figures").glob("*.png"))) == text.count("<figure>") >= 6
+
+
+def test_seeds_that_agree_are_not_a_tie_and_itself_is_one(here):
+    """AdamW under another name is AdamW."""
+    (here / "same.txt").write_text(entrant("adamw").source)
+    assert evaluate("same.txt") == 0
+    found = json.loads((here / "r.json").read_text())
+    assert [(s["rank"], s["gap"]["mean"]) for s in found["standings"]] == [(1, 0), (1, 0)]
+    assert {s["verdict"] for s in found["standings"]} == {"reference", "tie"}
+
+
+def test_identities_follow_behaviour(here):
+    first = entrant("sign.txt").identity
+    assert first == entrant("sign_sgd").identity
+    (here / "sign.txt").write_text(PROGRAM.replace("sign(g)", "tanh(g)"))
+    assert entrant("sign.txt").identity != first
+    assert [rule.name for rule in entrants(["lion", "adam", "lion"])] == ["lion", "adam"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nobody"], "no rule 'nobody': expected torch.optim.NAME, a run"),
+        (["evaluate", "lion", "--trials", "0"], "trials: got 0"),
+        (["evaluate", "lion", "--trials", "many"], "trials"),
+        (["evaluate", "lion", "--seeds", "-1"], "seeds: got -1"),
+        (["evaluate", "lion", "--suite", "nothing"], "suite: got 'nothing'"),
+        (["evaluate", "lion", "--suite", "a_suite:none"], "cannot be imported"),
+        (["evaluate", "lion", "--device", "abacus"], "--device: got 'abacus'"),
+        (["evaluate", "lion", "--threads", "0"], "--threads: got 0"),
+        (["evaluate", "lion", "--reference", "nobody"], "no rule 'nobody'"),
+        (["evaluate", "lion", "--out", "no/where.sqlite"], "does not exist"),
+        (["evaluate", "lion", "--out", "sign.txt"], "not a database"),
+        (["evaluate", "torch.optim.LBFGS", "--out", "r.sqlite"], "LBFGS: cannot be used here"),
+        (["evaluate"], "required: rules"),
+        (["evaluate", "broken.txt"], "broken.txt"),
+        (["evaluate", "empty"], "empty"),
+        (["suites", "nothing"], "suite: got 'nothing'"),
+        (["report", "nothing"], "nothing: no such run or results file"),
+        (["report", "empty"], "empty: not a run directory"),
+        (["report", "sign.txt"], "not a database"),
+    ],
+)
+def test_mistakes_are_one_line(here, capsys, arguments, message):
+    (here / "broken.txt").write_text("def update(w, g:")
+    (here / "empty").mkdir()
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_suites(here, capsys):
+    assert main(["suites"]) == 0
+    assert "held_out" in capsys.readouterr().out
+    assert main(["suites", "a_suite:pair", "--json"]) == 0
+    cards = json.loads(capsys.readouterr().out)["a_suite:pair"]
+    assert [found["width"] for found in cards.values()] == [4, 8]
+    assert main(["suites", "a_suite:pair"]) == 0
+    assert "mlp-digits-w4-d1" in capsys.readouterr().out
+
+
+def test_the_suite_of_the_readme_can_be_evaluated(here):
+    """An ``nn.Module`` and arrays, 15 lines: as it stands in the README."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(# my_tasks\.py\n.*?)```", readme, re.DOTALL)
+    assert example is not None
+    (here / "my_tasks.py").write_text(example[1])
+    command = ["evaluate", "sign_sgd", "--suite", "my_tasks:suite", *QUICK]
+    assert main(command) == 0
+    found = json.loads((here / "results.json").read_text())
+    assert [*found["tasks"]] == ["mine"]

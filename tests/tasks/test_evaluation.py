@@ -1,0 +1,245 @@
+"""Evaluations: equal budgets, nothing twice, resumable at any run, honest about divergence."""
+
+import math
+import sqlite3
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tasks import evaluation
+from tasks.cards import card, fingerprint
+from tasks.evaluation import Entrant, Plan, evaluate, measured, space
+from tasks.mlp import MLP
+from tasks.quadratic import Quadratic
+from tasks.results import Results, ResultsError, Run, Study, digest
+from tasks.scoring import TUNING_SEED
+from tasks.suites import Entry
+from tasks.torch_rule import torch_optimizer
+
+TASKS = (Entry(MLP(width=3, batch_size=8), 8), Entry(Quadratic(dimension=4), 6))
+suite = list(TASKS)
+PLAN = Plan(suite=f"{__name__}:suite", trials=4, seeds=2)
+
+
+@pytest.fixture(autouse=True)
+def this_suite(monkeypatch):
+    monkeypatch.setattr(evaluation, "resolve", lambda name: TASKS)
+
+
+def entrant(name: str, made: list | None = None) -> Entrant:
+    """A rule that notes each time it is made."""
+
+    def make(task, instances, device):
+        if made is not None:
+            made.append((name, task.name, instances))
+        return torch_optimizer(f"torch.optim.{name}")
+
+    return Entrant(name, digest(name), f"the source of {name}", make)
+
+
+def test_every_rule_gets_the_same_trials_and_fresh_seeds(tmp_path):
+    with Results(tmp_path / "r.sqlite") as results:
+        evaluate(PLAN, [entrant("SGD"), entrant("Adam")], results)
+        found = measured(results)
+        for name in ("SGD", "Adam"):
+            for entry in TASKS:
+                study = Study(digest(name), fingerprint(entry.task), entry.steps, "cosine")
+                runs = results.runs(study)
+                tuned = {(lr, decay) for seed, lr, decay in runs if seed == TUNING_SEED}
+                assert tuned == set(space(4))
+                fresh = [key for key in runs if key[0] != TUNING_SEED]
+                assert [seed for seed, *_ in fresh] == [1001, 1002]
+                best = min(tuned, key=lambda s: runs[TUNING_SEED, *s].loss or math.inf)
+                assert {key[1:] for key in fresh} == {best}
+    assert found.rules == ("SGD", "Adam")
+    assert found.final.shape == found.test.shape == (2, 2, 2)
+    assert found.trials.shape == (2, 2, 4)
+    assert [curve.shape for curve in found.curves] == [(2, 2, 9), (2, 2, 7)]
+    assert np.array_equal(found.curves[0][..., -1], found.final[:, 0])
+
+
+def test_runs_are_paired(tmp_path):
+    """All rules of a seed start from the same weights."""
+    with Results(tmp_path / "r.sqlite") as results:
+        evaluate(PLAN, [entrant("SGD"), entrant("Adam")], results)
+        for curves in measured(results).curves:
+            assert np.array_equal(curves[0, :, 0], curves[1, :, 0])
+            assert curves[0, 0, 0] != curves[0, 1, 0]
+
+
+def rows(results: Results) -> dict:
+    """All runs, times left out."""
+    found = {}
+    for identity, _ in results.rules().values():
+        for task, (task_id, task_card) in results.tasks().items():
+            study = Study(identity, task_id, task_card["steps"], "cosine")
+            for key, run in results.runs(study).items():
+                found[identity, task, *key] = run._replace(seconds=0.0)
+    return found
+
+
+def test_nothing_is_computed_twice(tmp_path):
+    made: list = []
+    with Results(tmp_path / "r.sqlite") as results:
+        evaluate(PLAN, [entrant("SGD", made)], results)
+        first, calls = rows(results), len(made)
+        evaluate(PLAN, [entrant("SGD", made)], results)
+        assert len(made) == calls == 4  # tuning and fresh runs, on two tasks
+        evaluate(replace(PLAN, seeds=3), [entrant("SGD", made)], results)
+        assert made[calls:] == [("SGD", entry.task.name, 1) for entry in TASKS]
+        assert first.items() <= rows(results).items()
+
+
+def test_more_trials_extend_fewer():
+    assert space(16)[:5] == space(5)
+    rates = sorted(setting.lr for setting in space(31))
+    ratios = np.diff(np.log(rates))
+    assert ratios.max() / ratios.min() == pytest.approx(1, abs=1e-6)
+    assert {setting.weight_decay == 0 for setting in space(31)} == {True, False}
+    assert sum(setting.weight_decay == 0 for setting in space(300)) == pytest.approx(100, abs=2)
+
+
+def test_an_interrupted_evaluation_ends_with_the_same_runs(tmp_path):
+    with Results(tmp_path / "whole.sqlite") as results:
+        evaluate(PLAN, [entrant("SGD"), entrant("Adam")], results)
+        expected = rows(results)
+    for stop in (1, 2, 4, 5):
+        said: list[str] = []
+
+        def impatient(task, instances, device, stop=stop, said=said):
+            said.append("made")
+            if len(said) == stop:
+                raise KeyboardInterrupt
+            return torch_optimizer("torch.optim.Adam")
+
+        adam = replace(entrant("Adam"), make=impatient)
+        with Results(tmp_path / f"{stop}.sqlite") as results:
+            if stop <= 4:
+                with pytest.raises(KeyboardInterrupt):
+                    evaluate(PLAN, [entrant("SGD"), adam], results)
+            else:
+                evaluate(PLAN, [entrant("SGD"), adam], results)
+        with Results(tmp_path / f"{stop}.sqlite") as results:
+            evaluate(PLAN, [entrant("SGD"), entrant("Adam")], results)
+            assert rows(results) == expected
+
+
+def test_what_is_finished_can_be_read_before_the_rest(tmp_path):
+    def fails_on_the_second(task, instances, device):
+        if task.name == TASKS[1].task.name:
+            raise ValueError("not here")
+        return torch_optimizer("torch.optim.Adam")
+
+    with Results(tmp_path / "r.sqlite") as results:
+        with pytest.raises(ResultsError, match="no evaluation was started"):
+            measured(results)
+        with pytest.raises(ValueError, match=r"Adam: quadratic.*: not here"):
+            evaluate(PLAN, [replace(entrant("Adam"), make=fails_on_the_second)], results)
+        assert measured(results).tasks == (TASKS[0].task.name,)
+        evaluation.note(PLAN, [entrant("Adam"), entrant("SGD")], results)
+        results.set_rule("SGD", digest("SGD"), "")
+        with pytest.raises(ResultsError, match="no task is finished yet"):
+            measured(results)
+
+
+class Explodes:
+    def init(self, params):
+        return {}
+
+    def update(self, grads, state, params, info):
+        return info.lr[:, None] * torch.full_like(grads, math.inf), state
+
+    def select(self, index):
+        return self
+
+
+def test_divergence_is_a_status(tmp_path):
+    bad = Entrant("bad", "bad", "", lambda task, instances, device: Explodes())
+    with Results(tmp_path / "r.sqlite") as results:
+        evaluate(PLAN, [entrant("SGD"), bad], results)
+        found = measured(results)
+        assert np.isposinf(found.final[1]).all()
+        assert np.isposinf(found.trials[1]).all()
+        assert np.isfinite(found.curves[0][1, :, 0]).all()  # before the first step
+        assert {run.status for key, run in rows(results).items() if key[0] == "bad"} == {"diverged"}
+
+
+@pytest.mark.parametrize(
+    "field", [{"trials": 0}, {"seeds": 0}, {"length": 0.0}, {"schedule": "steep"}]
+)
+def test_plans_that_make_no_sense(field):
+    (name,) = field
+    with pytest.raises(ValueError, match=f"{name}: got"):
+        Plan(**field)
+
+
+# ------------------------------------------------------------------------------- cards and files
+
+
+def test_a_card_tells_what_a_task_costs():
+    found = card(Entry(MLP(width=32, depth=1, batch_size=64), 100))
+    assert found["parameters"] == 2410
+    assert found["family"] == "MLP"
+    # Forward and the gradient of two weight matrices, and of one input: 2 * 64 * (2w + 2w + w').
+    assert found["flops_a_step"] == 2 * 64 * (2 * 64 * 32 + 3 * 32 * 10)
+    assert found["examples"]["train"] > found["examples"]["test"] > 0
+
+
+def test_fingerprints_tell_tasks_apart():
+    tasks = [
+        MLP(width=3),
+        MLP(width=4),
+        MLP(width=3, batch_size=8),
+        MLP(width=3, activation="tanh"),
+        Quadratic(dimension=4),
+    ]
+    assert len({fingerprint(task) for task in tasks}) == len(tasks)
+    assert fingerprint(MLP(width=3)) == fingerprint(MLP(width=3))
+
+
+STUDY = Study("rule", "task", 10, "cosine")
+RUN = Run(1, 0.1, 0.0, "ok", 0.5, 0.6, ((0, 1.0), (10, 0.5)), 1e-5)
+
+
+def test_results_keep_the_first_and_refuse_what_is_not_finite(tmp_path):
+    with Results(tmp_path / "r.sqlite") as results:
+        results.add(STUDY, [RUN])
+        results.add(STUDY, [RUN._replace(loss=0.1)])
+        assert results.runs(STUDY) == {(1, 0.1, 0.0): RUN}
+        for bad in ({"loss": math.inf}, {"loss": None}, {"status": "diverged"}):
+            with pytest.raises(sqlite3.IntegrityError):
+                results._db.execute(
+                    f"INSERT INTO run VALUES ({', '.join('?' * 12)})",
+                    (*STUDY, *RUN._replace(seed=2, curve="[]", **bad)),  # type: ignore[arg-type]
+                )
+        assert results.count() == 1
+    with Results(tmp_path / "r.sqlite", readonly=True) as results:
+        assert results.count() == 1
+        with pytest.raises(ResultsError, match="readonly"):
+            results.set_fact("a", 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"not a database at all" * 99, "not a database"), (None, "no such results file")],
+)
+def test_files_that_hold_no_results(tmp_path, content, message):
+    file = tmp_path / "r.sqlite"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ResultsError, match=message):
+        Results(file, readonly=True)
+
+
+def test_other_databases_are_left_alone(tmp_path):
+    file = tmp_path / "other.sqlite"
+    with sqlite3.connect(file) as db:
+        db.execute("CREATE TABLE precious (x)")
+    before = file.read_bytes()
+    with pytest.raises(ResultsError, match="not one of results"):
+        Results(file)
+    assert file.read_bytes() == before
+    with pytest.raises(ResultsError, match="does not exist"):
+        Results(tmp_path / "nowhere" / "r.sqlite")

@@ -1,0 +1,184 @@
+"""Optimizers of torch as update rules: the very trajectories that torch itself makes."""
+
+import pytest
+import torch
+
+from tasks.mlp import MLP
+from tasks.torch_rule import TorchRule, optimizer_class, optimizer_file, torch_optimizer
+from tasks.types import Params
+from tasks.unroll import cosine, initial, unroll
+
+TASK = MLP(width=4, batch_size=16)
+STEPS, SEED = 6, 3
+
+
+def by_hand(build, lr: float, decay: float) -> torch.Tensor:
+    """The same training as a user of torch would write it: final parameters ``[n]``."""
+    from tasks.data import draw
+
+    views = TASK.layout.views(initial(TASK, 1, SEED)[0])
+    weights = {name: torch.nn.Parameter(view.clone()) for name, view in views.items()}
+    optimizer = build(weights.values(), lr=lr, weight_decay=decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    for step in range(STEPS):
+        batch = TASK.data.batch("train", draw(SEED, step, TASK.data.size("train"), 16))
+        optimizer.zero_grad()
+        TASK.loss(weights, batch).backward()
+        optimizer.step()
+        schedule.step()
+    return TASK.layout.flatten({name: weight.detach() for name, weight in weights.items()})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SGD",
+        "SGD(momentum=0.9, nesterov=True)",
+        "Adam",
+        "Adam(amsgrad=True)",
+        "AdamW(betas=(0.5, 0.9))",
+        "Adagrad",
+        "Adamax",
+        "NAdam",
+        "RAdam",
+        "RMSprop(centered=True)",
+        "Rprop",
+        "ASGD",
+        "Adadelta",
+        "Adafactor",
+    ],
+)
+def test_trajectories_are_those_of_torch(name):
+    rule = torch_optimizer(f"torch.optim.{name}")
+    lrs, decays = [0.01, 0.002, 0.003], [0.0, 0.1, 0.0]
+    run = unroll(
+        TASK,
+        rule,
+        instances=3,
+        steps=STEPS,
+        lr=torch.tensor(lrs),
+        weight_decay=torch.tensor(decays),
+        schedule=cosine,
+        seed=SEED,
+    )
+
+    def build(weights, lr, weight_decay):
+        given = {} if name == "Rprop" else {"weight_decay": weight_decay}
+        return rule.optimizer(weights, lr=lr, **given, **rule.arguments)
+
+    expected = torch.stack([by_hand(build, *both) for both in zip(lrs, decays, strict=True)])
+    torch.testing.assert_close(run.inner.params, expected, rtol=1e-4, atol=2e-6)
+    assert not torch.equal(run.inner.params[0], initial(TASK, 1, SEED)[0])
+
+
+def test_state_travels_with_its_run():
+    """Chunks, and runs that are dropped, leave the others bit for bit what they were."""
+    rule = torch_optimizer("torch.optim.AdamW")
+    lr = torch.tensor([0.01, 0.02, 0.03])
+    whole = unroll(TASK, rule, instances=3, steps=4, lr=lr)
+    parts = unroll(TASK, rule, instances=3, steps=4, lr=lr, chunk=2)
+    torch.testing.assert_close(whole.inner.params, parts.inner.params, rtol=1e-5, atol=1e-6)
+    drop = unroll(
+        TASK, rule, instances=3, steps=4, lr=lr, eval_at=(2, 4), keep=lambda step, i, loss: i != 1
+    )
+    assert drop.alive.tolist() == [0, 2]
+    torch.testing.assert_close(drop.inner.params, whole.inner.params[[0, 2]], rtol=1e-5, atol=1e-6)
+
+
+class Counting(torch.optim.Optimizer):
+    """Keeps its count as a Python number, as some optimizers do."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):  # type: ignore[override]
+        for group in self.param_groups:
+            for weight in group["params"]:
+                state = self.state[weight]
+                state["steps"] = state.get("steps", 0) + 1
+                weight -= group["lr"] * state["steps"]
+
+
+def test_numbers_in_the_state_and_no_decay():
+    params = Params(torch.zeros(2, TASK.layout.n), TASK.layout)
+    rule, info = TorchRule(Counting), _info(torch.tensor([1.0, 2.0]))
+    state = rule.init(params)
+    seen = []
+    for _ in range(3):
+        updates, state = rule.update(torch.ones_like(params.flat), state, params, info)
+        seen.append(updates[:, 0].tolist())
+    assert seen == [[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]
+
+
+def _info(lr):
+    from tasks.types import StepInfo
+
+    return StepInfo(0, 3, lr, torch.zeros_like(lr), torch.zeros_like(lr))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("torch.optim.Nothing", "expected torch.optim.NAME"),
+        ("torch.optim.lr_scheduler", "expected torch.optim.NAME"),
+        ("torch.optim.SGD(0.1)", "expected torch.optim.NAME"),
+        ("torch.optim.SGD(momentum=", "expected torch.optim.NAME"),
+        ("torch.optim.SGD(momentum=open('x'))", "expected torch.optim.NAME"),
+        ("torch.optim.SGD(lr=0.1)", "lr is tuned"),
+        ("torch.optim.SGD(moment=0.1)", "SGD: cannot be used here: .*moment"),
+        ("torch.optim.LBFGS", "LBFGS: cannot be used here: .*closure"),
+    ],
+)
+def test_what_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        torch_optimizer(text)
+
+
+def test_a_matrix_optimizer_says_what_it_cannot_do():
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("needs torch 2.9")
+    with pytest.raises(ValueError, match=r"Muon: cannot be used here: .*2D"):
+        unroll(TASK, torch_optimizer("torch.optim.Muon"), instances=1, steps=1, lr=0.1)
+
+
+FILE = """
+import torch
+
+class Mine(torch.optim.SGD):
+    pass
+
+class Rule(torch.optim.Optimizer):
+    def __init__(self, params, lr=1e-3, weight_decay=0.0):
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight -= group["lr"] * weight.grad.sign()
+"""
+
+
+def test_an_optimizer_from_a_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(FILE)
+    assert optimizer_class(file) == "Rule"
+    run = unroll(TASK, optimizer_file(file), instances=1, steps=1, lr=0.5)
+    moved = (run.inner.params - initial(TASK, 1, 0)).abs()
+    assert set(moved.round(decimals=4).unique().tolist()) <= {0.0, 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "expected a Python file that defines"),
+        ("def update(w, g", "expected a Python file that defines"),
+        (FILE + "\nraise RuntimeError('no')", "RuntimeError: no"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, text, message):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        optimizer_file(file)
