@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from search.flow import Flow, Reference, flow, to_program
+from search.flow import flow, to_program
 from search.ops import ProgramError
 from search.program import Program
 from search.vm import Population
@@ -143,19 +143,17 @@ def skips(program: Program) -> list[Edit]:
         alike = [arg for arg in dict.fromkeys(args) if values.kind(arg) == values.kinds[row]]
         for arg in alike:
             try:
-                shorter = to_program(_read_instead(values, row, arg))
+                shorter = to_program(values.instead(row, arg))
             except ProgramError:
                 continue
             what = f"without {program.statements[row]}"
             if len(alike) > 1:
                 what += f", {program.statements[row].args[args.index(arg)]} in its place"
-            if shorter.length < program.length:
+            # A state that is no longer written would be zero for ever.
+            written = {statement.target for statement in shorter.statements}
+            if shorter.length < program.length and written.issuperset(shorter.states):
                 found.setdefault(str(shorter), Edit(what, shorter))
     return list(found.values())
-
-
-def _read_instead(values: Flow, row: int, arg: Reference) -> Flow:
-    return values.renamed(lambda reference: arg if reference == row else reference)
 
 
 def roundings(program: Program) -> list[Edit]:

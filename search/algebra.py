@@ -195,33 +195,41 @@ def _folded(expression: Expression) -> str:
     return f"a sum folds into one statement: {op}({', '.join(map(str, names))})"
 
 
+Term = tuple[float, int, Reference]
+"""``(weight, power of lr, atom)``."""
+
+
 # Learning rate and weight decay -------------------------------------------------------------------
 
 
 def _factored(now: Setting, values: Flow) -> Setting | None:
     """``update = c * lr * (d + k * w)`` as the direction d, at c times the rate, with decay k.
 
-    A full program has to be proportional to lr; a direction must not depend on it.
+    A full program has to be proportional to lr; a direction must not depend on it, and is only
+    worth changing if it gets shorter. Of several c that may be chosen, the shortest d decides.
     """
-    wanted = 1 if values.form == "full" else 0
     terms = _terms(values, values.update, 1.0)
-    if any(power != wanted for _, power, _ in terms):
+    if any(power != (values.form == "full") for _, power, _ in terms):
         return None
-    rest = [(weight, atom) for weight, _, atom in terms if atom != "w"]
-    if not rest or rest[0][0] == 0:
+    scales = dict.fromkeys(abs(weight) for weight, _, atom in terms if atom != "w" and weight)
+    found = [_divided(now, values, terms, scale) for scale in scales]
+    shortest = min(found, key=lambda setting: setting.size, default=None)
+    if shortest is not None and values.form == "direction" and shortest.size >= now.size:
         return None
-    scale = abs(rest[0][0])
+    return shortest
+
+
+def _divided(now: Setting, values: Flow, terms: list[Term], scale: float) -> Setting:
     decay = sum(weight for weight, _, atom in terms if atom == "w") / scale
-    if values.form == "direction" and scale == 1 and decay == 0:
-        return None
     values, moved = _rate_scaled(values, 1 / scale)
-    total: linear.Sum = {}
-    for weight, atom in rest:
-        atom = atom + moved if isinstance(atom, int) else atom
-        total[atom] = total.get(atom, 0.0) + weight / scale
-    values, update = insert(values, len(values.rows), linear.weighted(total))
+    direction = linear.weighted(
+        (atom + moved if isinstance(atom, int) else atom, weight / scale)
+        for weight, _, atom in terms
+        if atom != "w"
+    )
+    values, update = insert(values, len(values.rows), direction)
     program = to_program(replace(values, update=update, form="direction"))
-    # What was added before the program was factored is relative to the new rate.
+    # The decay that the harness adds was relative to the old rate.
     return Setting(program, now.lr * scale, now.weight_decay / scale + decay)
 
 
@@ -229,13 +237,12 @@ def _rate_scaled(values: Flow, factor: float) -> tuple[Flow, int]:
     """The same with ``factor * lr`` where lr was read, and by how many rows that is longer."""
     if "lr" not in values.inputs or factor == 1:
         return values, 0
-    renamed = values.renamed(lambda reference: "" if reference == "lr" else reference)
-    longer, rate = insert(renamed, 0, ("mul", "lr", factor))
-    return longer.renamed(lambda reference: rate if reference == "" else reference), 1
+    longer, rate = insert(values.instead("lr", ""), 0, ("mul", "lr", factor))
+    return longer.instead("", rate), 1
 
 
-def _terms(values: Flow, reference: Reference, factor: float) -> list[tuple[float, int, Reference]]:
-    """A sum as ``[(weight, power of lr, atom)]``."""
+def _terms(values: Flow, reference: Reference, factor: float) -> list[Term]:
+    """A sum as weighted atoms."""
     if isinstance(reference, int):
         op, args = values.rows[reference]
         if op in ("add", "sub"):

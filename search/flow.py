@@ -66,6 +66,10 @@ class Flow:
             return input_kinds(Program((), self.inputs))[reference]
         return Kind.SCALAR
 
+    def instead(self, old: Reference, new: Reference) -> Flow:
+        """``new`` wherever ``old`` was read. The constant 1.0 is not the row 1."""
+        return self.renamed(lambda r: new if r == old and type(r) is type(old) else r)
+
     def renamed(self, change: Callable[[Reference], Reference]) -> Flow:
         """Every reference changed."""
         return replace(
@@ -108,7 +112,7 @@ def replace_row(values: Flow, where: int, expression: Expression) -> Flow:
     """Row ``where`` becomes ``expression``, which may read what that row could read."""
     longer, result = insert(values, where, expression)
     old = where + len(longer.rows) - len(values.rows)
-    return longer.renamed(lambda reference: result if reference == old else reference)
+    return longer.instead(old, result)
 
 
 def to_program(values: Flow) -> Program:

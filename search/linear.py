@@ -13,7 +13,7 @@ same combination of the other states at every step, and need not be kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +21,10 @@ import numpy as np
 from search.flow import Expression, Flow, Reference, insert
 
 ROUNDING = 1e-9
-Sum = dict[Reference, float]
-"""Atoms and their weights; the atom 1.0 stands for a constant."""
+ONE = "1"
+"""The atom of constants. (The number would be the same key as the row 1.)"""
+Sum = dict[int | str, float]
+"""Atoms and their weights."""
 
 
 def expand(values: Flow, reference: Reference) -> Sum:
@@ -39,11 +41,11 @@ def expand(values: Flow, reference: Reference) -> Sum:
 def _sum(known: dict[int, Sum], reference: Reference) -> Sum:
     if isinstance(reference, int):
         return known[reference]
-    return {1.0: reference} if isinstance(reference, float) else {reference: 1.0}
+    return {ONE: reference} if isinstance(reference, float) else {reference: 1.0}
 
 
 def _constant(part: Sum) -> float | None:
-    return part[1.0] if list(part) == [1.0] else None
+    return part[ONE] if list(part) == [ONE] else None
 
 
 def _combine(op: str, parts: list[Sum], constants: list[float | None]) -> Sum | None:
@@ -81,23 +83,22 @@ def collect(values: Flow, row: int) -> Expression | None:
     if row in total or len(total) > 2:
         return None
     short = _short(values, total)
-    if short is None or short == (values.rows[row].op, *values.rows[row].args):
-        return None
-    return short
+    unchanged = repr(short) == repr((values.rows[row].op, *values.rows[row].args))
+    return None if unchanged else short
 
 
 def _short(values: Flow, total: Sum) -> Expression | None:
     """One function that gives the sum, or None."""
     atoms = sorted(total, key=lambda atom: (atom in values.states, str(atom)))  # states last
-    weights = [total[atom] for atom in atoms]
     if not atoms:
         return 0.0
+    if atoms == [ONE]:
+        return total[ONE]
+    values_of: list[Reference] = [1.0 if atom == ONE else atom for atom in atoms]
+    weights = [total[atom] for atom in atoms]
     if len(atoms) == 1:
-        x, a = atoms[0], weights[0]
-        if x == 1.0 and isinstance(x, float):
-            return a
-        return x if abs(a - 1) < ROUNDING else ("mul", x, a)
-    (x, y), (a, b) = atoms, weights
+        return values_of[0] if abs(weights[0] - 1) < ROUNDING else ("mul", values_of[0], weights[0])
+    (x, y), (a, b) = values_of, weights
     if abs(a + b - 1) < ROUNDING:
         return ("interp", x, y, b)
     if abs(a - 1) < ROUNDING and abs(abs(b) - 1) < ROUNDING:
@@ -105,11 +106,11 @@ def _short(values: Flow, total: Sum) -> Expression | None:
     return ("sub", y, x) if abs(a + 1) < ROUNDING and abs(b - 1) < ROUNDING else None
 
 
-def weighted(total: Sum) -> Expression:
-    """The sum, written out."""
+def weighted(terms: Iterable[tuple[Reference, float]]) -> Expression:
+    """A sum of references, each with its weight, written out."""
     expression: Expression = 0.0
-    for atom, weight in total.items():
-        term: Expression = atom if weight == 1 else ("mul", atom, weight)
+    for reference, weight in terms:
+        term: Expression = reference if weight == 1 else ("mul", reference, weight)
         expression = term if expression == 0.0 else ("add", expression, term)
     return expression
 
@@ -130,7 +131,7 @@ def sign_of_average(values: Flow, row: int) -> Expression | None:
 # States -----------------------------------------------------------------------------------------
 
 
-def recurrence(values: Flow) -> tuple[np.ndarray, np.ndarray, list[Reference]]:
+def recurrence(values: Flow) -> tuple[np.ndarray, np.ndarray, list[int | str]]:
     """``A [S, S]``, ``B [S, U]`` and the atoms u of ``s' = A s + B u``."""
     names = list(values.states)
     sums = [expand(values, after) for after in values.states.values()]
@@ -145,6 +146,7 @@ def dependent_states(values: Flow) -> Iterator[tuple[str, Sum]]:
     names = list(values.states)
     a, b, _ = recurrence(values)
     if not b.size:
+        yield from ((name, {}) for name in names)  # nothing ever reaches them
         return
     reach = np.concatenate([np.linalg.matrix_power(a, k) @ b for k in range(len(names))], axis=1)
     if not np.isfinite(reach).all():
@@ -160,12 +162,11 @@ def dependent_states(values: Flow) -> Iterator[tuple[str, Sum]]:
 
 def drop_state(values: Flow, state: str, total: Sum) -> Flow:
     """The same without ``state``, which is the combination ``total`` of others."""
-    expression = weighted(total)
     kept = {name: after for name, after in values.states.items() if name != state}
     fewer = replace(values, states=kept, inputs=tuple(n for n in values.inputs if n != state))
     # The rows of the combination read the inputs, so they are the first; `state` is read nowhere.
-    longer, result = insert(fewer, 0, expression)
-    return longer.renamed(lambda reference: result if reference == state else reference)
+    longer, result = insert(fewer, 0, weighted(list(total.items())))
+    return longer.instead(state, result)
 
 
 def averaged_states(values: Flow) -> Iterator[tuple[str, float]]:
@@ -181,9 +182,8 @@ def averaged_states(values: Flow) -> Iterator[tuple[str, float]]:
 
 def scale_state(values: Flow, state: str, factor: float) -> Flow:
     """The same with ``state`` holding what it held divided by ``factor``."""
-    renamed = values.renamed(lambda reference: "" if reference == state else reference)
-    longer, result = insert(renamed, 0, ("mul", state, factor))
-    read = longer.renamed(lambda reference: result if reference == "" else reference)
+    longer, result = insert(values.instead(state, ""), 0, ("mul", state, factor))
+    read = longer.instead("", result)
     end = len(read.rows)
     scaled, after = insert(read, end, ("mul", read.states[state], 1 / factor))
     return replace(scaled, states={**scaled.states, state: after})
