@@ -225,7 +225,7 @@ def _front(evaluated: Sequence[Record]) -> list[Part]:
             100 * np.expm1(scores[shown]),
             s=5,
             color=GREY,
-            alpha=0.25,
+            alpha=0.4,
             linewidths=0,
             rasterized=True,
         )
