@@ -11,12 +11,14 @@ import os
 import sys
 from argparse import ArgumentError
 from importlib import import_module
+from pathlib import Path
 
 from tasks.command import Arguments, Command
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("search.commands:search", "evolve update rules until one beats AdamW"),
-    "resume": ("search.commands:resume", "continue a search that was stopped or killed"),
+    "meta-train": ("l2o.commands:meta_train", "meta-train a learned optimizer"),
+    "resume": ("l2o.cli:resume", "continue a run that was stopped or killed"),
     "watch": ("search.watch:watch", "show a run live, from another terminal"),
     "show": ("search.commands:show", "the best programs of a run, and how they came about"),
     "export": ("search.commands:export", "write a rule as a torch.optim.Optimizer in one file"),
@@ -55,6 +57,13 @@ def command(name: str) -> Command:
     """The function behind a command's name."""
     module, _, function = COMMANDS[name][0].partition(":")
     return getattr(import_module(module), function)
+
+
+def resume(arguments: Arguments) -> int:
+    """Continue a run of either engine."""
+    runs = [Path(word) for word in arguments if not word.startswith("-")]
+    engine = "l2o" if runs and (runs[0] / "start").is_dir() else "search"
+    return import_module(f"{engine}.commands").resume(arguments)
 
 
 def overview() -> str:

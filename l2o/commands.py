@@ -1,0 +1,145 @@
+"""The commands of the engine of learned optimizers: meta-train, and resume of its runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from l2o import checkpoint, meta_run
+from l2o.base import LearnedOptimizer
+from l2o.distribution import Distribution
+from l2o.meta_config import Config, Estimation, Evaluation, Outer
+from l2o.meta_view import View
+from l2o.ranks import Ranks, joined
+from l2o.small_fc import SmallFC
+from tasks.command import Arguments, parser
+from tasks.interrupt import Interrupted
+
+SMALL: dict[str, Any] = {
+    # What a run of half an hour on one core learns best from.
+    "train.widths": (16, 32, 64),
+    "train.depths": (3,),
+    "train.data": ("digits", "mnist5k"),
+    "held_out.widths": (24, 128),
+    "held_out.depths": (4,),
+    "held_out.data": ("digits", "mnist5k"),
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    # Ends within three minutes on two cores.
+    "quick": {},
+    # The same recipe in muP and in the standard parametrisation.
+    "mulo_small": SMALL | {"mup": True},
+    "lo_small": SMALL | {"mup": False},
+}
+
+
+def meta_train(arguments: Arguments) -> int:
+    """Meta-train a learned optimizer.
+
+    A preset fixes the size of the run; every field of it can be overridden by name:
+
+    l2o meta-train --preset quick --run-dir runs/mulo
+    l2o meta-train --run-dir runs/wide --train.widths [32,128] --estimation.method reuse
+    l2o meta-train --run-dir runs/velo --optimizer l2o.velo.Velo --optimizer.hidden_size 64
+    l2o meta-train --run-dir runs/more --start runs/mulo/best
+    """
+    options_of = parser(meta_train)
+    options_of.add_argument("--run-dir", type=Path, required=True, help="a new directory")
+    options_of.add_argument("--preset", type=str, default="quick", help=" or ".join(PRESETS))
+    options_of.add_argument(
+        "--start", type=Path | None, default=None, help="a checkpoint, in place of --optimizer"
+    )
+    options_of.add_argument("--seed", type=int, default=0, help="of everything random")
+    options_of.add_argument(
+        "--mup", type=bool, default=True, help="all tasks in the maximal update parametrisation"
+    )
+    options_of.add_argument("--device", type=str, default="cpu", help="where inner runs live")
+    options_of.add_subclass_arguments(LearnedOptimizer, "optimizer", skip={"nominal"})
+    options_of.add_class_arguments(Distribution, "train")
+    options_of.add_class_arguments(Distribution, "held_out")
+    options_of.add_class_arguments(Estimation, "estimation")
+    options_of.add_class_arguments(Outer, "outer")
+    options_of.add_class_arguments(Evaluation, "evaluation")
+    options_of.set_defaults(_preset(arguments))
+    options: Any = options_of.instantiate(options_of.parse_args(list(arguments)))
+    config = Config(**{name: getattr(options, name) for name in Config.__dataclass_fields__})
+    optimizer, theta = _beginning(options.start, options.optimizer, options.seed)
+    with joined() as ranks:
+        ranks.own(config.estimation.particles)
+        if ranks.first:
+            command = ["l2o", "meta-train", *arguments]
+            meta_run.begin(options.run_dir, config, optimizer, theta, command)
+        ranks.any(False)  # nobody goes on before the run is there
+        return _proceed(options.run_dir, ranks)
+
+
+def _preset(arguments: Arguments) -> dict[str, Any]:
+    """The defaults that ``--preset`` asks for, found before the parser is complete."""
+    finder = argparse.ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
+    finder.add_argument("--preset", default="quick")
+    name = finder.parse_known_args(list(arguments))[0].preset
+    if name not in PRESETS:
+        raise ValueError(f"--preset: got {name!r}, expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _beginning(
+    start: Path | None, optimizer: LearnedOptimizer | None, seed: int
+) -> tuple[LearnedOptimizer, Tensor]:
+    """The optimizer to train and its first theta."""
+    if start is not None:
+        loaded = checkpoint.load(start)
+        return loaded.optimizer, loaded.theta
+    optimizer = optimizer or SmallFC()
+    return optimizer, optimizer.initial(seed)
+
+
+def resume(arguments: Arguments) -> int:
+    """Continue a meta-training run that was stopped or killed, from its last save.
+
+    It ends with the very numbers it would have had; on another number of processes, with the same
+    numbers to rounding.
+
+    l2o resume runs/mulo
+    """
+    options_of = parser(resume)
+    options_of.add_argument("run", type=Path, help="the directory of the run")
+    options = options_of.parse_args(list(arguments))
+    with joined() as ranks:
+        return _proceed(options.run, ranks)
+
+
+def _proceed(run_dir: Path, ranks: Ranks) -> int:
+    torch.set_num_threads(1)  # one process a core; see ranks.py for more
+    with View(silent=not ranks.first) as view:
+        try:
+            meta_run.proceed(run_dir, ranks, view)
+        except Interrupted:
+            view.say(f"stopped, nothing is lost; go on with: l2o resume {run_dir}")
+            return 130
+    if ranks.first:
+        Console().print(_verdict(checkpoint.read_card(run_dir / meta_run.BEST)))
+        print(f"wrote {run_dir / meta_run.BEST}")
+    return 0
+
+
+def _verdict(card: dict[str, Any]) -> Table:
+    """The kept optimizer against where it came from and against Adam."""
+    rows, loss = card["held_out"], card["meta_loss"]
+    shown = Table(
+        title=f"held-out objective after {card['outer_steps']} outer steps "
+        f"(meta-loss {loss['first']:.4f}, in the end {loss['last']:.4f})",
+        caption="Mean training loss over a run, bounded; 1: nothing was learned. Lower is better.",
+    )
+    shown.add_column("task")
+    for name in rows:
+        shown.add_column(name, justify="right")
+    for task in rows["kept"]:
+        shown.add_row(task, *(f"{objectives[task]:.4f}" for objectives in rows.values()))
+    return shown

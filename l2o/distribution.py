@@ -1,0 +1,127 @@
+"""Which tasks a learned optimizer is meta-trained on, and what it is asked to do on each.
+
+A distribution is a product, families x widths x data sets, or a suite. Each of its tasks becomes
+a *lesson*: the task, in muP or not, with the factors that muP multiplies learned steps by, and an
+objective that is the same for all tasks: the mean training loss, in units of one and a half times
+what predicting nothing costs, where a loss above that, or NaN, counts as 1. So no task outweighs
+another, and a run that diverged weighs as much as one that learned nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from itertools import product
+
+import torch
+
+from l2o.episodes import Lesson, bounded
+from tasks.autoencoder import Autoencoder
+from tasks.conv import Conv
+from tasks.datasets import DATASETS
+from tasks.fields import one_of, positive
+from tasks.mlp import MLP
+from tasks.mup import mup, update_multiplier
+from tasks.suites import resolve
+from tasks.transformer import Transformer
+from tasks.types import Task
+from tasks.unroll import evaluate
+
+FAMILIES: dict[str, type[Task]] = {
+    "mlp": MLP,
+    "conv": Conv,
+    "autoencoder": Autoencoder,
+    "transformer": Transformer,
+}
+CEILING = 1.5
+"""Largest loss that counts, in units of what predicting nothing costs, ``log(classes)``."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Tasks: every family at every width and depth on every data set, or a suite.
+
+    Attributes:
+        families: mlp, conv, autoencoder, transformer, or import paths (module:class) of yours
+        widths: of the networks
+        depths: of the networks, in layers or blocks
+        data: names of data sets (l2o data list)
+        batch_size: of the inner training runs
+        suite: name or import path (module:attribute) of a suite, in place of all the above
+    """
+
+    families: tuple[str, ...] = ("mlp",)
+    widths: tuple[int, ...] = (16, 32)
+    depths: tuple[int, ...] = (1,)
+    data: tuple[str, ...] = ("digits",)
+    batch_size: int = 64
+    suite: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("families", "widths", "depths", "data"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: got none, expected at least one")
+        for width, depth in product(self.widths, self.depths):
+            positive(widths=width, depths=depth)
+        for name in self.data:
+            one_of("data", name, DATASETS)
+        positive(batch_size=self.batch_size)
+
+    def tasks(self) -> list[Task]:
+        """All of them. Raises ValueError for a family that lacks a width, depth or such data."""
+        if self.suite is not None:
+            return [entry.task for entry in resolve(self.suite)]
+        return [
+            self._member(*choice)
+            for choice in product(self.families, self.data, self.widths, self.depths)
+        ]
+
+    def _member(self, name: str, data: str, width: int, depth: int) -> Task:
+        family = _family(name)
+        wanted = {"width": width, "depth": depth, "batch_size": self.batch_size}
+        known = {field.name for field in fields(family)} if is_dataclass(family) else set()
+        missing = sorted({*wanted, "data"} - known)
+        if missing:
+            raise ValueError(f"families: {name} has no field {', '.join(missing)}")
+        try:
+            return family(data=DATASETS[data](), **wanted)  # type: ignore[call-arg]
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"families: no {name} of width {width} on {data}: {error}") from error
+
+
+def _family(name: str) -> type[Task]:
+    if name in FAMILIES:
+        return FAMILIES[name]
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        known = ", ".join(FAMILIES)
+        raise ValueError(
+            f"families: got {name!r}, expected {known} or an import path module:class of a Task"
+        )
+    return found
+
+
+def lessons(tasks: Sequence[Task], in_mup: bool, chunk: int | None = None) -> list[Lesson]:
+    """One for each task; ``in_mup``: in the maximal update parametrisation.
+
+    Raises ValueError for muP of a task without a width.
+    """
+    return [
+        Lesson(
+            mup(task) if in_mup else task,
+            update_multiplier if in_mup else None,
+            bounded(CEILING * nothing(task)),
+            chunk,
+        )
+        for task in tasks
+    ]
+
+
+def nothing(task: Task) -> float:
+    """The loss of a network that outputs zero: all its parameters are."""
+    return float(evaluate(task, torch.zeros(1, task.layout.n)))

@@ -1,0 +1,83 @@
+"""How good a learned optimizer is on tasks that it is not trained on.
+
+    score = mean over tasks of log(objective / that of Adam),   lower is better,
+
+where the objective is the one of meta-training (``distribution.py``) over a whole run: the area
+under the bounded curve of the training loss. It is finite whatever the optimizer does, steady
+enough to choose between checkpoints by a few seeds, and needs no tuning of the optimizer; Adam
+runs at a fixed learning rate, as a landmark rather than a baseline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from l2o.base import LearnedOptimizer
+from l2o.distribution import lessons
+from l2o.episodes import Lesson
+from l2o.meta_config import Evaluation
+from l2o.tuned import TunedAdam
+from tasks.types import Task
+from tasks.unroll import unroll
+
+SEED = 3_000_000_000
+"""The first of the seeds of held-out runs; those of meta-training are below 2**31."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Tasks to measure on; ``adam``: the objective of Adam on each."""
+
+    lessons: tuple[Lesson, ...]
+    evaluation: Evaluation
+    adam: tuple[float, ...]
+
+    @classmethod
+    def of(
+        cls,
+        tasks: Sequence[Task],
+        in_mup: bool,
+        evaluation: Evaluation,
+        adam: Sequence[float] = (),
+        device: str = "cpu",
+    ) -> HeldOut:
+        """Runs Adam, on the tasks as they are, unless its results are given."""
+        found = cls(tuple(lessons(tasks, in_mup)), evaluation, tuple(adam))
+        if adam:
+            return found
+        plain = replace(found, lessons=tuple(lessons(tasks, in_mup=False)))
+        optimizer = TunedAdam(lr=evaluation.adam_lr)
+        return replace(found, adam=plain.objectives(optimizer, optimizer.initial().to(device)))
+
+    @property
+    def names(self) -> list[str]:
+        return [lesson.task.name for lesson in self.lessons]
+
+    @torch.no_grad()
+    def objectives(self, optimizer: LearnedOptimizer, theta: Tensor) -> tuple[float, ...]:
+        """The mean objective on each task, over all seeds."""
+        seeds = SEED + torch.arange(self.evaluation.seeds)
+        found = []
+        for lesson in self.lessons:
+            trajectory = unroll(
+                lesson.task,
+                lesson.rule(optimizer, theta),
+                instances=len(seeds),
+                steps=self.evaluation.steps,
+                lr=1.0,
+                seed=seeds,
+                eval_at=(),
+                chunk=lesson.chunk,
+                device=theta.device,
+            )
+            found.append(float(lesson.objective(trajectory.training).mean()))
+        return tuple(found)
+
+    def score(self, objectives: Sequence[float]) -> float:
+        ratios = [math.log(a / b) for a, b in zip(objectives, self.adam, strict=True)]
+        return sum(ratios) / len(ratios)

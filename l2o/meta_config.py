@@ -1,0 +1,155 @@
+"""What a meta-training run is a function of, besides the optimizer it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from l2o.backprop import Backprop
+from l2o.distribution import Distribution
+from l2o.episodes import Episodes
+from l2o.es import ES, Noise
+from tasks.environment import check_device
+from tasks.fields import natural, one_of, positive
+
+NOISE: dict[str, Noise] = {
+    "pes": "persistent",
+    "es": "truncated",
+    "reuse": "reuse",
+    "full-es": "full",
+}
+METHODS = (*NOISE, "backprop")
+
+
+@dataclass(frozen=True)
+class Estimation:
+    """How meta-gradients are estimated.
+
+    Attributes:
+        method: pes, es (truncated), reuse, full-es or backprop
+        particles: antithetic pairs of inner runs (backprop: runs) for each task
+        sigma: standard deviation of the perturbations of theta
+        truncation: inner steps between two meta-gradients; null: whole episodes
+        horizon: the shortest and the longest inner run; drawn log-uniformly
+        stagger: cut first episodes short at random places, so that runs do not stay together
+        chunk: most inner runs in flight; null: as many as fit into half a gigabyte
+    """
+
+    method: str = "pes"
+    particles: int = 2
+    sigma: float = 0.01
+    truncation: int | None = 20
+    horizon: tuple[int, int] = (100, 400)
+    stagger: bool = True
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, METHODS)
+        positive(particles=self.particles)
+        if self.chunk is not None:
+            positive(chunk=self.chunk)
+        self.estimator(seed=0)
+
+    def estimator(self, seed: int) -> ES | Backprop:
+        """Raises ValueError for a truncation that does not suit the method or the horizon."""
+        episodes = Episodes(self.horizon, self.truncation, self.stagger, seed)
+        if self.method == "backprop":
+            return Backprop(episodes)
+        return ES(episodes, NOISE[self.method], self.sigma)
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The outer loop: AdamW on theta.
+
+    Attributes:
+        steps: meta-gradients, one from every task each
+        lr: the highest learning rate
+        final_lr: where half a cosine takes it
+        warmup: outer steps over which it rises
+        weight_decay: of theta, times the learning rate
+        clip: largest norm of a meta-gradient; longer ones are shortened to it
+        save_every: outer steps after which the run can be resumed
+    """
+
+    steps: int = 500
+    lr: float = 3e-3
+    final_lr: float = 1e-3
+    warmup: int = 50
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    save_every: int = 20
+
+    def __post_init__(self) -> None:
+        positive(steps=self.steps, save_every=self.save_every)
+        natural(warmup=self.warmup)
+        for name in ("lr", "final_lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive number")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay: got {self.weight_decay}, expected at least 0")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The held-out evaluation that decides which theta is kept.
+
+    Attributes:
+        every: outer steps between two of them
+        steps: of an inner run
+        seeds: inner runs of each task
+        adam_lr: of the Adam that is compared with
+    """
+
+    every: int = 50
+    steps: int = 200
+    seeds: int = 2
+    adam_lr: float = 1e-3
+
+    def __post_init__(self) -> None:
+        positive(every=self.every, steps=self.steps, seeds=self.seeds)
+
+
+def _wider() -> Distribution:
+    return Distribution(widths=(64,), depths=(2,))
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run. ``mup``: all tasks in the maximal update parametrisation, or none."""
+
+    seed: int = 0
+    mup: bool = True
+    device: str = "cpu"
+    train: Distribution = field(default_factory=Distribution)
+    held_out: Distribution = field(default_factory=_wider)
+    estimation: Estimation = field(default_factory=Estimation)
+    outer: Outer = field(default_factory=Outer)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        natural(seed=self.seed)
+        check_device(self.device)
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> Config:
+        """From what ``asdict`` made and JSON kept."""
+        kinds = {
+            "train": Distribution,
+            "held_out": Distribution,
+            "estimation": Estimation,
+            "outer": Outer,
+            "evaluation": Evaluation,
+        }
+        parts = {name: _rebuilt(kind, facts[name]) for name, kind in kinds.items()}
+        return cls(**{**facts, **parts})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _rebuilt(kind: type, facts: dict[str, Any]) -> Any:
+    """JSON has lists where our fields are tuples."""
+    names = {f.name for f in fields(kind)}
+    given = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.items() if n in names}
+    return kind(**given)

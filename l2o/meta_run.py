@@ -1,0 +1,253 @@
+"""A meta-training run on disk: begun, continued, finished.
+
+    run.json             configuration, command, environment; never changes
+    start/               the optimizer as it began (a checkpoint)
+    state.safetensors    the training at its last save, in one file that is replaced atomically
+    best/                the optimizer that did best on held-out tasks (a checkpoint, with a card)
+    tensorboard/         the same numbers as curves
+
+A run that is killed anywhere goes on from ``state.safetensors`` and ends with the very numbers it
+would have had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from l2o import checkpoint
+from l2o.base import LearnedOptimizer
+from l2o.distribution import lessons
+from l2o.held_out import HeldOut
+from l2o.meta_config import Config
+from l2o.meta_train import Training, learning_rate
+from l2o.meta_view import Curves, Progress, View
+from l2o.ranks import Ranks
+from tasks import files
+from tasks.environment import environment
+from tasks.files import RunError
+from tasks.interrupt import Interrupted, polite
+
+VERSION = 1
+FACTS = "run.json"
+STATE = "state.safetensors"
+START, BEST = "start", "best"
+
+
+def begin(
+    run_dir: Path, config: Config, optimizer: LearnedOptimizer, theta: Tensor, command: list[str]
+) -> None:
+    """A new run directory. Raises RunExists if it is there, ValueError for what cannot be run."""
+    lessons(config.train.tasks(), config.mup)
+    lessons(config.held_out.tasks(), config.mup)
+    facts = {
+        "format_version": VERSION,
+        "command": command,
+        "config": config.to_dict(),
+        "environment": environment(config.device),
+    }
+    with files.new_directory(run_dir) as staging:
+        files.save_text(staging / FACTS, json.dumps(facts, indent=2) + "\n")
+        checkpoint.save(staging / START, optimizer, theta, {"command": command})
+
+
+def is_run(run_dir: Path) -> bool:
+    """Whether there is a meta-training run, of any version."""
+    return (run_dir / FACTS).is_file()
+
+
+def facts(run_dir: Path) -> dict[str, Any]:
+    """What ``begin`` wrote. Raises RunError where that is nothing, or of another version."""
+    if not is_run(run_dir):
+        raise RunError(f"{run_dir}: not a meta-training run: it has no {FACTS}")
+    found = json.loads((run_dir / FACTS).read_text(encoding="utf-8"))
+    if found.get("format_version") != VERSION:
+        got = found.get("format_version")
+        raise RunError(f"{run_dir / FACTS}: format_version is {got}, expected {VERSION}")
+    return found
+
+
+@contextmanager
+def _locked(run_dir: Path, ranks: Ranks) -> Iterator[None]:
+    """The first process holds the run; RunBusy if somebody else does."""
+    descriptor = files.lock(run_dir / "writer.lock") if ranks.first else None
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def proceed(run_dir: Path, ranks: Ranks, view: View) -> None:
+    """Take a run from wherever it is to its end. Raises Interrupted after Ctrl-C."""
+    with _locked(run_dir, ranks), polite() as stop:
+        run = Run(run_dir, ranks, view)
+        try:
+            run.to_the_end(stop)
+        finally:
+            run.close()
+
+
+class Run:
+    """A run in progress. What only the first process needs is only there: ``held_out``."""
+
+    def __init__(self, run_dir: Path, ranks: Ranks, view: View) -> None:
+        self.run_dir, self.ranks, self.view = run_dir, ranks, view
+        self.facts = facts(run_dir)
+        self.config = Config.from_dict(self.facts["config"])
+        self.optimizer, self.start, _ = checkpoint.load(run_dir / START)
+        self.training = Training(self.config, self.optimizer, self.start, ranks)
+        self.best = self.start
+        self.history: list[dict[str, Any]] = []  # held-out evaluations
+        self.held_out: HeldOut | None = None
+        self.seconds = 0.0
+        adam = self._restore() if (run_dir / STATE).exists() else ()
+        self.since = time.monotonic() - self.seconds
+        self.saved = self.training.step if adam else -1
+        self.curves = None
+        if ranks.first:
+            self.held_out = HeldOut.of(
+                self.config.held_out.tasks(),
+                self.config.mup,
+                self.config.evaluation,
+                adam,
+                self.config.device,
+            )
+            self.curves = Curves(run_dir / "tensorboard", self.training.step)
+
+    def to_the_end(self, stop: Any) -> None:
+        training, outer = self.training, self.config.outer
+        if training.step == 0:
+            self._evaluate()
+        elif training.step < outer.steps:
+            self.view.say(f"going on after outer step {training.step}")
+        while training.step < outer.steps:
+            training.advance()
+            last = training.step == outer.steps
+            if last or training.step % self.config.evaluation.every == 0:
+                self._evaluate()
+            self._show()
+            if last or training.step % outer.save_every == 0:
+                self._save()
+            if self.ranks.any(stop()) and not last:
+                self._save()
+                raise Interrupted
+
+    def close(self) -> None:
+        if self.curves:
+            self.curves.close()
+
+    def _evaluate(self) -> None:
+        """Measure theta on the held-out tasks; keep it if it is the best so far."""
+        if self.held_out is None:
+            return
+        objectives = self.held_out.objectives(self.optimizer, self.training.theta)
+        score = self.held_out.score(objectives)
+        if not self.history or score < min(past["score"] for past in self.history):
+            self.best = self.training.theta.detach().cpu().clone()
+        by_task = dict(zip(self.held_out.names, objectives, strict=True))
+        self.history.append({"step": self.training.step, "score": score, "objectives": by_task})
+        assert self.curves
+        self.curves.evaluation(self.history[-1])
+        self.view.say(
+            f"outer step {self.training.step}: held-out objective "
+            f"{self.view.gap(score)} against Adam at {self.config.evaluation.adam_lr:g}"
+        )
+
+    def _show(self) -> None:
+        training = self.training
+        if self.curves is None:
+            return
+        progress = Progress(
+            step=training.step,
+            steps=self.config.outer.steps,
+            loss=training.losses[-1],
+            recent=training.losses[-50:],
+            norm=training.norm,
+            lr=learning_rate(self.config.outer, training.step - 1),
+            skipped=training.skipped,
+            seconds=time.monotonic() - self.since,
+            by_task=dict(zip(self._names(), training.by_lesson, strict=True)),
+        )
+        self.view.show(progress)
+        self.curves.show(progress)
+
+    def _names(self) -> list[str]:
+        return [lesson.task.name for lesson in self.training.lessons]
+
+    def _save(self) -> None:
+        """Everything so far, in one file; then the best optimizer, which follows from it."""
+        if self.saved == self.training.step:
+            return
+        tensors = self.training.tensors()
+        self.saved = self.training.step
+        if self.held_out is None:
+            return
+        record = {"history": self.history, "adam": self.held_out.adam}
+        header = {
+            "format_version": VERSION,
+            "record": record,
+            "seconds": time.monotonic() - self.since,
+        }
+        content = serialize(
+            tensors | {"best": self.best}, {name: json.dumps(v) for name, v in header.items()}
+        )
+        files.save_bytes(self.run_dir / STATE, content)
+        checkpoint.save(self.run_dir / BEST, self.optimizer, self.best, self.card())
+
+    def card(self) -> dict[str, Any]:
+        """What a user of the best optimizer wants to know of where it comes from."""
+        assert self.held_out
+        best = min(self.history, key=lambda past: past["score"])
+        adam = dict(zip(self.held_out.names, self.held_out.adam, strict=True))
+        return {
+            "command": self.facts["command"],
+            "environment": self.facts["environment"],
+            "config": self.facts["config"],
+            "seed": self.config.seed,
+            "mup": self.config.mup,
+            "trained_on": self._names(),
+            "outer_steps": best["step"],
+            "held_out": {
+                "kept": best["objectives"],
+                "untrained": self.history[0]["objectives"],
+                f"adam at {self.config.evaluation.adam_lr:g}": adam,
+            },
+            "meta_loss": dict(zip(("first", "last"), _ends(self.training.losses), strict=True)),
+            "skipped_meta_gradients": self.training.skipped,
+            "licence": "Apache-2.0",
+        }
+
+    def _restore(self) -> tuple[float, ...]:
+        """Go back to the last save; Adam's objectives, which need not be measured again."""
+        path = self.run_dir / STATE
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, ValueError) as error:
+            raise RunError(f"{path}: damaged: {error}") from error
+        if header.get("format_version") != VERSION:
+            got = header.get("format_version")
+            raise RunError(f"{path}: format_version is {got}, expected {VERSION}")
+        self.training.restore(tensors)
+        self.best = tensors["best"]
+        self.history, self.seconds = header["record"]["history"], header["seconds"]
+        return tuple(header["record"]["adam"])
+
+
+def _ends(losses: list[float]) -> list[float]:
+    """The mean over the first tenth and over the last."""
+    tenth = max(1, len(losses) // 10)
+    parts = torch.tensor(losses[:tenth]), torch.tensor(losses[-tenth:])
+    return [round(float(part.mean()), 5) for part in parts]

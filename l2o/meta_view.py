@@ -1,0 +1,122 @@
+"""A meta-training run, shown to whoever is watching: a terminal, a log file, TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+LINE_EVERY = 10.0
+"""Seconds between log lines where there is no terminal."""
+
+
+class Progress(NamedTuple):
+    """After an outer step. Losses are in units of the bounded objective, at most 1."""
+
+    step: int
+    steps: int
+    loss: float
+    recent: Sequence[float]  # of the last outer steps; one alone is noisy
+    norm: float
+    lr: float
+    skipped: int
+    seconds: float
+    by_task: Mapping[str, float]
+
+    def __str__(self) -> str:
+        mean = sum(self.recent) / len(self.recent)
+        return (
+            f"outer step {self.step} of {self.steps}  meta-loss {mean:.4f}  "
+            f"gradient {self.norm:.2g}  lr {self.lr:.2g}"
+            + (f"  skipped {self.skipped}" if self.skipped else "")
+        )
+
+
+class View:
+    """Use as a context manager, so that the terminal is always given back.
+
+    A silent view says nothing: all processes of a run but the first have one.
+    """
+
+    def __init__(self, console: Console | None = None, silent: bool = False) -> None:
+        self.console = console or Console(quiet=silent)
+        self.bar = Bar(
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.task = self.bar.add_task("", total=None)
+        self.said = -LINE_EVERY
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    def show(self, progress: Progress) -> None:
+        if self.console.is_terminal:
+            self.bar.update(
+                self.task,
+                total=progress.steps,
+                completed=progress.step,
+                description=str(progress),
+            )
+        elif time.monotonic() - self.said >= LINE_EVERY:
+            self.said = time.monotonic()
+            self.say(f"{progress}  {progress.seconds:.0f} s")
+
+    @staticmethod
+    def gap(score: float) -> str:
+        """A log ratio as a change of the objective."""
+        return f"{100 * math.expm1(score):+.1f} %"
+
+
+class Curves:
+    """The same numbers in TensorBoard, over the outer step."""
+
+    def __init__(self, folder: Path, done: int) -> None:
+        # Imported here: tensorboard costs most of a second, which --help should not.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+
+    def show(self, p: Progress) -> None:
+        scalars = {
+            "meta/loss": p.loss,
+            "meta/gradient norm": p.norm,
+            "meta/learning rate": p.lr,
+            "meta/skipped gradients": p.skipped,
+            "rate/outer steps a second": p.step / max(p.seconds, 1e-9),
+        } | {f"meta-loss/{task}": loss for task, loss in p.by_task.items()}
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, p.step)
+
+    def evaluation(self, record: Mapping[str, Any]) -> None:
+        self.writer.add_scalar("held-out/score", record["score"], record["step"])
+        for task, value in record["objectives"].items():
+            self.writer.add_scalar(f"held-out/{task}", value, record["step"])
+
+    def close(self) -> None:
+        self.writer.close()

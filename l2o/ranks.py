@@ -1,0 +1,108 @@
+"""Data parallel meta-training: each process holds some of the particles.
+
+Particles share nothing but ``theta``, so processes exchange one vector an outer step: the mean of
+their meta-gradients. What a particle does is a function of its number alone, so any number of
+processes does what one would, to the rounding of that mean; a run may even be resumed on another
+number of processes. Start them with ``torchrun``:
+
+    torchrun --nproc-per-node 2 -m l2o.cli meta-train --run-dir runs/mulo
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from l2o.episodes import Runs
+from tasks.unroll import Inner
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among ``size``; the first, of rank 0, is the one that writes and talks."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def own(self, particles: int) -> slice:
+        """Which of ``particles`` particles this process holds. Raises ValueError if unequal."""
+        if particles % self.size:
+            raise ValueError(
+                f"particles: got {particles}, expected a multiple of the {self.size} processes"
+            )
+        share = particles // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over all processes, the same in each of them."""
+        if self.size == 1:
+            return value
+        total = value.detach().cpu().clone()
+        dist.all_reduce(total)
+        return (total / self.size).to(value.device)
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set in any process."""
+        return bool(self.mean(torch.tensor(float(flag))) > 0)
+
+    def gather(self, runs: Runs) -> Runs:
+        """All particles, in the order of their numbers, in the first process; others get theirs."""
+        if self.size == 1:
+            return runs
+        parts: Any = [None] * self.size if self.first else None
+        dist.gather_object(runs, parts)
+        return join(parts) if self.first else runs
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """The processes that ``torchrun`` started; this one alone if it started none."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield Ranks()
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield Ranks(dist.get_rank(), size)
+    finally:
+        dist.destroy_process_group()
+
+
+def join(parts: Sequence[Runs]) -> Runs:
+    """Particles of several processes, one after another."""
+    return _each(lambda tensors: torch.cat(tensors, dim=1), parts)
+
+
+def share(runs: Runs, own: slice) -> Runs:
+    """The particles ``own`` of all."""
+    return _each(lambda tensors: tensors[0][:, own], [runs])
+
+
+def _each(change: Callable[[list[Tensor]], Tensor], parts: Sequence[Runs]) -> Runs:
+    """Apply ``change`` to every tensor of ``parts``, as ``[copies, P, ...]``."""
+    inners = [part.inner for part in parts]
+
+    def changed(tensors: Sequence[Tensor | int], copies: int) -> Tensor:
+        rows = [torch.as_tensor(t) for t in tensors]
+        return change([t.unflatten(0, (copies, len(t) // copies)) for t in rows]).flatten(0, 1)
+
+    copies = inners[0].params.shape[0] // len(parts[0].number)
+    inner = Inner(
+        changed([i.params for i in inners], copies),
+        {name: changed([i.state[name] for i in inners], copies) for name in inners[0].state},
+        changed([i.step for i in inners], copies),
+        changed([i.seed for i in inners], copies),
+    )
+    others = {n: changed([getattr(p, n) for p in parts], 1) for n in Runs._fields if n != "inner"}
+    return Runs(inner, **others)

@@ -1,0 +1,446 @@
+"""Meta-training runs: they learn, nothing is lost, processes agree, mistakes are one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from l2o import checkpoint, meta_run
+from l2o.base import LearnedOptimizer
+from l2o.cli import main
+from l2o.distribution import Distribution, lessons
+from l2o.episodes import Estimate
+from l2o.held_out import HeldOut
+from l2o.meta_config import METHODS, Config, Estimation, Evaluation, Outer
+from l2o.meta_train import Training, learning_rate
+from l2o.meta_view import View
+from l2o.ranks import Ranks, join, share
+from l2o.small_fc import SmallFC
+from l2o.tuned import TunedAdam
+from l2o.velo import Velo
+
+TINY = Distribution(widths=(4, 6), batch_size=8)
+CONFIG = Config(
+    seed=3,
+    train=TINY,
+    held_out=Distribution(widths=(8,), batch_size=8),
+    estimation=Estimation(particles=4, truncation=2, horizon=(4, 10)),
+    outer=Outer(steps=14, warmup=3, save_every=3),
+    evaluation=Evaluation(every=5, steps=6, seeds=2),
+)
+TINY_RUN = [
+    *("--seed", "3", "--train.widths", "[4,6]", "--train.batch_size", "8"),
+    *("--held_out.widths", "[8]", "--held_out.batch_size", "8", "--estimation.particles", "4"),
+    *("--train.depths", "[1]", "--held_out.depths", "[1]", "--train.data", "[digits]"),
+    *("--held_out.data", "[digits]", "--optimizer", "TunedAdam", "--optimizer.lr", "0.01"),
+    *("--estimation.truncation", "2", "--estimation.horizon", "[4,10]", "--outer.steps", "14"),
+    *("--outer.warmup", "3", "--outer.save_every", "3", "--evaluation.every", "5"),
+    *("--evaluation.steps", "6", "--evaluation.seeds", "2"),
+]
+OPTIMIZER = TunedAdam(lr=0.01)
+
+
+def training(config: Config = CONFIG, optimizer: LearnedOptimizer = OPTIMIZER) -> Training:
+    return Training(config, optimizer, optimizer.initial(config.seed))
+
+
+def begin(folder: Path, config: Config = CONFIG) -> Path:
+    meta_run.begin(folder, config, OPTIMIZER, OPTIMIZER.initial(config.seed), ["l2o"])
+    return folder
+
+
+def proceed(folder: Path) -> None:
+    with View(silent=True) as view:
+        meta_run.proceed(folder, Ranks(), view)
+
+
+def contents(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    """What a run has come to; the time it took is no part of it."""
+    with safe_open(folder / meta_run.STATE, framework="pt") as file:
+        record = json.loads(file.metadata()["record"])
+    return load_file(folder / meta_run.STATE), record
+
+
+def assert_same(one: Path, other: Path) -> None:
+    (a, facts_a), (b, facts_b) = contents(one), contents(other)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert facts_a == facts_b
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    folder = begin(tmp_path_factory.mktemp("runs") / "whole")
+    proceed(folder)
+    return folder
+
+
+# ------------------------------------------------------------------------------------ it learns
+
+
+@dataclass(frozen=True)
+class Case:
+    method: str
+    truncation: int | None
+
+
+CASES = [
+    Case("pes", 2),
+    Case("es", 2),
+    Case("reuse", 2),
+    Case("full-es", None),
+    Case("backprop", 2),
+    Case("backprop", None),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.method}-{c.truncation}")
+def test_every_method_lowers_the_meta_loss(case: Case) -> None:
+    """From a learning rate that is far too small, on quadratics where larger ones help."""
+    estimation = Estimation(case.method, 8, 0.1, case.truncation, (8, 8), stagger=False)
+    suite = Distribution(suite="tasks.quadratic:Quadratic")
+    config = replace(
+        CONFIG,
+        mup=False,
+        train=suite,
+        estimation=estimation,
+        outer=Outer(steps=40, lr=0.1, final_lr=0.1, warmup=0, clip=10.0),
+    )
+    optimizer = TunedAdam(lr=3e-3)
+    run = Training(config, optimizer, optimizer.initial())
+    judge = HeldOut.of(suite.tasks(), False, Evaluation(steps=8, seeds=4))
+    before = judge.objectives(optimizer, run.theta)
+    for _ in range(40):
+        run.advance()
+    after = judge.objectives(optimizer, run.theta)
+    assert sum(after) < 0.93 * sum(before)
+    assert run.skipped == 0
+
+
+def test_every_method_has_a_case() -> None:
+    assert {case.method for case in CASES} == set(METHODS)
+
+
+# ------------------------------------------------------------------------------- nothing is lost
+
+
+@pytest.mark.parametrize("optimizer", [SmallFC(step_mult=0.01), OPTIMIZER, Velo(4, 2)])
+def test_tensors_restore_a_training_bit_for_bit(optimizer: LearnedOptimizer) -> None:
+    one = training(optimizer=optimizer)
+    for _ in range(5):
+        one.advance()
+    other = training(optimizer=optimizer)
+    other.restore(one.tensors())
+    for _ in range(6):
+        one.advance()
+        other.advance()
+    a, b = one.tensors(), other.tensors()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert len(one.losses) == 11
+
+
+def driven(folder: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "l2o.cli", "resume", str(folder)]
+    path = os.pathsep.join(sys.path)
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet)
+
+
+def wait_for_a_save(folder: Path, process: subprocess.Popen) -> None:
+    state = folder / meta_run.STATE
+    before = state.stat().st_mtime_ns if state.exists() else 0
+    while process.poll() is None:
+        if state.exists() and state.stat().st_mtime_ns > before:
+            return
+        time.sleep(0.002)
+
+
+def test_kill_9_and_resume_end_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
+    """Killed after a save, or anywhere in the steps, the evaluation and the writing after it."""
+    folder, chance, kills = begin(tmp_path / "run"), random.Random(0), 0
+    for _ in range(3):
+        process = driven(folder)
+        wait_for_a_save(folder, process)
+        time.sleep(chance.random() * 0.05)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    proceed(folder)
+    assert kills >= 2
+    assert_same(folder, finished)
+
+
+def test_ctrl_c_finishes_the_step_and_saves(finished: Path, tmp_path: Path) -> None:
+    long = replace(CONFIG, outer=replace(CONFIG.outer, steps=10_000, save_every=10_000))
+    folder = begin(tmp_path / "run", long)
+    command = [sys.executable, "-m", "l2o.cli", "resume", str(folder)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    while "outer step 5:" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    assert process.wait() == 130
+    assert f"l2o resume {folder}" in rest
+    done = contents(folder)[0]["step"]
+    assert 5 <= done < 10_000
+    proceeding = meta_run.Run(folder, Ranks(), View(silent=True))
+    assert proceeding.training.step == done
+
+
+def test_a_finished_run_is_left_alone_and_never_overwritten(finished: Path, capsys) -> None:
+    before = (finished / meta_run.STATE).read_bytes()
+    proceed(finished)
+    assert (finished / meta_run.STATE).read_bytes() == before
+    assert main(["meta-train", "--run-dir", str(finished)]) == 2
+    assert "never overwritten" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------- processes agree
+
+
+def test_particles_are_shared_out_and_joined_again() -> None:
+    run = training()
+    run.advance()
+    whole = run.runs[0]
+    parts = [share(whole, Ranks(rank, 2).own(4)) for rank in range(2)]
+    assert parts[1].number.tolist() == [2, 3]
+    again = join(parts)
+    assert torch.equal(again.inner.params, whole.inner.params)
+    assert torch.equal(again.noise, whole.noise)
+    assert all(torch.equal(again.inner.state[n], t) for n, t in whole.inner.state.items())
+
+
+def test_two_processes_equal_one(finished: Path, tmp_path: Path) -> None:
+    """To the rounding of the mean of their gradients, which the runs then amplify a little."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "l2o.cli", "meta-train", "--run-dir", str(folder), *TINY_RUN]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            command,
+            env=os.environ | common | {"RANK": str(rank), "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.DEVNULL,
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    (one, facts_one), (two, facts_two) = contents(finished), contents(folder)
+    assert one.keys() == two.keys()
+    for name in ("0.number", "1.episode", "0.horizon", "1.seed", "step"):
+        assert torch.equal(one[name], two[name])
+    torch.testing.assert_close(two["theta"], one["theta"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(two["1.params"], one["1.params"], rtol=1e-3, atol=1e-4)
+    scores = [[past["score"] for past in facts["history"]] for facts in (facts_one, facts_two)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def test_particles_must_divide() -> None:
+    with pytest.raises(ValueError, match="particles: got 4, expected a multiple of the 3"):
+        Ranks(0, 3).own(4)
+
+
+# -------------------------------------------------------------------------------- what is kept
+
+
+def test_the_best_on_held_out_tasks_is_kept(finished: Path) -> None:
+    tensors, record = contents(finished)
+    assert [past["step"] for past in record["history"]] == [0, 5, 10, 14]
+    loaded = checkpoint.load(finished / meta_run.BEST)
+    assert torch.equal(loaded.theta, tensors["best"])
+    best = min(record["history"], key=lambda past: past["score"])
+    assert loaded.card["outer_steps"] == best["step"]
+    judge = HeldOut.of(CONFIG.held_out.tasks(), True, CONFIG.evaluation, record["adam"])
+    assert judge.score(judge.objectives(loaded.optimizer, loaded.theta)) == best["score"]
+    for name in ("command", "environment", "config", "seed", "held_out", "licence"):
+        assert name in loaded.card
+    assert list((finished / "tensorboard").iterdir())
+
+
+class Poisoned:
+    """An estimator whose gradients are NaN wherever ``bad`` says so."""
+
+    def __init__(self, run: Training, bad: Mapping[int, set[int]]) -> None:
+        self.run, self.inner, self.bad = run, run.estimator, bad
+
+    def step(self, optimizer, theta, lesson, runs) -> Estimate:
+        found = self.inner.step(optimizer, theta, lesson, runs)
+        which = self.run.lessons.index(lesson)
+        bad = which in self.bad.get(self.run.step, ())
+        return found._replace(gradient=found.gradient * torch.nan) if bad else found
+
+
+def test_nan_gradients_are_skipped_and_counted() -> None:
+    run = training()
+    run.estimator = Poisoned(run, {1: {0}, 2: {0, 1}})  # type: ignore[assignment]
+    thetas = []
+    for _ in range(4):
+        run.advance()
+        thetas.append(run.theta.clone())
+    assert run.skipped == 3
+    assert not torch.equal(thetas[0], thetas[1])  # the other task had something to say
+    assert torch.equal(thetas[1], thetas[2])
+    assert torch.isfinite(thetas[3]).all()
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    outer = Outer(steps=100, lr=1.0, final_lr=0.1, warmup=10)
+    rates = [learning_rate(outer, step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == rates[10] == 1.0
+    assert rates[55] == pytest.approx(0.55)
+    assert rates[100] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("norm", [0.1, 30.0])
+def test_long_gradients_are_shortened(norm: float) -> None:
+    run = training(replace(CONFIG, outer=replace(CONFIG.outer, clip=1.0)))
+    gradient = torch.ones_like(run.theta)
+    run._descend(gradient * norm / gradient.norm())
+    assert run.theta.grad is not None
+    assert float(run.theta.grad.norm()) == pytest.approx(min(norm, 1.0), rel=1e-5)
+    assert run.norm == pytest.approx(norm, rel=1e-5)
+
+
+# ------------------------------------------------------------------------------------ the tasks
+
+
+def test_a_distribution_is_a_product() -> None:
+    distribution = Distribution(("mlp", "tasks.conv:Conv"), (4, 8), (1, 2))
+    tasks = distribution.tasks()
+    assert len(tasks) == 8
+    assert len({task.name for task in tasks}) == 8
+    assert {task.batch_size for task in tasks} == {64}
+
+
+@pytest.mark.parametrize("in_mup", [True, False])
+def test_objectives_are_in_units_of_learning_nothing(in_mup: bool) -> None:
+    (lesson,) = lessons([TINY.tasks()[0]], in_mup)
+    chance = torch.full((3, 2), 10.0).log()
+    assert lesson.objective(chance).tolist() == pytest.approx([1 / 1.5] * 2)
+    worse = torch.tensor([[torch.nan], [1e9]])
+    assert lesson.objective(worse).tolist() == [1.0]
+    assert (lesson.scale is not None) == in_mup
+
+
+def test_config_survives_json() -> None:
+    assert Config.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG
+
+
+# ------------------------------------------------------------------------------- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train.widths", "[0]"], "widths: got 0, expected a positive integer"),
+        (["--train.data", "[nothing]"], "data: got 'nothing', expected one of"),
+        (["--train.families", "[nothing]"], "families: got 'nothing', expected mlp, conv"),
+        (["--train.families", "[tasks.linear:Linear]"], "tasks.linear:Linear has no field depth"),
+        (
+            ["--train.families=[transformer]", "--train.widths=[7]", "--train.data=[help_text]"],
+            "no transformer of width 7 on help_text: heads: got 2",
+        ),
+        (["--train.families", "[conv]", "--train.data", "[diabetes]"], "no conv of width"),
+        (["--train.suite", "meta_train"], "whose family has no field width"),
+        (["--estimation.truncation", "500"], "truncation: got 500, expected at most the horizon"),
+        (["--estimation.method", "magic"], "method: got 'magic', expected one of backprop"),
+        (["--estimation.method", "full-es"], "truncation: got 20, expected None for full noise"),
+        (["--estimation.sigma", "0"], "sigma: got 0"),
+        (["--outer.lr", "-1"], "lr: got -1"),
+        (["--preset", "huge"], "--preset: got 'huge', expected one of quick"),
+        (["--device", "abacus"], "device: got 'abacus'"),
+        (["--start", "nowhere"], "nowhere/theta.safetensors: no such file"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Path, capsys) -> None:
+    run_dir = tmp_path / "run"
+    assert main(["meta-train", "--run-dir", str(run_dir), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda theta: (theta * torch.nan, 1), "got NaN or infinity in"),
+        (lambda theta: (theta, 7), "format_version is 7, expected 1"),
+    ],
+    ids=["nan", "version"],
+)
+def test_bad_checkpoints_are_no_start(change, message: str, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "start"
+    checkpoint.save(folder, OPTIMIZER, OPTIMIZER.initial())
+    path = folder / checkpoint.TENSORS
+    with safe_open(path, framework="pt") as file:
+        header = dict(file.metadata())
+    named = load_file(path)
+    theta, version = change(named["log_lr"])
+    save_file(named | {"log_lr": theta}, path, header | {"format_version": str(version)})
+    run_dir = tmp_path / "run"
+    assert main(["meta-train", "--run-dir", str(run_dir), "--start", str(folder)]) == 2
+    assert message in capsys.readouterr().err
+    assert not run_dir.exists()
+
+
+@pytest.mark.parametrize("damage", ["version", "state version", "cut short", "empty"])
+def test_damaged_runs_are_one_line(damage: str, finished: Path, tmp_path: Path, capsys) -> None:
+    folder = begin(tmp_path / "run")
+    state = folder / meta_run.STATE
+    state.write_bytes((finished / meta_run.STATE).read_bytes())
+    if damage == "version":
+        facts = folder / meta_run.FACTS
+        facts.write_text(facts.read_text().replace('"format_version": 1', '"format_version": 9'))
+    elif damage == "state version":
+        save_file(load_file(state), state, {"format_version": "9"})
+    else:
+        state.write_bytes(state.read_bytes()[: 1000 if damage == "cut short" else 0])
+    assert main(["resume", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(folder) in error
+
+
+def test_a_start_can_be_another_runs_best(finished: Path, tmp_path: Path, capsys) -> None:
+    run_dir = tmp_path / "more"
+    command = ["meta-train", "--run-dir", str(run_dir), "--start", str(finished / meta_run.BEST)]
+    assert main([*command, *TINY_RUN, "--outer.steps", "1"]) == 0
+    begun = checkpoint.load(run_dir / meta_run.START)
+    assert torch.equal(begun.theta, checkpoint.load(finished / meta_run.BEST).theta)
+    said = capsys.readouterr().out
+    assert "untrained" in said
+    assert "adam at 0.001" in said
+
+
+def test_a_log_has_plain_lines(finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with path.open("w") as file, View(Console(file=file)) as view:
+        meta_run.proceed(begin(tmp_path / "run"), Ranks(), view)
+    assert "\x1b" not in path.read_text()
+    assert "outer step 14: held-out objective" in path.read_text()
