@@ -48,7 +48,7 @@ def searched(archive: Archive) -> None:
     with archive.transaction():
         archive.add_batch(0, {"hurdles": [], "rejected": 2})
         for id, parent, mutation, fate, score, text, original in CANDIDATES:
-            program = text and archive.add_program(text, text, text, text.count("="))
+            program = None if text is None else archive.add_program(text, text, text, length=1)
             born = fate if fate in ("invalid", "duplicate") else "pending"
             archive.add_candidate(id, 0, parent, program, mutation, born, 0.01, original)
             if fate not in ("pending", "invalid"):
