@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
+from inspect import cleandoc
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 Arguments = Sequence[str]
 Command = Callable[[Arguments], int]
@@ -12,7 +14,16 @@ Command = Callable[[Arguments], int]
 wrong is raised as a ValueError, an ArgumentError or an OSError whose message is one line."""
 
 
+class _Help(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Descriptions keep their lines, since they hold examples."""
+
+
 def parser(command: Command) -> ArgumentParser:
     """An empty parser for ``command``, named after the function."""
     name = command.__name__.replace("_", "-")
-    return ArgumentParser(prog=f"l2o {name}", description=command.__doc__, exit_on_error=False)
+    return ArgumentParser(
+        prog=f"l2o {name}",
+        description=cleandoc(command.__doc__ or ""),
+        exit_on_error=False,
+        formatter_class=_Help,
+    )
