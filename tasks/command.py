@@ -23,6 +23,7 @@ def parser(command: Command) -> ArgumentParser:
     name = command.__name__.replace("_", "-")
     return ArgumentParser(
         prog=f"l2o {name}",
+        usage="%(prog)s ARGUMENTS",  # listed one by one below; there can be many
         description=cleandoc(command.__doc__ or ""),
         exit_on_error=False,
         formatter_class=_Help,
