@@ -36,8 +36,8 @@ class Estimation:
     """
 
     method: str = "pes"
-    particles: int = 2
-    sigma: float = 0.01
+    particles: int = 4
+    sigma: float = 0.03
     truncation: int | None = 20
     horizon: tuple[int, int] = (100, 400)
     stagger: bool = True
@@ -72,10 +72,10 @@ class Outer:
         save_every: outer steps after which the run can be resumed
     """
 
-    steps: int = 500
-    lr: float = 3e-3
+    steps: int = 300
+    lr: float = 1e-2
     final_lr: float = 1e-3
-    warmup: int = 50
+    warmup: int = 20
     weight_decay: float = 1e-4
     clip: float = 1.0
     save_every: int = 20
