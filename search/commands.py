@@ -16,7 +16,7 @@ from search.archive import Archive, open_existing
 from search.config import Budget, Config
 from search.evaluate import Funnel
 from search.evolve import Settings
-from search.rules import rule, winner
+from search.rules import load, rule
 from search.verdict import Verdict
 from search.view import View
 from search.zoo import ZOO, with_states
@@ -187,12 +187,10 @@ def export(arguments: Arguments) -> int:
     options = options_of.parse_args(list(arguments))
     if options.out.exists():
         raise ValueError(f"--out: {options.out} exists and is not overwritten")
-    name, program, provenance = options.rule, rule(options.rule), f"the rule {options.rule}"
-    if Path(options.rule).is_dir():
-        found = winner(Path(options.rule), None if options.id == "best" else _number(options.id))
-        program, name = found.program, options.out.stem
-        provenance = f"candidate {found.id} of the run {options.rule}; score {found.score:+.4f}"
-    files.save_text(options.out, to_source(program, options.name or name, provenance))
+    given = load(options.rule, None if options.id == "best" else _number(options.id))
+    name = options.name or (options.out.stem if Path(options.rule).is_dir() else given.name)
+    source = to_source(given.program, name, given.origin, given.lr, given.weight_decay)
+    files.save_text(options.out, source)
     print(f"wrote {options.out}")
     return 0
 

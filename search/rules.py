@@ -1,13 +1,15 @@
-"""Programs by name: what a person may call a rule on the command line."""
+"""What a RULE can be on the command line and in a script: a known optimizer, a run or a file."""
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
 from search import zoo
 from search.archive import open_existing
 from search.program import Program, parse
+from search.zoo.entry import Entry
 
 
 class Found(NamedTuple):
@@ -16,6 +18,7 @@ class Found(NamedTuple):
     id: int
     program: Program
     score: float
+    lr: float
 
 
 def rule(name: str) -> Program:
@@ -26,6 +29,23 @@ def rule(name: str) -> Program:
     if name not in zoo.ZOO and Path(name).is_dir():
         return winner(Path(name)).program
     return zoo.load(name)
+
+
+def load(name: str | PathLike[str], candidate: int | None = None) -> Entry:
+    """What ``rule`` accepts, with its origin and the learning rate to start from.
+
+    ``candidate``: another one of a run than its winner. Raises ValueError as ``rule`` does.
+    """
+    if name in zoo.ZOO:
+        return zoo.ZOO[str(name)]
+    name = Path(name)
+    if name.is_dir():
+        found = winner(name, candidate)
+        origin = f"candidate {found.id} of the run {name}; score {found.score:+.4f}"
+        return Entry(f"rule_{found.id}", found.program, origin, found.lr)
+    program, stem = zoo.load(name), name.stem
+    lr = 1e-3 if program.form == "direction" else 1.0
+    return Entry(stem if stem[:1].isalpha() else f"rule_{stem}", program, f"the file {name}", lr)
 
 
 def winner(run_dir: Path, candidate: int | None = None) -> Found:
@@ -39,4 +59,8 @@ def winner(run_dir: Path, candidate: int | None = None) -> Found:
         if not records or records[0].text is None or records[0].score is None:
             which = "nothing" if candidate is None else f"candidate {candidate}"
             raise ValueError(f"{run_dir}: {which} has been evaluated")
-        return Found(records[0].id, parse(records[0].text), records[0].score)
+        best = records[0]
+        assert best.text is not None
+        assert best.score is not None
+        assert best.lr is not None
+        return Found(best.id, parse(best.text), best.score, best.lr)

@@ -1,0 +1,48 @@
+"""Known optimizers as programs: where a search starts, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+
+from search.program import FIXED_INPUTS, OPTIONAL_INPUTS, RESERVED, Program, parse
+from search.zoo.classics import CLASSICS
+from search.zoo.entry import Entry
+
+ZOO: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in CLASSICS})
+"""Programs by name: what a person may call a rule on the command line."""
+
+
+def lookup(name: str) -> Entry:
+    """The optimizer called ``name``. Raises ValueError listing the names there are."""
+    if name not in ZOO:
+        raise ValueError(f"no optimizer called {name!r}; there are {', '.join(ZOO)}")
+    return ZOO[name]
+
+
+def load(name: str | Path) -> Program:
+    """The program called ``name`` in the zoo, or in the text file at that path.
+
+    Raises ValueError for neither, ProgramSyntaxError (a ValueError) for text that is no program.
+    """
+    if name in ZOO:
+        return ZOO[str(name)].program
+    try:
+        text = Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        known = ", ".join(ZOO)
+        raise ValueError(f"{str(name)!r} is neither a text file ({error}) nor in {known}") from None
+    return parse(text, filename=str(name))
+
+
+def with_states(program: Program, count: int) -> Program:
+    """The same rule with at least ``count`` state variables, for a search to find a use for."""
+    taken = {*program.inputs, *RESERVED, *(s.target for s in program.statements)}
+    names = ("m", "v", *(f"s{k}" for k in range(count + program.length)))
+    spare = (name for name in names if name not in taken)
+    states = (*program.states, *islice(spare, max(count - len(program.states), 0)))
+    optional = [name for name in OPTIONAL_INPUTS if name in program.inputs]
+    return replace(program, inputs=(*FIXED_INPUTS, *states, *optional))

@@ -1,0 +1,46 @@
+"""A program with what a person wants to know of it, ready for a training script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from textwrap import dedent
+from typing import TYPE_CHECKING, Any
+
+from search.program import Program, parse
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A rule, its name, and the paper or the run that it is from.
+
+    ``lr`` and ``weight_decay`` are where tuning may start, not tuned values; a full program holds
+    its own decay, and its ``lr`` is the value of the schedule.
+    """
+
+    name: str
+    program: Program
+    origin: str
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+
+    def optimizer(self, params: Iterable[Any], **settings: Any) -> Optimizer:
+        """The rule as a ``torch.optim.Optimizer``: ``lr``, ``weight_decay``, its constants,
+        ``foreach`` and so on are those of the file that ``l2o export`` writes.
+
+        Raises ValueError for a program that reads a Hessian, which no training script supplies.
+        """
+        from search.export.build import to_class  # reads and writes Python: only where wanted
+
+        made = to_class(self.program, self.name, self.origin, self.lr, self.weight_decay)
+        return made(params, **settings)
+
+
+def entry(
+    name: str, origin: str, text: str, *, lr: float = 1e-3, weight_decay: float = 0.0
+) -> Entry:
+    """One whose program is given as indented text."""
+    return Entry(name, parse(dedent(text), filename=name), origin, lr, weight_decay)

@@ -1,0 +1,74 @@
+"""A learned optimizer in a training script, from a checkpoint."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import l2o
+from l2o import checkpoint, use
+from l2o.base import LearnedOptimizer
+from l2o.checkpoint import CheckpointError
+from l2o.small_fc import SmallFC
+from l2o.tuned import TunedAdam
+from l2o.velo import Velo
+from tasks.mup import param_groups
+
+ARCHITECTURES = [TunedAdam(lr=0.1), SmallFC(hidden_size=4), Velo(8, 4)]
+
+
+def trained(model: nn.Module, optimizer: Optimizer, steps: int = 3) -> Tensor:
+    for step in range(steps):
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step(loss=loss)  # type: ignore[call-arg]
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def model(width: int = 4) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = (nn.Linear(3, width), nn.Tanh(), nn.Linear(width, width), nn.Linear(width, 2))
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: type(a).__name__)
+def test_a_checkpoint_trains_saves_and_resumes(
+    architecture: LearnedOptimizer, tmp_path: Path
+) -> None:
+    checkpoint.save(tmp_path / "mine", architecture, architecture.initial(1), {"seed": 1})
+    learned = l2o.load(tmp_path / "mine")
+    assert (learned.name, learned.card["seed"]) == ("mine", 1)
+    net = model()
+    optimizer = learned.optimizer(net, weight_decay=0.01, horizon=6)
+    before = trained(net, optimizer)
+    assert not torch.equal(before, trained(model(), optimizer, 0))
+    twin = copy.deepcopy(net)
+    resumed = learned.optimizer(twin.parameters(), weight_decay=0.01, horizon=6)
+    resumed.load_state_dict(optimizer.state_dict())
+    assert torch.equal(trained(twin, resumed), trained(net, optimizer))
+
+
+def test_names_are_looked_up_among_the_shipped(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "mulo_tiny", SmallFC(), SmallFC().initial())
+    assert use.load("mulo_tiny", tmp_path).architecture == SmallFC()
+    with pytest.raises(ValueError, match="a folder with .* or one of mulo_tiny"):
+        use.load("mulo_huge", tmp_path)
+    with pytest.raises(ValueError, match="no learned optimizer 'mulo_huge'"):
+        l2o.load("mulo_huge")
+    (tmp_path / "mulo_tiny" / checkpoint.TENSORS).write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
+        use.load("mulo_tiny", tmp_path)
+
+
+def test_wide_models_take_smaller_steps_in_mup(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "mine", TunedAdam(), TunedAdam().initial())
+    wide = model(16)
+    groups = param_groups(wide, model(4), (torch.zeros(1, 3),), lr=1.0)
+    optimizer = l2o.load(tmp_path / "mine").optimizer(groups)
+    assert {group["lr"] for group in optimizer.param_groups} == {1.0, 0.25}
+    assert trained(wide, optimizer).isfinite().all()
