@@ -117,11 +117,17 @@ class LearnedRule:
     def select(self, index: Tensor) -> Self:
         return replace(self, theta=self.theta[index]) if self.theta.ndim == 2 else self
 
+    def factors(self, layout: Layout) -> list[float]:
+        """What the learned step of each tensor is multiplied by."""
+        if self.scale is None:
+            return [1.0] * len(layout.specs)
+        return [_factor(self.scale, spec) for spec in layout.specs]
+
     def multiply(self, steps: Tensor, layout: Layout) -> Tensor:
         """``steps`` ``[N, n]`` times each tensor's ``scale``."""
         if self.scale is None:
             return steps
-        each = steps.new_tensor([_factor(self.scale, spec) for spec in layout.specs])
+        each = steps.new_tensor(self.factors(layout))
         return steps * each[layout.segments(steps.device)]
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -93,19 +94,28 @@ class SmallFCRule(LearnedRule):
     def update(
         self, grads: Tensor, state: State, params: Params, info: StepInfo
     ) -> tuple[Tensor, State]:
-        after = accumulate(grads, state, params.layout, self.decays)
-        features = small_fc_features(grads, after, params)
-        time = time_features(info, features)
-        direction, magnitude = self.network(features, time, params.layout).unbind(1)
-        steps = direction * torch.exp(magnitude * self.optimizer.exp_mult)
-        steps = self.multiply(steps * self.optimizer.step_mult, params.layout)
+        step = self.fastest(grads, state, params)
         nominal = self.optimizer.nominal
         if nominal is None:
-            return decayed(steps, params, info), after
-        inner = {k.removeprefix("nominal."): v for k, v in state.items() if k not in after}
+            return step(self, grads, state, params, info)
+        inner = {
+            k.removeprefix("nominal."): v for k, v in state.items() if k.startswith("nominal.")
+        }
         updates, inner = nominal.update(grads, inner, params, info)
-        after |= {f"nominal.{name}": value for name, value in inner.items()}
-        return updates + info.lr[:, None] * steps, after
+        undecayed = info._replace(weight_decay=torch.zeros_like(info.weight_decay))
+        correction, after = step(self, grads, state, params, undecayed)
+        return updates + correction, after | {f"nominal.{k}": v for k, v in inner.items()}
+
+    def fastest(self, grads: Tensor, state: State, params: Params) -> Step:
+        """The kernel where there is one; it knows float32 on a CPU and no derivatives."""
+        tensors = (self.theta, grads, state["m"], params.flat)
+        if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
+            return reference
+        if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+            return reference
+        from l2o.kernels import cpu  # compiled on first use, so only where it is used
+
+        return cpu.step
 
     def network(self, features: Tensor, time: Tensor, layout: Layout) -> Tensor:
         """``[N, 28, n]`` and ``[N, 11]`` to direction and magnitude ``[N, 2, n]``."""
@@ -133,3 +143,26 @@ class SmallFCRule(LearnedRule):
             return chosen
         nominal = self.optimizer.nominal.select(index)
         return replace(chosen, optimizer=replace(self.optimizer, nominal=nominal))
+
+
+class Step(Protocol):
+    """One step of ``N`` instances, nominal rules aside."""
+
+    def __call__(
+        self, rule: SmallFCRule, grads: Tensor, state: State, params: Params, info: StepInfo
+    ) -> tuple[Tensor, State]:
+        """Updates ``[N, n]`` and the next accumulators; may reuse the memory of ``state``."""
+        ...
+
+
+def reference(
+    rule: SmallFCRule, grads: Tensor, state: State, params: Params, info: StepInfo
+) -> tuple[Tensor, State]:
+    """See ``Step``; what the kernel means, on any device and with derivatives."""
+    after = accumulate(grads, state, params.layout, rule.decays)
+    features = small_fc_features(grads, after, params)
+    time = time_features(info, features)
+    direction, magnitude = rule.network(features, time, params.layout).unbind(1)
+    steps = direction * torch.exp(magnitude * rule.optimizer.exp_mult)
+    steps = rule.multiply(steps * rule.optimizer.step_mult, params.layout)
+    return decayed(steps, params, info), after
