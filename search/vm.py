@@ -7,8 +7,10 @@ the same signature and are tested against it as trajectories; ``Population`` pic
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Protocol
 
 import torch
@@ -20,6 +22,7 @@ from search.program import Program
 from tasks.types import Layout, Params, State, StepInfo
 
 OPERATIONS: tuple[Op, ...] = tuple(OPS.values())
+log = logging.getLogger(__name__)
 
 
 class Step(Protocol):
@@ -150,7 +153,10 @@ class Population:
     def update(
         self, grads: Tensor, state: State, params: Params, info: StepInfo
     ) -> tuple[Tensor, State]:
-        t = torch.as_tensor(info.step + 1, dtype=params.flat.dtype, device=grads.device)
+        if isinstance(info.step, Tensor):
+            t = (info.step + 1).to(params.flat.dtype)
+        else:  # filled, because a number that is copied to a GPU has to be waited for
+            t = params.flat.new_full((1,), info.step + 1)
         updates, memory = self.step(
             self.table,
             self.owner,
@@ -174,4 +180,11 @@ def default_step(device: torch.device) -> Step:
         from search.kernels import cpu  # compiled on first use, so only where it is used
 
         return cpu.step
-    return reference
+    if find_spec("numba_cuda") is None:
+        log.warning(
+            "numba-cuda is not installed: programs run in plain torch (pip install l2o[gpu])"
+        )
+        return reference
+    from search.kernels import gpu
+
+    return gpu.step
