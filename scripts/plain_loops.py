@@ -7,7 +7,7 @@ plain ``torch.func``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from search.program import Program
 from tasks.data import draw
 from tasks.types import Task
 from tasks.unroll import initial
+
+CALLS: dict[str, Callable[..., Tensor]] = {"interp": torch.lerp}  # as one would write it
 
 
 def train(task: Task, program: Program, steps: int, lr: float) -> None:
@@ -65,7 +67,6 @@ def run(
         args = [env[a] if isinstance(a, str) else a for a in statement.args]
         if not any(isinstance(a, Tensor) for a in args):
             args = [torch.tensor(a) for a in args]
-        call = torch.lerp if statement.op == "interp" else OPS[statement.op].torch
-        env[statement.target] = call(*args)
+        env[statement.target] = CALLS.get(statement.op, OPS[statement.op].torch)(*args)
     update = env["update"] if program.form == "full" else lr * env["update"]
     return update, [env[name] for name in program.states]

@@ -21,21 +21,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
+from tasks.chunks import chunk_size, chunks
 from tasks.data import draw
 from tasks.types import Batch, Params, Split, State, StepInfo, Task, UpdateRule
 
 Schedule = Callable[[Tensor, Tensor], Tensor]
 """(step, horizon) -> multiplier of the peak learning rate; float tensors that broadcast."""
-
-MEMORY = 512 * 2**20
-"""Bytes that the instances of one chunk may need unless a chunk size is given."""
 
 LAID_OUT = 64
 """Steps whose minibatch indices are drawn at once."""
@@ -147,11 +144,11 @@ def advance(
 
     ``horizon`` (int or ``[N]``) is the length that the schedule stretches over; ``lr`` and
     ``weight_decay`` are numbers or ``[N]``. At most ``chunk`` instances are in flight at a time,
-    by default as many as fit into ``MEMORY``; on one thread no bit of the results depends on it,
-    unless a chunk holds a single instance, for which libraries choose other algorithms. The rule
-    may overwrite ``inner.state``. Returns the runs and their training losses ``[steps, N]``, each
-    taken before its step. Differentiable with respect to whatever the rule holds, unless called
-    under ``torch.no_grad``.
+    by default as many as fit into memory (see ``chunks``); on one thread no bit of the results
+    depends on it, unless a chunk holds a single instance, for which libraries choose other
+    algorithms. The rule may overwrite ``inner.state``. Returns the runs and their training losses
+    ``[steps, N]``, each taken before its step. Differentiable with respect to whatever the rule
+    holds, unless called under ``torch.no_grad``.
     """
     instances = inner.params.shape[0]
     device = inner.params.device
@@ -159,7 +156,9 @@ def advance(
     weight_decay = torch.as_tensor(weight_decay, dtype=torch.float32, device=device)
     weight_decay = weight_decay.expand(instances)
     parts = []
-    for rows in chunks(instances, chunk_size(task, inner) if chunk is None else chunk):
+    for rows in chunks(
+        instances, chunk_size(task, inner.params, inner.state) if chunk is None else chunk
+    ):
         whole = rows.stop - rows.start == instances
         index = torch.arange(rows.start, rows.stop, device=device)
         parts.append(
@@ -250,7 +249,7 @@ def evaluate(
     loss = vmap(task.loss, in_dims=(0, None))
     means = []
     if chunk is None:
-        chunk = chunk_size(task, flat)
+        chunk = chunk_size(task, flat, {})
     for rows in chunks(flat.shape[0], chunk):
         views = task.layout.views(flat[rows])
         means.append(sum(loss(views, batch) * (weight / count) for batch, weight in batches))
@@ -329,37 +328,3 @@ def join(parts: Sequence[Inner]) -> Inner:
         step if isinstance(step, int) else torch.cat([torch.as_tensor(p.step) for p in parts]),
         seed if isinstance(seed, int) else torch.cat([torch.as_tensor(p.seed) for p in parts]),
     )
-
-
-def chunks(instances: int, size: int) -> Iterator[slice]:
-    """Consecutive row ranges of nearly equal length, none longer than ``size``."""
-    if size < 1:
-        raise ValueError(f"chunk: got {size}, expected at least 1")
-    pieces = max(1, math.ceil(instances / size))
-    for k in range(pieces):
-        yield slice(k * instances // pieces, (k + 1) * instances // pieces)
-
-
-def chunk_size(task: Task, inner: Inner | Tensor) -> int:
-    """How many instances fit into ``MEMORY`` bytes: parameters, gradients, updates, state and the
-    activations that one backward pass keeps (measured on one instance)."""
-    flat = inner if isinstance(inner, Tensor) else inner.params
-    state = 0 if isinstance(inner, Tensor) else sum(v[:1].nbytes for v in inner.state.values())
-    row = 6 * flat[:1].nbytes + 2 * state + 2 * _activations(task)
-    return max(1, MEMORY // max(row, 1))
-
-
-@lru_cache(maxsize=64)
-def _activations(task: Task) -> int:
-    """Bytes that the backward pass of one instance saves, weights included."""
-    saved = {}
-    batch = task.data.batch("train", torch.zeros(task.batch_size, dtype=torch.int64))
-    row = torch.zeros(task.layout.n, device=batch[0].device if batch else None, requires_grad=True)
-
-    def note(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        task.loss(task.layout.views(row), batch)
-    return sum(saved.values())
