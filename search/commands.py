@@ -12,7 +12,6 @@ from rich.console import Console
 
 from search import run
 from search import show as showing
-from search.analyze import live
 from search.archive import Archive, open_existing
 from search.config import Budget, Config
 from search.evaluate import Funnel

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from search import zoo
+from search.analyze import live
 from search.archive import open_existing
 from search.program import Program, parse
 from search.zoo.entry import Entry
@@ -51,6 +52,7 @@ def load(name: str | PathLike[str], candidate: int | None = None) -> Entry:
 def winner(run_dir: Path, candidate: int | None = None) -> Found:
     """The rule that won a run: that of the verdict, or the best so far; or a given candidate.
 
+    Statements without effect, which a search keeps to build on, are left out.
     Raises ValueError where there is none, or it was never evaluated.
     """
     with open_existing(run_dir, readonly=True) as archive:
@@ -63,4 +65,4 @@ def winner(run_dir: Path, candidate: int | None = None) -> Found:
         assert best.text is not None
         assert best.score is not None
         assert best.lr is not None
-        return Found(best.id, parse(best.text), best.score, best.lr)
+        return Found(best.id, live(parse(best.text)), best.score, best.lr)
