@@ -27,7 +27,7 @@ from search.workers import Executor, Failure, executor
 from search.zoo import lookup
 from tasks.environment import environment
 from tasks.interrupt import Interrupted, polite
-from tasks.suites import resolve
+from tasks.suites import names, resolve
 
 
 def begin(run_dir: Path, config: Config) -> Archive:
@@ -111,8 +111,8 @@ def _stage(
     """Run and commit the trials of a stage that the archive does not have yet."""
     done = {row.task for row in archive.finals() if row.stage == stage}
     verdict = config.verdict
-    for number, entry in enumerate(resolve(suite)):
-        if entry.task.name not in done:
+    for number, name in enumerate(names(resolve(suite))):
+        if name not in done:
             jobs.submit(
                 Trial(
                     stage=stage,

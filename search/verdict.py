@@ -22,7 +22,7 @@ from search.program import parse
 from search.vm import Population
 from tasks import scoring
 from tasks.scoring import Interval
-from tasks.suites import resolve
+from tasks.suites import names, resolve
 from tasks.unroll import SCHEDULES
 
 
@@ -63,7 +63,8 @@ class Trial(NamedTuple):
 
 def judge(trial: Trial) -> list[Final]:
     """Tune every rule on the tuning seed, then measure it on the fresh ones."""
-    entry = resolve(trial.suite)[trial.entry]
+    suite = resolve(trial.suite)
+    entry, title = suite[trial.entry], names(suite)[trial.entry]
     task, steps = entry.task, max(1, round(entry.steps * trial.length))
     programs = [parse(text) for _, text in trial.rules]
     schedule = SCHEDULES[trial.schedule]
@@ -85,7 +86,7 @@ def judge(trial: Trial) -> list[Final]:
                 Final(
                     trial.stage,
                     name,
-                    task.name,
+                    title,
                     seed,
                     steps,
                     setting.lr,

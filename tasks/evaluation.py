@@ -25,7 +25,7 @@ from tasks.cards import card, fingerprint
 from tasks.results import Results, ResultsError, Run, Study
 from tasks.scoring import FRESH_SEEDS, TUNING_SEED, Setting
 from tasks.statistics import Measured
-from tasks.suites import Entry, resolve
+from tasks.suites import Entry, names, resolve
 from tasks.types import Task, UpdateRule
 from tasks.unroll import SCHEDULES, Trajectory, initial, unroll
 from tasks.unroll import evaluate as losses_of
@@ -79,9 +79,11 @@ class Plan:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
 
-    def entries(self) -> list[tuple[Task, int]]:
-        """The tasks and the steps of each."""
-        return [(e.task, max(1, round(e.steps * self.length))) for e in resolve(self.suite)]
+    def entries(self) -> list[tuple[str, Task, int]]:
+        """What each task is called, the task, and its steps."""
+        suite = resolve(self.suite)
+        steps = [max(1, round(entry.steps * self.length)) for entry in suite]
+        return list(zip(names(suite), (entry.task for entry in suite), steps, strict=True))
 
     @property
     def fresh(self) -> range:
@@ -121,9 +123,9 @@ def evaluate(
     note(plan, entrants, results)
     for entrant in entrants:
         results.set_rule(entrant.name, entrant.identity, entrant.source)
-    for task, steps in entries:
+    for name, task, steps in entries:
         identity = fingerprint(task)
-        results.set_task(task.name, identity, card(Entry(task, steps)))
+        results.set_task(name, identity, card(Entry(task, steps)))
         for entrant in entrants:
             study = Study(entrant.identity, identity, steps, plan.schedule)
             bench = _Bench(task, entrant, study, results, device)
@@ -132,7 +134,7 @@ def evaluate(
             best = chosen(plan.trials, results.runs(study))
             measured = bench.complete([(seed, best) for seed in plan.fresh], curve=True)
             if tuned or measured:
-                say(f"{task.name}: {entrant.name}: {tuned} trials, {measured} fresh runs")
+                say(f"{name}: {entrant.name}: {tuned} trials, {measured} fresh runs")
 
 
 def chosen(trials: int, runs: dict[tuple[int, float, float], Run]) -> Setting:
@@ -226,7 +228,7 @@ def _number(x: float) -> float | None:
 
 def note(plan: Plan, entrants: Sequence[Entrant], results: Results) -> None:
     """Write down what is asked for, so that ``measured`` can find it without the suite."""
-    tasks = [(task.name, steps) for task, steps in plan.entries()]
+    tasks = [(name, steps) for name, _, steps in plan.entries()]
     results.set_fact("plan", asdict(plan) | {"rules": [e.name for e in entrants], "tasks": tasks})
 
 

@@ -184,7 +184,7 @@ def _transfer(results: Results, measured: Measured, names: dict[str, str]) -> li
         families: dict[str, list[int]] = {}
         for t, card in enumerate(cards):
             if size in card:
-                ignored = {size, "parameters", "flops_a_step"}
+                ignored = {size, "parameters", "flops_a_step", "reference"}
                 rest = {key: value for key, value in card.items() if key not in ignored}
                 families.setdefault(repr(rest), []).append(t)
         for members in families.values():

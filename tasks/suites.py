@@ -4,7 +4,7 @@
 * ``meta_train``: what a learned optimizer is meta-trained on; many sizes and shapes.
 * ``held_out``: what neither has seen: other data, other architectures; needs no download.
 * ``held_out_extra``: ``held_out`` and more; needs ``pip install 'l2o[data]'``.
-* ``scale``: the same networks at growing widths.
+* ``scale``: two families at growing width, depth and number of steps, one of them at a time.
 
 A suite is a function, so that importing this module loads no data. Nothing is registered: a suite
 of yours is named by its import path, ``package.module:attribute`` (see ``resolve``).
@@ -12,7 +12,8 @@ of yours is named by its import path, ``package.module:attribute`` (see ``resolv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -26,6 +27,7 @@ from tasks.datasets import (
     help_text,
     king_james,
     mnist5k,
+    python_source,
 )
 from tasks.fields import positive
 from tasks.linear import Linear, Logistic
@@ -107,18 +109,36 @@ def held_out_extra() -> Suite:
 
 
 def scale() -> Suite:
-    """Widths in steps of a factor 2 or 4; the learning rate should carry over under muP."""
-    networks = [Entry(MLP(width=width, depth=2, batch_size=64)) for width in (32, 128, 512)]
-    text = help_text(16)
+    """Each family grows in one way at a time: does the best learning rate carry over?"""
+    text = python_source(16)
+
+    def mlp(width: int = 32, depth: int = 2, steps: int = 200) -> Entry:
+        return Entry(MLP(width, depth, batch_size=64), steps)
+
+    def transformer(width: int = 16, depth: int = 2, steps: int = 300) -> Entry:
+        return Entry(Transformer(width, depth, 2, text, batch_size=16), steps)
+
     return (
-        *networks,
-        *(Entry(Transformer(width, 2, 2, data=text, batch_size=16), 300) for width in (16, 32, 64)),
+        mlp(),
+        *(mlp(width=width) for width in (128, 512)),
+        *(mlp(depth=depth) for depth in (4, 8)),
+        *(mlp(steps=steps) for steps in (800, 3200)),
+        transformer(),
+        *(transformer(width=width) for width in (32, 64)),
+        *(transformer(depth=depth) for depth in (4, 8)),
+        *(transformer(steps=steps) for steps in (600, 1200)),
     )
 
 
 SUITES: dict[str, Callable[[], Suite]] = {
     suite.__name__: suite for suite in (proxy, meta_train, held_out, held_out_extra, scale)
 }
+
+
+def names(suite: Sequence[Entry]) -> list[str]:
+    """What each entry is called: its task, and its steps where the suite has the task twice."""
+    times = Counter(entry.task.name for entry in suite)
+    return [e.task.name if times[e.task.name] == 1 else f"{e.task.name}-s{e.steps}" for e in suite]
 
 
 def resolve(name: str) -> Suite:

@@ -11,7 +11,7 @@ from tasks.fetch import DataMissing
 from tasks.types import Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-TEXTS = ["help_text", "sotu", "king_james"]
+TEXTS = ["help_text", "python_source", "sotu", "king_james"]
 ARRAYS = [name for name in DATASETS if name not in TEXTS]
 
 

@@ -60,6 +60,19 @@ def test_every_rule_gets_the_same_trials_and_fresh_seeds(tmp_path):
     assert np.array_equal(found.curves[0][..., -1], found.final[:, 0])
 
 
+def test_a_task_may_be_there_at_several_horizons(tmp_path, monkeypatch):
+    longer = Entry(TASKS[0].task, 16)
+    monkeypatch.setattr(evaluation, "resolve", lambda name: (*TASKS, longer))
+    with Results(tmp_path / "r.sqlite") as results:
+        evaluate(PLAN, [entrant("SGD")], results)
+        found = measured(results)
+        assert found.tasks == ("mlp-digits-w3-d1-s8", TASKS[1].task.name, "mlp-digits-w3-d1-s16")
+        assert [marks[-1] for marks in found.marks] == [8, 6, 16]
+        assert {n: about["steps"] for n, (_, about) in results.tasks().items()} == dict(
+            zip(found.tasks, (8, 6, 16), strict=True)
+        )
+
+
 def test_runs_are_paired(tmp_path):
     """All rules of a seed start from the same weights."""
     with Results(tmp_path / "r.sqlite") as results:

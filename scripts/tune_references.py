@@ -1,0 +1,74 @@
+"""Tuned AdamW on every task of the suites that need no download: tasks/references.json.
+
+    python scripts/tune_references.py                    writes the file again
+    python scripts/tune_references.py --suites held_out  that suite's tasks, the others kept
+
+Each task: 16 trials of learning rate and weight decay on the tuning seed, the best of them on 5
+fresh seeds, exactly as ``l2o evaluate adamw`` does it. Trials are kept in
+references.sqlite, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from l2o.rules import entrants
+from tasks.cards import fingerprint
+from tasks.environment import environment
+from tasks.evaluation import Plan, evaluate, measured
+from tasks.results import Results
+from tasks.scoring import TUNING_SEED, interval
+
+SUITES = ("proxy", "meta_train", "held_out", "scale")
+FILE = Path(__file__).resolve().parent.parent / "tasks" / "references.json"
+
+
+def main() -> None:
+    """Measure and write."""
+    options_of = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options_of.add_argument("--suites", nargs="+", default=SUITES)
+    options_of.add_argument("--trials", type=int, default=16)
+    options_of.add_argument("--seeds", type=int, default=5)
+    options_of.add_argument("--results", type=Path, default=Path("references.sqlite"))
+    options = options_of.parse_args()
+    torch.set_num_threads(1)
+    known = json.loads(FILE.read_text())["tasks"] if FILE.exists() else {}
+    with Results(options.results) as results:
+        for suite in options.suites:
+            for identity, steps, reference in _suite(suite, options, results):
+                known.setdefault(identity, {})[str(steps)] = reference
+            document = {
+                "rule": "adamw",
+                "made by": "python scripts/tune_references.py",
+                "environment": environment(),
+                "tasks": known,
+            }
+            FILE.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+
+
+def _suite(suite: str, options: Any, results: Results) -> list[tuple[str, int, dict[str, Any]]]:
+    """(fingerprint, steps, reference) of each task of ``suite``."""
+    plan = Plan(suite=suite, trials=options.trials, seeds=options.seeds)
+    evaluate(plan, entrants(["adamw"]), results, say=print)
+    found = measured(results)
+    references = []
+    for t, (name, task, steps) in enumerate(plan.entries()):
+        assert found.tasks[t] == name
+        mean, low, high, n = interval(found.final[0, t])
+        lr, decay = found.settings[found.chosen[0, t]]
+        reference = {"mean": mean, "low": low, "high": high, "n": n, "lr": lr}
+        reference |= {"weight_decay": decay, "trials": options.trials, "name": name}
+        reference |= {"seeds": [*plan.fresh], "tuning_seed": TUNING_SEED}
+        assert np.isfinite(mean), name
+        references.append((fingerprint(task), steps, reference))
+    return references
+
+
+if __name__ == "__main__":
+    main()
