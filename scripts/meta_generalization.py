@@ -1,0 +1,336 @@
+"""How far do meta-trained optimizers carry? Wider, deeper, longer, other data, a transformer.
+
+Four optimizers: the two checkpoints (one meta-trained in muP, one not) as they are, AdamW and
+muAdam with learning rate and weight decay tuned (54 settings, one seed, final training loss) at
+the middle width of each group of tasks; 5 other seeds are reported. A figure, a table and a file
+of results, to which what is missing is added: interrupt it at will.
+
+    python scripts/meta_generalization.py --scale minutes
+    python scripts/meta_generalization.py --scale full --out results/generalization
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l2o import checkpoint
+from search.rules import rule as program
+from search.vm import Population
+from tasks.datasets import breast_cancer, digits, fashion_mnist, help_text, mnist5k
+from tasks.environment import environment
+from tasks.fetch import DataMissing
+from tasks.files import save_text
+from tasks.mlp import MLP
+from tasks.mup import mup, scaled, update_multiplier
+from tasks.results import digest
+from tasks.scoring import Setting
+from tasks.transformer import Transformer
+from tasks.types import Task, UpdateRule
+from tasks.unroll import evaluate, unroll
+
+TRAINED = 64
+"""The widest network of meta-training; its depth was 3, its longest run 1,000 steps."""
+DEPTH = 3
+BASE = 64
+"""The width at which muAdam is Adam."""
+SETTINGS = [
+    Setting(float(lr), decay)
+    for lr, decay in product(np.geomspace(1e-4, 1e-1, 9), (0.0, 1e-3, 1e-2, 3e-2, 0.1, 0.3))
+]
+TUNING_SEED = 7
+LAST = 0.02
+"""The final training loss is the mean over this share of the steps, the last ones."""
+POINTS = 60
+"""Of a stored learning curve."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is run. Widths and depths in units of meta-training's largest."""
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    text_widths: tuple[int, ...]
+    steps: int
+    horizon: int
+    seeds: int
+    settings: int = len(SETTINGS)
+
+
+SCALES = {
+    "minutes": Scale((1, 4), (1, 2), (32, 64), steps=150, horizon=1000, seeds=2, settings=9),
+    "hour": Scale((1, 2, 4, 8), (1, 2, 5), (32, 64, 128), steps=500, horizon=10_000, seeds=5),
+    "full": Scale(
+        (1, 2, 4, 8, 16, 32), (1, 2, 3, 5), (32, 64, 128, 256), steps=1000, horizon=25_000, seeds=5
+    ),
+}
+
+
+class Case(NamedTuple):
+    """A task, how long it is trained for, and what AdamW and muAdam are tuned on."""
+
+    group: str
+    value: int  # what grows within the group
+    task: Task
+    steps: int
+    tuned_on: Task
+    tuning_steps: int
+
+
+def cases(scale: Scale) -> list[Case]:
+    """All tasks. Unseen data is Fashion-MNIST; where that was not fetched, tumours."""
+    try:
+        unseen = fashion_mnist()
+    except DataMissing:
+        unseen = breast_cancer()
+    n = scale.steps
+    found = []
+    for group, data in (("width", mnist5k()), ("width, digits", digits()), ("unseen data", unseen)):
+        widths = [TRAINED * times for times in scale.widths]
+        tasks = [MLP(width, DEPTH, data=data, batch_size=64) for width in widths]
+        middle = tasks[len(tasks) // 2]
+        found += [Case(group, t.width, t, n, middle, n) for t in tasks]
+    shallow = MLP(TRAINED, DEPTH, data=mnist5k(), batch_size=64)
+    deep = [replace(shallow, depth=DEPTH * times) for times in scale.depths]
+    found += [Case("depth", t.depth, t, n, shallow, n) for t in deep]
+    found.append(Case("horizon", scale.horizon, shallow, scale.horizon, shallow, n))
+    texts = [Transformer(w, 2, 4, data=help_text(32), batch_size=16) for w in scale.text_widths]
+    found += [Case("transformer", t.width, t, n, texts[len(texts) // 2], n) for t in texts]
+    return found
+
+
+class Competitor(NamedTuple):
+    """``make(instances)``: its rule; ``identity`` changes when what it computes changes."""
+
+    name: str
+    identity: str
+    parametrise: Callable[[Task], Task]
+    make: Callable[[Task, int], UpdateRule]
+    tuned: bool
+
+
+def learned(name: str, folder: Path) -> Competitor:
+    """A checkpoint, in the parametrisation that it was meta-trained in."""
+    loaded = checkpoint.load(folder)
+    in_mup = bool(loaded.card.get("mup"))
+    optimizer, theta = loaded.optimizer, loaded.theta
+
+    def make(task: Task, instances: int) -> UpdateRule:
+        return optimizer.on(task).rule(theta, update_multiplier if in_mup else None)
+
+    identity = digest("learned", (folder / checkpoint.TENSORS).read_bytes())
+    return Competitor(name, identity, mup if in_mup else _as_it_is, make, tuned=False)
+
+
+def adamw(task: Task, instances: int) -> UpdateRule:
+    return Population.of([program("adamw")], torch.zeros(instances, dtype=torch.int64))
+
+
+def mu_adam(task: Task, instances: int) -> UpdateRule:
+    return scaled(adamw(task, instances), task.multipliers())  # type: ignore[attr-defined]
+
+
+def _as_it_is(task: Task) -> Task:
+    return task
+
+
+def _from_base(task: Task) -> Task:
+    return mup(task, base_width=BASE)
+
+
+class Bench:
+    """Runs what the file of results does not have yet."""
+
+    def __init__(self, file: Path, seeds: Sequence[int], settings: Sequence[Setting]) -> None:
+        self.file, self.seeds, self.settings = file, seeds, settings
+        self.results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+
+    def row(self, case: Case, competitor: Competitor) -> dict[str, Any]:
+        """Losses of all seeds, and the setting that was chosen."""
+        setting = Setting(1.0)
+        if competitor.tuned:
+            setting = self.tuned(competitor, case.tuned_on, case.tuning_steps)
+        key = _key(competitor, case.task, case.steps, setting, self.seeds)
+        return self._kept(key, lambda: self._train(case, competitor, setting))
+
+    def tuned(self, competitor: Competitor, task: Task, steps: int) -> Setting:
+        key = _key(competitor, task, steps, self.settings, [TUNING_SEED])
+        found = self._kept(key, lambda: self._tune(competitor, task, steps))
+        return Setting(*found["best"])
+
+    def _kept(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if key not in self.results:
+            self.results[key] = make()
+            save_text(self.file, json.dumps(self.results, indent=1) + "\n")
+        return self.results[key]
+
+    def _tune(self, competitor: Competitor, task: Task, steps: int) -> dict[str, Any]:
+        task = competitor.parametrise(task)
+        rates, decays = (torch.tensor(column) for column in zip(*self.settings, strict=True))
+        trained = unroll(
+            task,
+            competitor.make(task, len(rates)),
+            instances=len(rates),
+            steps=steps,
+            lr=rates,
+            weight_decay=decays,
+            seed=TUNING_SEED,
+            eval_at=(),
+        ).training
+        losses = torch.nan_to_num(_final(trained), nan=math.inf)
+        return {"best": list(self.settings[int(losses.argmin())]), "loss": float(losses.min())}
+
+    def _train(self, case: Case, competitor: Competitor, setting: Setting) -> dict[str, Any]:
+        """Seed by seed, so that memory does not depend on how many there are."""
+        task = competitor.parametrise(case.task)
+        train, test, curves = [], [], []
+        for seed in self.seeds:
+            trajectory = unroll(
+                task,
+                competitor.make(task, 1),
+                instances=1,
+                steps=case.steps,
+                lr=setting.lr,
+                weight_decay=setting.weight_decay,
+                seed=seed,
+                eval_at=(),
+            )
+            losses = trajectory.training[:, 0]
+            train.append(_number(_final(losses)))
+            test.append(_number(evaluate(task, trajectory.inner.params, "test")[0]))
+            parts = np.array_split(losses.double().numpy(), min(POINTS, len(losses)))
+            curves.append([_number(part.mean()) for part in parts])
+        print(f"{case.group} {case.value}: {competitor.name}: {train[0]}", flush=True)
+        return {"train": train, "test": test, "curves": curves, "setting": list(setting)}
+
+
+def _final(losses: Tensor) -> Tensor:
+    return losses[-max(1, round(LAST * len(losses))) :].mean(dim=0)
+
+
+def _number(x: Any) -> float | None:
+    """JSON has no NaN; a run that diverged has no loss."""
+    return float(x) if math.isfinite(float(x)) else None
+
+
+def _key(competitor: Competitor, task: Task, steps: int, *how: Any) -> str:
+    batch = f"b{task.batch_size}"
+    return " ".join([competitor.name, competitor.identity, task.name, batch, f"{steps} steps"]) + (
+        " " + digest(repr(how))
+    )
+
+
+def mean(losses: Sequence[float | None]) -> float:
+    """Infinite if any run diverged."""
+    return math.inf if None in losses else float(np.mean([x for x in losses if x is not None]))
+
+
+Table = Mapping[tuple[str, int], Mapping[str, dict[str, Any]]]
+"""(group, value) -> competitor -> what ``Bench.row`` found."""
+
+
+def markdown(table: Table, names: Sequence[str]) -> Iterator[str]:
+    """Mean final training loss / test loss; then mean ranks."""
+    yield "| task | " + " | ".join(names) + " |"
+    yield "|---|" + "---:|" * len(names)
+    for (group, value), found in table.items():
+        cells = (f"{_text(found[n]['train'])} / {_text(found[n]['test'])}" for n in names)
+        yield f"| {group} {value} | " + " | ".join(cells) + " |"
+    yield ""
+    for title, chosen in {
+        "all tasks": list(table),
+        "8 times the widest of meta-training and wider": [
+            case for case in table if case[0].startswith(("width", "unseen")) and case[1] >= 512
+        ],
+    }.items():
+        if chosen:
+            scores = ", ".join(f"{n} {rank:.2f}" for n, rank in ranks(table, names, chosen).items())
+            yield f"Mean rank by training loss, {title} ({len(chosen)}): {scores}."
+
+
+def _text(losses: Sequence[float | None]) -> str:
+    value = mean(losses)
+    return "diverged" if math.isinf(value) else f"{value:.4g}"
+
+
+def ranks(
+    table: Table, names: Sequence[str], chosen: Sequence[tuple[str, int]]
+) -> dict[str, float]:
+    """Mean rank, 1 is best; equals (all diverged) share theirs."""
+    places = []
+    for case in chosen:
+        losses = [mean(table[case][name]["train"]) for name in names]
+        below = [sum(other < loss for other in losses) for loss in losses]
+        equal = [sum(other == loss for other in losses) for loss in losses]
+        places.append([b + (e + 1) / 2 for b, e in zip(below, equal, strict=True)])
+    return dict(zip(names, np.mean(places, axis=0).tolist(), strict=True))
+
+
+def draw(table: Table, names: Sequence[str], path: Path) -> None:
+    """Final training loss against what grows, a panel a group; learning curves of the horizon."""
+    from matplotlib.figure import Figure
+
+    groups = list(dict.fromkeys(group for group, _ in table))
+    figure = Figure(figsize=(3.6 * ((len(groups) + 1) // 2), 6.4), layout="constrained")
+    axes = figure.subplots(2, (len(groups) + 1) // 2, squeeze=False).flat
+    for axis, group in zip(axes, groups, strict=False):
+        values = [value for g, value in table if g == group]
+        for name in names:
+            if len(values) == 1:
+                row = table[group, values[0]][name]
+                curve = np.array(row["curves"], float).mean(axis=0)
+                axis.plot(np.linspace(0, values[0], len(curve)), curve, label=name)
+                continue
+            losses = [mean(table[group, value][name]["train"]) for value in values]
+            axis.plot(values, np.array(losses), "o-", label=name)
+            axis.set_xscale("log", base=2)
+        axis.set(title=group, yscale="log", xlabel="step" if len(values) == 1 else group)
+    figure.axes[0].legend()
+    figure.axes[0].set_ylabel("final training loss; no mark: diverged")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    options_of = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options_of.add_argument("--mulo", type=Path, default=Path("checkpoints/mulo_small"))
+    options_of.add_argument("--lo", type=Path, default=Path("checkpoints/lo_small"))
+    options_of.add_argument("--scale", choices=SCALES, default="minutes")
+    options_of.add_argument("--groups", nargs="+", default=None, help="only these, such as width")
+    options_of.add_argument("--out", type=Path, default=Path("results/generalization"))
+    options = options_of.parse_args()
+    torch.set_num_threads(1)
+    scale = SCALES[options.scale]
+    competitors = [
+        learned("mulo", options.mulo),
+        learned("lo", options.lo),
+        Competitor("muAdam", "", _from_base, mu_adam, tuned=True),
+        Competitor("AdamW", "", _as_it_is, adamw, tuned=True),
+    ]
+    every = len(SETTINGS) // scale.settings
+    options.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options.out / "results.json", range(1001, 1001 + scale.seeds), SETTINGS[::every])
+    chosen = [c for c in cases(scale) if options.groups is None or c.group in options.groups]
+    table = {(c.group, c.value): {o.name: bench.row(c, o) for o in competitors} for c in chosen}
+    names = [competitor.name for competitor in competitors]
+    made_with = ", ".join(f"{k} {v}" for k, v in environment().items())
+    text = "\n".join([*markdown(table, names), "", f"Scale {options.scale}; {made_with}."])
+    save_text(options.out / "table.md", text + "\n")
+    draw(table, names, options.out / "figure.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
