@@ -2,6 +2,7 @@
 
     python scripts/bench.py vm          the kernel's share of an inner step
     python scripts/bench.py search      model-steps and decided candidates a second
+    python scripts/bench.py meta        inner steps of meta-training, and a learned optimizer's step
 
 Everything runs in one process on one thread. The things compared take turns (A B C A B C ...), so
 that a machine that slows down slows all of them; each number is the median of the turns with its
@@ -15,15 +16,16 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable
-from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from bench_meta import meta
 from plain_loops import train, train_lifted
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from turns import Spread, take_turns
 
 from search.evaluate import Calibration, Evaluator, Funnel, calibrate
 from search.evolve import Evolution, Settings
@@ -39,39 +41,6 @@ from tasks.unroll import advance, gradients, start
 PROGRAMS = 64
 RATES = (3e-4, 1e-3, 3e-3)
 HORIZON = 200
-
-
-class Spread(NamedTuple):
-    """What the turns of one subject took, in the unit of the table it is printed in."""
-
-    turns: tuple[float, ...]
-
-    @property
-    def middle(self) -> float:
-        return median(self.turns)
-
-    def __str__(self) -> str:
-        digits = 2 if self.middle < 20 else 0 if self.middle >= 200 else 1
-        low, high = min(self.turns), max(self.turns)
-        return f"{self.middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
-
-    def scaled(self, factor: float) -> Spread:
-        return Spread(tuple(factor * turn for turn in self.turns))
-
-    def rate(self, count: int) -> Spread:
-        return Spread(tuple(count / turn for turn in self.turns))
-
-
-def take_turns(subjects: dict[str, Callable[[], object]], turns: int) -> dict[str, Spread]:
-    """Seconds of processor time of each subject, after one turn that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in subjects}
-    for turn in range(turns + 1):
-        for name, run in subjects.items():
-            before = time.process_time()
-            run()
-            if turn:
-                seconds[name].append(time.process_time() - before)
-    return {name: Spread(tuple(values)) for name, values in seconds.items()}
 
 
 # -- the subjects: three ways to run the same programs on the same task ---------------------------
@@ -314,7 +283,7 @@ def full_evaluations_a_second(funnel: Funnel) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("vm", "search"))
+    parser.add_argument("what", choices=("vm", "search", "meta"))
     parser.add_argument("--turns", type=int, default=9, help="how often everything is measured")
     parser.add_argument("--seconds", type=float, default=40, help="length of the short search")
     options = parser.parse_args()
@@ -327,6 +296,8 @@ def main() -> None:
     )
     if options.what == "vm":
         vm(console, options.turns)
+    elif options.what == "meta":
+        meta(console, options.turns)
     else:
         search(console, options.turns, options.seconds)
 

@@ -1,0 +1,166 @@
+"""``bench.py meta``: what meta-training costs, part by part.
+
+The workload of google/learned_optimization's own benchmark: PES, MLP 64-32-10 on digits, batch 128,
+``small_fc`` with 4 hidden units, truncation 20, 8 / 16 / 32 tasks with one antithetic pair each.
+Runs are staggered, so every instance has its own minibatch. An *inner step* is one step of one
+instance. The floors are the gradient alone and the rule alone; what is left is drawing and
+gathering minibatches, subtracting updates, perturbing theta and beginning episodes.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from turns import Spread, take_turns
+
+from l2o.episodes import Episodes, Lesson
+from l2o.es import ES
+from l2o.kernels import cpu
+from l2o.small_fc import SmallFC, Step, reference
+from tasks.mlp import MLP
+from tasks.optimizer import RuleOptimizer
+from tasks.types import Params, StepInfo
+from tasks.unroll import gradients
+
+TASKS = (8, 16, 32)
+TRUNCATION = 20
+PEERS = {8: (6610, 6650), 16: (6750, 7950), 32: (7180, 9000)}
+"""Inner steps a second of google/learned_optimization's best path on one and on two threads, on a
+machine whose single thread multiplied 1024-square matrices at 181 GFLOP/s."""
+
+
+class PES:
+    """Meta-training in progress, and its parts by themselves."""
+
+    def __init__(self, tasks: int) -> None:
+        self.task, self.optimizer = MLP(), SmallFC()
+        self.lesson, self.theta = Lesson(self.task), self.optimizer.initial()
+        self.es = ES(Episodes((100, 1000), TRUNCATION, stagger=True))
+        number = torch.arange(tasks)
+        self.runs = self.es.start(self.optimizer, self.theta, self.lesson, number)
+        for _ in range(3):
+            self()
+        self.params = Params(self.runs.inner.params, self.task.layout)
+
+    @property
+    def inner_steps(self) -> int:
+        return len(self.runs.inner.params) * TRUNCATION
+
+    def __call__(self) -> None:
+        step = self.es.step(self.optimizer, self.theta, self.lesson, self.runs)
+        self.runs = step.runs
+
+    @torch.no_grad()
+    def gradients(self) -> None:
+        """Of one minibatch an instance, over and over."""
+        index = torch.arange(self.task.batch_size).expand(len(self.params.flat), -1)
+        batch = self.task.data.batch("train", index)
+        for _ in range(TRUNCATION):
+            gradients(self.task, self.params.views, batch, shared=False)
+
+    @torch.no_grad()
+    def updates(self, step: Step) -> None:
+        """The rule alone, one theta an instance."""
+        flat = self.params.flat
+        rule = self.optimizer.rule(self.theta.repeat(len(flat), 1))
+        state, zero = rule.init(self.params), torch.zeros(len(flat))
+        for k in range(TRUNCATION):
+            info = StepInfo(k, 1000, zero + 1, zero, zero)
+            _, state = step(rule, flat, state, self.params, info)
+
+
+def meta(console: Console, turns: int) -> None:
+    """Inner steps a second, where they go, two threads and processes, and an optimizer's step."""
+    large = torch.randn(1024, 1024)
+    peak = take_turns({"peak": lambda: large @ large}, turns)["peak"].rate(2 * 1024**3 / 1e9)
+    console.print(f"calibration: {peak} GFLOP/s in a product of 1024-square matrices, one thread")
+    shares(console, turns)
+    parallel(console, turns)
+    one_optimizer(console, turns)
+
+
+def shares(console: Console, turns: int) -> None:
+    table = Table("us an inner step", *(f"{n} tasks" for n in TASKS), box=box.SIMPLE_HEAD)
+    parts = ("whole step", "gradient alone", "rule alone", "rule, torch reference")
+    columns = []
+    for tasks in TASKS:
+        pes = PES(tasks)
+        found = take_turns(
+            {
+                "whole step": pes,
+                "gradient alone": pes.gradients,
+                "rule alone": lambda pes=pes: pes.updates(cpu.step),
+                "rule, torch reference": lambda pes=pes: pes.updates(reference),
+            },
+            turns,
+        )
+        columns.append({k: spread.scaled(1e6 / pes.inner_steps) for k, spread in found.items()})
+    for part in parts:
+        cells = (f"{c[part]}  {c[part].middle / c['whole step'].middle:.0%}" for c in columns)
+        table.add_row(part, *cells)
+    table.add_section()
+    rates = [column["whole step"].rate(1e6) for column in columns]
+    table.add_row("inner steps a second", *map(str, rates))
+    table.add_row("learned_optimization, best", *(f"{PEERS[n][0]:,}" for n in TASKS))
+    console.print(table)
+
+
+def parallel(console: Console, turns: int) -> None:
+    """By the clock on the wall: neighbours count here."""
+    table = Table("inner steps a second", *(f"{n} tasks" for n in TASKS), box=box.SIMPLE_HEAD)
+    table.add_row("one thread", *(str(clocked(n, turns, 1)) for n in TASKS))
+    table.add_row("two threads", *(str(clocked(n, turns, 2)) for n in TASKS))
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        cells = []
+        for tasks in TASKS:
+            halves = [pool.submit(clocked, tasks // 2, turns, 1) for _ in range(2)]
+            pairs = zip(*(half.result().turns for half in halves), strict=True)
+            cells.append(str(Spread(tuple(map(sum, pairs)))))
+    table.add_row("two processes, half the tasks each", *cells)
+    table.add_row("learned_optimization, two threads", *(f"{PEERS[n][1]:,}" for n in TASKS))
+    console.print(table)
+
+
+def clocked(tasks: int, turns: int, threads: int) -> Spread:
+    """Inner steps a second of wall-clock time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    pes, seconds = PES(tasks), []
+    for _ in range(turns):
+        begun = time.perf_counter()
+        pes()
+        seconds.append(time.perf_counter() - begun)
+    torch.set_num_threads(before)
+    return Spread(tuple(seconds)).rate(pes.inner_steps)
+
+
+def one_optimizer(console: Console, turns: int) -> None:
+    """``step()`` on the 1.0 million parameters of an MLP, against AdamW."""
+    rule = SmallFC().rule(SmallFC().initial())
+    subjects = {
+        "torch AdamW, foreach": torch.optim.AdamW(perceptron(), foreach=True),
+        "torch AdamW, fused": torch.optim.AdamW(perceptron(), fused=True),
+        "small_fc": RuleOptimizer(perceptron(), rule),
+    }
+    found = take_turns({name: o.step for name, o in subjects.items()}, turns)
+    table = Table("MLP 784-640-768-10", "ms a step", "x AdamW foreach", box=box.SIMPLE_HEAD)
+    for name, spread in found.items():
+        ratio = spread.middle / found["torch AdamW, foreach"].middle
+        table.add_row(name, str(spread.scaled(1e3)), f"{ratio:.1f}")
+    console.print(table)
+
+
+def perceptron() -> list[nn.Parameter]:
+    """Its parameters, with gradients."""
+    sizes = ((784, 640), (640, 768), (768, 10))
+    model = nn.Sequential(*(nn.Linear(*size) for size in sizes))
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    return list(model.parameters())
