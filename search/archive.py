@@ -137,7 +137,7 @@ class Archive:
         self._write("INSERT OR REPLACE INTO final VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def set_snapshot(
-        self, batch: int, population: Sequence[int], counters: Mapping[str, Any]
+        self, batch: int, population: Sequence[Sequence[int]], counters: Mapping[str, Any]
     ) -> None:
         row = (batch, to_json(list(population)), to_json(counters))
         self._write("INSERT INTO snapshot VALUES (?, ?, ?)", [row])

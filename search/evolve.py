@@ -41,6 +41,10 @@ class Settings:
         ahead: batches in flight, so the most workers that can be busy
         slack: how far behind the population's median, in log loss, a candidate may be at a rung
         mutation: how programs change
+        islands: populations that evolve apart, batch by batch in turn
+        migration: probability that a parent comes from another island
+        patience: batches of an island without a better best after which it starts again from the
+            best of the run; 0: never
         random: no evolution but independent random programs of at most so many statements, at
             learning rates anywhere in 1e-4 .. 1: a baseline; 0 evolves
     """
@@ -51,12 +55,19 @@ class Settings:
     ahead: int = 4
     slack: float = 0.1
     mutation: Mutation = field(default_factory=Mutation)
+    islands: int = 1
+    migration: float = 0.02
+    patience: int = 0
     random: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("population", "tournament", "batch", "ahead"):
+        for name in ("population", "tournament", "batch", "ahead", "islands"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if not 0 <= self.migration <= 1:
+            raise ValueError(f"migration: got {self.migration}, expected a probability")
+        if self.patience < 0:
+            raise ValueError(f"patience: got {self.patience}, expected at least 0")
         if not 0 <= self.random <= MAX_STATEMENTS:
             raise ValueError(f"random: got {self.random}, expected 0 to {MAX_STATEMENTS}")
         if not self.slack >= 0:
@@ -113,6 +124,15 @@ class Batch(NamedTuple):
         return Job(texts, tuple(c.lr for c in fresh), self.hurdles)
 
 
+@dataclass
+class Island:
+    """A population, oldest first; its best score, and its batches since that last improved."""
+
+    population: deque[Candidate]
+    best: float = math.inf
+    idle: int = 0
+
+
 class Evolution:
     """The state of a search between batches.
 
@@ -132,7 +152,7 @@ class Evolution:
         self.start = tuple(zip(start, lrs, strict=True))
         self.tried = self.born = 0  # children drawn, and those that got an id
         self.asked = self.told = 0  # batches
-        self.population: deque[Candidate] = deque(maxlen=settings.population)
+        self.islands = [Island(deque(maxlen=settings.population)) for _ in range(settings.islands)]
         self.known: dict[str, Candidate] = {}  # by signature
         self.texts: dict[str, str] = {}  # canonical text -> signature
         self.best = tools.HallOfFame(50, similar=_alike)
@@ -161,14 +181,25 @@ class Evolution:
                 rejected += failures
             wanted -= self._admit(candidates, children)
         self.tried += len(candidates) + rejected
-        return Batch(number, candidates, self._hurdles(), rejected)
+        return Batch(number, candidates, self._hurdles(number), rejected)
+
+    @property
+    def population(self) -> list[Candidate]:
+        """Everybody who lives, on all islands."""
+        return [candidate for island in self.islands for candidate in island.population]
+
+    def _island(self, batch: int) -> Island:
+        return self.islands[batch % len(self.islands)]
 
     def _child(self, batch: int, rng: np.random.Generator) -> tuple[Candidate, int]:
         """A child of a tournament's winner, or of a founder while nobody has a score."""
         if self.settings.random:
             return self._stranger(batch, rng), 0
-        if self.population:
-            parent = self.toolbox.select(self.population, rng=rng)
+        population = self._island(batch).population
+        if self.settings.islands > 1 and rng.random() < self.settings.migration:
+            population = self.islands[int(rng.integers(self.settings.islands))].population
+        if population:
+            parent = self.toolbox.select(population, rng=rng)
             program, lr, number = parent.program, parent.lr, parent.id
         else:
             number = int(rng.integers(len(self.start)))
@@ -214,9 +245,10 @@ class Evolution:
         child.fate, child.original = "duplicate", original.id
         return False
 
-    def _hurdles(self) -> tuple[float, ...]:
+    def _hurdles(self, batch: int) -> tuple[float, ...]:
         """The log ratio at each rung above which a candidate is out: median plus slack."""
-        ladders = [c.ladder for c in self.population if len(c.ladder) == self.rungs]
+        population = self._island(batch).population
+        ladders = [c.ladder for c in population if len(c.ladder) == self.rungs]
         if not ladders:
             return (math.inf,) * self.rungs
         return tuple(float(x) + self.settings.slack for x in np.median(ladders, axis=0))
@@ -232,20 +264,34 @@ class Evolution:
             candidate.ladder = outcome.ladder
             if outcome.lr is not None:
                 candidate.lr = outcome.lr
-        self.settle(batch.candidates)
+        self._settle(batch)
         self.told += 1
 
-    def settle(self, candidates: Iterable[Candidate]) -> None:
-        """Let decided candidates into the population, oldest out."""
-        for candidate in candidates:
+    def _settle(self, batch: Batch) -> None:
+        """Let decided candidates onto their island, oldest out."""
+        island = self._island(batch.number)
+        before = island.best
+        for candidate in batch.candidates:
             if candidate.fate == "duplicate":
                 original = self.known[candidate.signature]
                 candidate.score, candidate.ladder = original.score, original.ladder
                 candidate.lr = original.lr
             if candidate.score is None or candidate.program is None:
                 continue
-            self.population.append(candidate)
+            island.population.append(candidate)
+            island.best = min(island.best, candidate.score)
             self.remember(candidate)
+        island.idle = 0 if island.best < before else island.idle + 1
+        if self.settings.patience and island.idle >= self.settings.patience:
+            self._start_again(island)
+
+    def _start_again(self, island: Island) -> None:
+        """One survivor: the best that lives anywhere, the oldest of equals."""
+        best = max(self.population, key=lambda candidate: candidate.fitness, default=None)
+        island.population.clear()
+        if best is not None:
+            island.population.append(best)
+        island.best, island.idle = math.inf, 0
 
     def remember(self, candidate: Candidate) -> None:
         """Give a scored candidate its fitness, and a place among the best if it earned one."""

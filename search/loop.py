@@ -83,8 +83,7 @@ class Search:
     def _ask(self) -> Batch:
         """Make the next batch and write it down, pending."""
         batch, archive = self.evolution.ask(), self.archive
-        # JSON has no infinity; a hurdle that nobody can fail is none.
-        hurdles = [h if h < math.inf else None for h in batch.hurdles]
+        hurdles = [_or_none(hurdle) for hurdle in batch.hurdles]
         archive.add_batch(batch.number, {"hurdles": hurdles, "rejected": batch.rejected})
         for c in batch.candidates:
             program = None
@@ -126,9 +125,12 @@ class Search:
             self._write(batch, fresh, result)
             if self._more() and not self.stop():
                 new.append(self._ask())
-            population = [candidate.id for candidate in self.evolution.population]
-            counters = {"asked": self.evolution.asked, "tried": self.evolution.tried}
-            self.archive.set_snapshot(batch.number, population, counters)
+            islands = self.evolution.islands
+            population = [[candidate.id for candidate in i.population] for i in islands]
+            idle = [
+                {"best": i.best if i.best < math.inf else None, "idle": i.idle} for i in islands
+            ]
+            self.archive.set_snapshot(batch.number, population, {"islands": idle})
             now = time.monotonic()
             busy = sum(self.jobs.busy)
             self.archive.add_timing(batch.number, now - self.last, busy - self.busy)
@@ -187,6 +189,11 @@ class Search:
             self.archive.set_run("finalists", [record.id for record in best])
 
 
+def _or_none(number: float) -> float | None:
+    """JSON has no infinity: a hurdle that nobody can fail, a best that is not there, is none."""
+    return number if number < math.inf else None
+
+
 def fates(archive: Archive) -> dict[str, int]:
     """How many candidates met each fate, invalid children that got no number included."""
     counts = archive.counts()
@@ -204,7 +211,7 @@ def restore(
     evolution = Evolution(config.evolution, programs, lrs, config.seed, rungs)
     snapshot = archive.snapshot()
     evolution.told = 0 if snapshot is None else snapshot.batch + 1
-    living = set() if snapshot is None else set(snapshot.population)
+    living = set() if snapshot is None else {id for ids in snapshot.population for id in ids}
     population: dict[int, Candidate] = {}
     waiting: dict[int, Batch] = {}
     for record in archive.records():
@@ -225,7 +232,13 @@ def restore(
     for candidate in population.values():
         evolution.remember(candidate)
     if snapshot is not None:
-        evolution.population.extend(population[id] for id in snapshot.population)
+        facts = zip(
+            evolution.islands, snapshot.population, snapshot.counters["islands"], strict=True
+        )
+        for island, ids, fact in facts:
+            island.population.extend(population[id] for id in ids)
+            island.best = math.inf if fact["best"] is None else fact["best"]
+            island.idle = fact["idle"]
     return evolution, waiting
 
 

@@ -115,10 +115,11 @@ class Final(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The search after ``batch`` was integrated; ``population``: candidate ids, oldest first."""
+    """The search after ``batch`` was integrated; ``population``: candidate ids of each island,
+    oldest first."""
 
     batch: int
-    population: list[int]
+    population: list[list[int]]
     counters: dict[str, Any]
 
 

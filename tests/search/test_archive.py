@@ -40,7 +40,7 @@ def integrate(archive: Archive, number: int) -> None:
         )
         archive.add_evaluations([Evaluation(first + 1, "digits", 0, 100, 1e-2, "diverged", None)])
         hand_out(archive, number + 1)
-        archive.set_snapshot(number, [first, first + 3], {"told": number + 1})
+        archive.set_snapshot(number, [[first, first + 3]], {"told": number + 1})
         archive.add_timing(number, wall=time.perf_counter(), busy=0.5)
 
 
@@ -84,7 +84,7 @@ def test_what_is_written_is_what_is_read(run: Path) -> None:
             3: [15, 16, 17]
         }
         assert archive.job(2) == {"hurdles": [0.2, 0.0]}
-        assert archive.snapshot() == Snapshot(2, [10, 13], {"told": 3})
+        assert archive.snapshot() == Snapshot(2, [[10, 13]], {"told": 3})
         best = archive.record(10)
         assert (best.fate, best.lr, best.score, best.ladder) == (
             "evaluated",

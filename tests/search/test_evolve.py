@@ -152,3 +152,33 @@ def test_random_search_inherits_nothing():
     assert {c.parent for c in children} == {None}
     assert {c.program.length for c in children if c.program} == {1, 2, 3, 4, 5}
     assert len({c.lr for c in children}) > len(children) / 2
+
+
+def test_islands_take_turns_and_keep_to_themselves():
+    search = evolution(replace(SMALL, islands=2, migration=0.0))
+    history = told(search, 12)
+    for number, island in enumerate(search.islands):
+        assert {c.batch % 2 for c in island.population} == {number}
+    by_id = {c.id: c for batch in history for c in batch.candidates}
+    parents = [(c, by_id[c.parent]) for b in history[6:] for c in b.candidates if c.parent]
+    assert all(child.batch % 2 == parent.batch % 2 for child, parent in parents)
+
+
+def test_migrants_come_from_other_islands():
+    history = told(evolution(replace(SMALL, islands=2, migration=0.5)), 12)
+    by_id = {c.id: c for batch in history for c in batch.candidates}
+    children = [c for batch in history[6:] for c in batch.candidates if c.parent]
+    share = sum(c.batch % 2 != by_id[c.parent].batch % 2 for c in children) / len(children)
+    assert 0.1 < share < 0.5
+
+
+def test_an_island_without_progress_starts_again_from_the_best():
+    search = evolution(replace(SMALL, patience=3))
+    batch = search.ask()
+    search.tell(batch, outcomes(batch))
+    for _ in range(3):
+        assert len(search.population) > 1 or search.told == 1
+        batch = search.ask()
+        search.tell(batch, outcomes(batch, lambda candidate: 1.0))
+    assert [c.score for c in search.population] == [-float(START.length)]
+    assert search.islands[0].idle == 0

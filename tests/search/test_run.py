@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from search.archive import open_existing
 from search.config import BASELINES, Budget, Config
 from search.evaluate import Funnel
 from search.evolve import Settings
+from search.history import POINTS, leaders, meta_validation
 from search.loop import fates
 from search.run import begin, proceed
 from search.verdict import Verdict, is_discovery, standings
@@ -29,8 +31,14 @@ CONFIG = Config(
     seed=3,
     budget=Budget(candidates=400, minutes=30),
     funnel=Funnel(suite="tiny_suites:proxy"),
-    evolution=Settings(population=20, tournament=4, batch=8, ahead=3),
-    verdict=Verdict(finalists=2, trials=4, seeds=3, held_out="tiny_suites:held_out"),
+    evolution=Settings(population=20, tournament=4, batch=8, ahead=3, islands=2, patience=2),
+    verdict=Verdict(
+        finalists=2,
+        trials=4,
+        seeds=3,
+        held_out="tiny_suites:held_out",
+        meta_validation="tiny_suites:meta_validation",
+    ),
 )
 DRIVER = """
 import sys, torch
@@ -93,6 +101,31 @@ def test_a_run_ends_with_a_verdict(finished):
         assert table["adamw"].against["adamw"].mean == 0
         assert not is_discovery(table["adamw"], "adamw")
     assert list((finished / "tensorboard").iterdir())
+
+
+def test_what_led_the_search_is_measured_on_larger_tasks(finished):
+    with open_existing(finished, readonly=True) as archive:
+        records = leaders(archive)
+        followed = meta_validation(archive)
+        best = archive.best(1)[0]
+    scores = [record.score for record in records]
+    assert scores == sorted(scores, reverse=True)
+    assert 2 <= len(scores) == len({*scores}) <= POINTS
+    assert (records[0].id, records[-1].score) == (0, best.score)
+    assert [record for record, _ in followed] == records
+    assert {gap.n for _, gap in followed} == {CONFIG.verdict.seeds}
+
+
+def test_meta_validation_can_be_left_out(tmp_path):
+    config = replace(
+        CONFIG,
+        budget=Budget(candidates=40, minutes=30),
+        verdict=replace(CONFIG.verdict, meta_validation=None),
+    )
+    with begin(tmp_path / "run", config) as archive, quiet() as view:
+        proceed(archive, 0, view)
+        assert {row.stage for row in archive.finals()} == {"proxy", "held_out"}
+        assert meta_validation(archive) == []
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
