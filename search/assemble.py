@@ -3,6 +3,9 @@
 A program becomes rows of opcodes and registers. A register holds one number an instance, one a
 named tensor or one an element (``ops.Kind``), so there are three banks of them, and a fourth for
 constants; scalars and tensors meet by broadcasting.
+
+The input ``h`` travels as the last state variable, which nothing writes and ``vm.Population`` fills
+before every step; kernels need not know.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ class Table(NamedTuple):
     full: np.ndarray  # [P] bool, form is "full"
     reduces: np.ndarray  # [P] bool, some statement needs whole tensors at once
     registers: np.ndarray  # [3] int32, size of each bank
+    hessian: bool = False  # the last state is the input h of some program
 
     @property
     def states(self) -> int:
@@ -49,11 +53,9 @@ class _Row(NamedTuple):
 
 
 def assemble(programs: Sequence[Program]) -> Table:
-    """The table of a population. Programs must have passed ``analyze.check``.
-
-    Raises ValueError for a program that reads ``h``: no curvature is available here.
-    """
-    states = max((len(program.states) for program in programs), default=0)
+    """The table of a population. Programs must have passed ``analyze.check``."""
+    hessian = any("h" in program.inputs for program in programs)
+    states = max((len(program.states) for program in programs), default=0) + hessian
     rows = [_assemble(program, states) for program in programs]
     count = len(rows)
     length = max((len(row.statements) for row in rows), default=0)
@@ -67,6 +69,7 @@ def assemble(programs: Sequence[Program]) -> Table:
         full=np.array([program.form == "full" for program in programs]),
         reduces=np.array([any(OPS[s.op].reduces for s in p.statements) for p in programs]),
         registers=np.array([row.registers for row in rows], np.int32).reshape(count, 3).max(0),
+        hessian=hessian,
     )
     for p, row in enumerate(rows):
         table.constants[p, : len(row.constants)] = row.constants
@@ -77,11 +80,10 @@ def assemble(programs: Sequence[Program]) -> Table:
 
 
 def _assemble(program: Program, states: int) -> _Row:
-    if "h" in program.inputs:
-        raise ValueError("input h (Hessian diagonal) is not supplied by these tasks")
     where: dict[str, tuple[int, int]] = {
         "w": (Kind.TENSOR, W),
         "g": (Kind.TENSOR, G),
+        "h": (Kind.TENSOR, STATES + states - 1),
         "lr": (Kind.SCALAR, LR),
         "t": (Kind.SCALAR, T),
         **{name: (Kind.TENSOR, STATES + k) for k, name in enumerate(program.states)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from search.evolve import Settings
 from search.rules import load, rule
 from search.verdict import Verdict
 from search.view import View
-from search.zoo import ZOO, with_states
+from search.zoo import with_states
+from search.zoo.curvature import CURVATURE
 from tasks import files
 from tasks.command import Arguments, parser
 from tasks.interrupt import Interrupted
@@ -235,20 +237,25 @@ def _number(text: str) -> int:
 
 
 def zoo(arguments: Arguments) -> int:
-    """Known optimizers as programs: all names, or the text of one.
+    """Known optimizers as programs: what is known of all, or the text of one.
+
+    States are what a rule remembers of each parameter, in copies of it. The kind and the muP class
+    (how updates scale with gradients, which decides how the learning rate scales with the width)
+    are measured.
 
     l2o zoo
     l2o zoo lion
     """
+    from search.zoo.table import table  # it runs them all
+
     options_of = parser(zoo)
     options_of.add_argument("name", type=str, nargs="?", default=None, help="of one")
     options = options_of.parse_args(list(arguments))
     if options.name is not None:
-        print(rule(options.name), end="")
+        curved = {entry.name: entry.program for entry in CURVATURE}
+        print(curved.get(options.name) or rule(options.name), end="")
         return 0
-    for entry in ZOO.values():
-        states = len(entry.program.states)
-        print(f"{entry.name:24}{states} states  {entry.program.length:2} statements  {entry.paper}")
+    Console(width=None if sys.stdout.isatty() else 120).print(table())
     return 0
 
 

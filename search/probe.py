@@ -35,7 +35,10 @@ def respond(
     steps, runs, n = gradients.shape
     layout = layout or Layout((ParamSpec("a", (n,)),))
     rates = torch.ones(steps, dtype=torch.float64) if rates is None else rates
-    table, owner = assemble(programs), torch.arange(len(programs)).repeat_interleave(runs)
+    table = assemble(programs)
+    if table.hessian:
+        raise ValueError("program: it reads h, a Hessian, which is not made up here")
+    owner = torch.arange(len(programs)).repeat_interleave(runs)
     step = default_step(owner.device)
     flat = gradients.new_zeros(len(owner), n)
     flat += 0.0 if weights is None else weights

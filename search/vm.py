@@ -162,13 +162,21 @@ class Population:
             self.owner,
             params.flat,
             grads,
-            state["memory"],
+            self._memory(state["memory"], info.hessian),
             info.lr,
             info.weight_decay,
             t.expand(len(self.owner)),
             params.layout,
         )
         return updates, {"memory": memory}
+
+    def _memory(self, memory: Tensor, hessian: Tensor | None) -> Tensor:
+        """With the Hessian where programs that read one expect it."""
+        if not self.table.hessian:
+            return memory
+        if hessian is None:
+            raise ValueError("hessian: got none from this task, expected one: a program reads h")
+        return torch.cat([memory[:, :-1], hessian[:, None]], dim=1)
 
     def select(self, index: Tensor) -> Population:
         return replace(self, owner=self.owner[index])

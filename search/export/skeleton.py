@@ -44,9 +44,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-STATES = ($STATES)  # tensors of a parameter's shape
-COLUMNS = ($COLUMNS)  # what Optimizer.state holds for a parameter
-HYPER = ($HYPER)  # what a step reads from a group
+# Tensors of a parameter's shape, all that Optimizer.state holds, and what a step reads of a group:
+STATES = ($STATES)
+COLUMNS = ($COLUMNS)
+HYPER = ($HYPER)
 
 
 class $NAME(Optimizer):

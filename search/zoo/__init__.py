@@ -11,8 +11,12 @@ from types import MappingProxyType
 from search.program import FIXED_INPUTS, OPTIONAL_INPUTS, RESERVED, Program, parse
 from search.zoo.classics import CLASSICS
 from search.zoo.entry import Entry
+from search.zoo.lions import LIONS
+from search.zoo.literature import LITERATURE
 
-ZOO: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in CLASSICS})
+ZOO: Mapping[str, Entry] = MappingProxyType(
+    {entry.name: entry for entry in (*CLASSICS, *LITERATURE, *LIONS)}
+)
 """Programs by name: what a person may call a rule on the command line."""
 
 

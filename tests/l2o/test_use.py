@@ -56,7 +56,7 @@ def test_a_checkpoint_trains_saves_and_resumes(
 def test_names_are_looked_up_among_the_shipped(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "mulo_tiny", SmallFC(), SmallFC().initial())
     assert use.load("mulo_tiny", tmp_path).architecture == SmallFC()
-    with pytest.raises(ValueError, match="a folder with .* or one of mulo_tiny"):
+    with pytest.raises(ValueError, match=r"a folder with .* or one of mulo_tiny"):
         use.load("mulo_huge", tmp_path)
     with pytest.raises(ValueError, match="no learned optimizer 'mulo_huge'"):
         l2o.load("mulo_huge")

@@ -168,7 +168,7 @@ def test_random_programs_where_they_are_not_chaotic(seed: int, length: int) -> N
 
 
 def sources() -> Sequence[str]:
-    rows = [(e.program, name, e.paper) for name, e in ZOO.items()]
+    rows = [(e.program, name, e.origin) for name, e in ZOO.items()]
     rows += [(parse(FULL), "full", "A test."), (parse(AWKWARD), "awkward", 'Say """hello"""; C:\\')]
     return [to_source(program, name, paper) for program, name, paper in rows]
 

@@ -18,8 +18,9 @@ from search.kernels import cpu
 from search.mutate import Mutation, random_program
 from search.ops import ARRAY, OPS, SCALAR, TENSOR, Kind, result_kind
 from search.program import Program, parse
-from search.vm import Population, Step, assemble, reference
+from search.vm import Population, Step, reference
 from search.zoo import ZOO
+from search.zoo.classics import CLASSICS
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 
 LAYOUT = Layout((ParamSpec("w", (40, 20)), ParamSpec("b", (7,)), ParamSpec("c", (1,))))
@@ -119,7 +120,7 @@ def test_functions_mean_what_numpy_means(step: Step) -> None:
         np.testing.assert_allclose(updates.numpy(), expected, rtol=1e-13, err_msg=name)
 
 
-MIXED = [entry.program for entry in ZOO.values()] + [uses(name)[0] for name in ("norm", "dot")]
+MIXED = [entry.program for entry in CLASSICS] + [uses(name)[0] for name in ("norm", "dot")]
 
 
 def test_mixed_population_equals_its_members_alone() -> None:
@@ -187,10 +188,32 @@ def test_select_keeps_some_instances() -> None:
     assert rule.select(torch.tensor([], dtype=torch.int64)).owner.tolist() == []
 
 
-def test_hessian_input_is_refused() -> None:
-    program = parse("def update(w, g, h):\n    update = g / h\n    return update")
-    with pytest.raises(ValueError, match="Hessian"):
-        assemble([program])
+@pytest.mark.parametrize("step", [reference, cpu.step])
+def test_hessian_input_comes_from_the_task(step: Step) -> None:
+    """Beside a program with more states and without a Hessian, which keeps its own."""
+    text = "def update(w, g, m, h):\n    m = m + h\n    update = g / m\n    return update, m"
+    owner = torch.tensor([0, 1, 0])
+    rule = Population.of([parse(text), ZOO["adam"].program], owner, step)
+    flat, grads = inputs(2, 3, torch.float64)
+    params, ones = Params(flat, LAYOUT), torch.ones(3, dtype=torch.float64)
+    info = StepInfo(0, 2, ones, 0 * ones, ones)
+    state, total = rule.init(params), torch.zeros_like(flat)
+    for k in range(2):
+        hessian = (k + 1.0) * flat.abs() + 1
+        total = total + hessian
+        given = info._replace(step=k, hessian=hessian)
+        updates, state = rule.update(grads[k], state, params, given)
+        expected = grads[k] / (total + 1e-8)
+        torch.testing.assert_close(updates[[0, 2]], expected[[0, 2]])
+    alone = Population.of([ZOO["adam"].program], torch.tensor([0]), step)
+    one = Params(flat[1:2], LAYOUT)
+    memory = alone.init(one)
+    for k in range(2):
+        short = StepInfo(k, 2, ones[:1], 0 * ones[:1], ones[:1])
+        lonely, memory = alone.update(grads[k][1:2], memory, one, short)
+    torch.testing.assert_close(updates[1:2], lonely)
+    with pytest.raises(ValueError, match="hessian: got none"):
+        rule.update(grads[0], state, params, info)
 
 
 @given(seed=st.integers(0, 2**32 - 1), length=st.integers(1, 25))

@@ -6,6 +6,8 @@ from search.analyze import canonical, check
 from search.ops import OPS, Kind
 from search.program import ProgramSyntaxError, input_kinds, kinds, parse, to_text
 from search.zoo import ZOO, load, lookup, with_states
+from search.zoo.curvature import CURVATURE
+from search.zoo.table import row
 
 
 @pytest.mark.parametrize("entry", ZOO.values(), ids=lambda entry: entry.name)
@@ -14,7 +16,8 @@ def test_every_entry_is_a_valid_program_without_dead_words(entry):
     assert ZOO[entry.name] is entry is lookup(entry.name)
     assert load(entry.name) is entry.program
     assert canonical(entry.program).length == entry.program.length
-    assert canonical(entry.program).states == ("m", "v")[: len(entry.program.states)]
+    names = ("m", "v", "s3", "s4")
+    assert canonical(entry.program).states == names[: len(entry.program.states)]
     assert entry.lr > 0
     assert entry.weight_decay >= 0
     assert (entry.program.form == "full") == (entry.name == "adamw_initial")
@@ -36,7 +39,23 @@ def test_names_that_are_asked_for():
         *("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "lion"),
         *("adam_no_correction", "adamw_no_correction", "sign_sgd", "sign_momentum"),
         "adamw_initial",
+        *("adabelief", "adan", "exadam", "diffgrad", "grams", "cautious_lion", "cautious_adamw"),
+        *("optimistic_amsgrad", "lion_l2", "lion_huber", "lion_group", "tiger", "nadam", "radam"),
     }
+
+
+@pytest.mark.parametrize("entry", CURVATURE, ids=lambda entry: entry.name)
+def test_rules_that_read_a_hessian_are_kept_apart(entry):
+    check(entry.program)
+    assert entry.name not in ZOO
+    assert row(entry)[3:5] == ("reads a Hessian", "mixed")
+    with pytest.raises(ValueError, match="h, a Hessian diagonal, which optimizers are not given"):
+        entry.optimizer([torch.zeros(1, requires_grad=True)])
+
+
+def test_the_table():
+    assert row(ZOO["lion"]) == ("lion", "1", "3", "Lion form", "Adam-like", "Chen et al. 2023")
+    assert row(ZOO["lion_group"])[1:5] == ("1", "4", "normalised", "mixed")
 
 
 @pytest.mark.parametrize("find", [lookup, load])
