@@ -224,8 +224,17 @@ def normalizers(features: Tensor, layout: Layout) -> list[Tensor]:
 
 def time_features(info: StepInfo, like: Tensor) -> Tensor:
     """How late it is, on eleven scales: ``tanh(step / scale - 1)``, ``[N, 11]`` or ``[1, 11]``."""
-    step = torch.as_tensor(info.step, dtype=like.dtype, device=like.device).reshape(-1, 1)
-    return torch.tanh(step / like.new_tensor(TIMESCALES) - 1)
+    if isinstance(info.step, int):  # filled: a number copied to a GPU has to be waited for
+        step = like.new_full((1, 1), info.step)
+    else:
+        step = info.step.to(like.dtype).reshape(-1, 1)
+    return torch.tanh(step / constants(TIMESCALES, like.dtype, like.device) - 1)
+
+
+@lru_cache(maxsize=32)
+def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers ``[k]`` on a device, brought there once."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def truncated_normal(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +14,11 @@ from torch import Tensor
 from tasks.types import State, Task
 
 MEMORY = 512 * 2**20
-"""Bytes that the instances of one chunk may need unless a chunk size is given."""
+"""Bytes that the instances of one chunk may need on a CPU unless a chunk size is given; on a GPU
+it is half of what the device has, whatever else is on it, so that results do not depend on that."""
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 def chunks(instances: int, size: int) -> Iterator[slice]:
@@ -24,12 +30,39 @@ def chunks(instances: int, size: int) -> Iterator[slice]:
         yield slice(k * instances // pieces, (k + 1) * instances // pieces)
 
 
+def in_chunks(work: Callable[[slice], T], instances: int, size: int) -> list[T]:
+    """``work`` on one chunk after another; a chunk that a GPU has no memory for is halved.
+
+    ``work`` must leave what it reads as it was, should it run out of memory.
+    """
+    found, waiting = [], [*chunks(instances, size)]
+    while waiting:
+        rows = waiting.pop(0)
+        count = rows.stop - rows.start
+        try:
+            found.append(work(rows))
+            continue
+        except torch.OutOfMemoryError:
+            if count < 2:
+                raise
+        # Here and not above: a traceback would keep the memory of what has failed.
+        torch.cuda.empty_cache()
+        size = (count + 1) // 2
+        log.warning("out of GPU memory with %d instances: going on with %d at a time", count, size)
+        rest = chunks(instances - rows.start, size)
+        waiting = [slice(rows.start + part.start, rows.start + part.stop) for part in rest]
+    return found
+
+
 def chunk_size(task: Task, flat: Tensor, state: State) -> int:
     """How many instances fit into ``MEMORY`` bytes: parameters, gradients, updates, state and the
     activations that one backward pass keeps (measured on one instance)."""
-    memory = sum(value[:1].nbytes for value in state.values())
-    row = 6 * flat[:1].nbytes + 2 * memory + 2 * _activations(task)
-    return max(1, MEMORY // max(row, 1))
+    kept = sum(value[:1].nbytes for value in state.values())
+    row = 6 * flat[:1].nbytes + 2 * kept + 2 * _activations(task)
+    memory = MEMORY
+    if flat.is_cuda:
+        memory = torch.cuda.get_device_properties(flat.device).total_memory // 2
+    return max(1, memory // max(row, 1))
 
 
 @lru_cache(maxsize=64)

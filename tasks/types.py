@@ -20,7 +20,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
@@ -89,8 +89,14 @@ class Layout:
 
     def segments(self, device: torch.device | str = "cpu") -> Tensor:
         """``[n]`` int64: for each element the number of the tensor it belongs to."""
-        sizes = torch.tensor([spec.numel for spec in self.specs], device=device)
-        return torch.repeat_interleave(torch.arange(len(self.specs), device=device), sizes)
+        return _segments(self, torch.device(device))
+
+
+@lru_cache(maxsize=64)
+def _segments(layout: Layout, device: torch.device) -> Tensor:
+    """Made on the CPU and brought to a GPU once: a step must not wait for such things."""
+    sizes = torch.tensor([spec.numel for spec in layout.specs])
+    return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device)
 
 
 class Params(NamedTuple):

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from tasks.chunks import chunk_size, chunks
+from tasks.chunks import chunk_size, in_chunks
 from tasks.data import draw
 from tasks.types import Batch, Params, Split, State, StepInfo, Task, UpdateRule
 
@@ -155,24 +155,23 @@ def advance(
     lr = torch.as_tensor(lr, dtype=torch.float32, device=device).expand(instances)
     weight_decay = torch.as_tensor(weight_decay, dtype=torch.float32, device=device)
     weight_decay = weight_decay.expand(instances)
-    parts = []
-    for rows in chunks(
-        instances, chunk_size(task, inner.params, inner.state) if chunk is None else chunk
-    ):
+
+    def work(rows: slice) -> tuple[Inner, Tensor]:
         whole = rows.stop - rows.start == instances
         index = torch.arange(rows.start, rows.stop, device=device)
-        parts.append(
-            _advance_chunk(
-                task,
-                rule if whole else rule.select(index),
-                inner if whole else inner.rows(rows),
-                steps,
-                horizon if isinstance(horizon, int) else horizon[rows],
-                lr[rows],
-                weight_decay[rows],
-                schedule,
-            )
+        return _advance_chunk(
+            task,
+            rule if whole else rule.select(index),
+            inner if whole else inner.rows(rows),
+            steps,
+            horizon if isinstance(horizon, int) else horizon[rows],
+            lr[rows],
+            weight_decay[rows],
+            schedule,
         )
+
+    size = chunk_size(task, inner.params, inner.state) if chunk is None else chunk
+    parts = in_chunks(work, instances, size)
     if len(parts) == 1:
         return parts[0]
     return join([part for part, _ in parts]), torch.cat([loss for _, loss in parts], dim=1)
@@ -194,6 +193,10 @@ def _advance_chunk(
     clock = torch.arange(steps, device=device)[:, None] + inner.step  # [steps, 1] or [steps, N]
     now = clock.to(torch.float32)
     rates = schedule(now, torch.as_tensor(horizon, dtype=torch.float32, device=device)) * lr
+    if device.type == "cuda" and not torch.is_grad_enabled():
+        from tasks import graphs  # which knows this module
+
+        return graphs.advance(task, rule, inner, steps, horizon, rates, weight_decay)
     losses = []
     for k, batch in enumerate(_minibatches(task, inner.seed, clock[:, 0] if shared else clock)):
         grads, loss = gradients(task, layout.views(flat), batch, shared)
@@ -247,13 +250,16 @@ def evaluate(
     index = torch.arange(count, device=flat.device) * size // count
     batches = [(data.batch(split, part), len(part)) for part in index.split(task.batch_size)]
     loss = vmap(task.loss, in_dims=(0, None))
-    means = []
-    if chunk is None:
-        chunk = chunk_size(task, flat, {})
-    for rows in chunks(flat.shape[0], chunk):
+
+    def work(rows: slice) -> Tensor:
         views = task.layout.views(flat[rows])
-        means.append(sum(loss(views, batch) * (weight / count) for batch, weight in batches))
-    return torch.cat(means)
+        mean = flat.new_zeros(rows.stop - rows.start)
+        for batch, weight in batches:
+            mean = mean + loss(views, batch) * (weight / count)
+        return mean
+
+    most = chunk_size(task, flat, {}) if chunk is None else chunk
+    return torch.cat(in_chunks(work, len(flat), most))
 
 
 Keep = Callable[[int, Tensor, Tensor], Tensor]

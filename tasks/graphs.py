@@ -1,0 +1,117 @@
+"""The inner step as a CUDA graph: captured once, then replayed without the host.
+
+An inner step of small models is some hundred launches of a few microseconds each, so on a GPU the
+host that launches them is what bounds it. A CUDA graph is the whole list of launches, launched as
+one. That takes a step without arguments, which reads and writes the same memory every time: so
+here the runs live in buffers, the clock that chooses minibatches is a number on the device, and
+learning rates and losses are rows of tables at the place that the clock points to.
+
+What is computed is what ``unroll`` computes, operation by operation. Nothing within an unroll waits
+for the device but the capturing itself, once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tasks.data import draw
+from tasks.types import Params, StepInfo, Task, UpdateRule
+from tasks.unroll import Inner, gradients
+
+WARM = 3
+"""Steps taken one launch at a time before capturing: libraries set themselves up in them."""
+
+WORTH = 16
+"""Steps below which capturing is not worth its while."""
+
+log = logging.getLogger(__name__)
+
+
+def repeat(step: Callable[[], None], times: int, device: torch.device) -> None:
+    """Do ``step`` so many times; on a GPU as replays of a graph.
+
+    A step that cannot be captured, because it waits for the device, is run as it is, with a log
+    line that says so.
+    """
+    if device.type != "cuda" or times < WORTH:
+        for _ in range(times):
+            step()
+        return
+    here, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    side.wait_stream(here)
+    with torch.cuda.stream(side):
+        for _ in range(WARM):
+            step()
+    here.wait_stream(side)
+    play = _capture(step)
+    for _ in range(times - WARM):
+        play()
+    here.synchronize()  # the graph goes, and the memory that it works in
+
+
+def _capture(step: Callable[[], None]) -> Callable[[], None]:
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            step()
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        log.warning(
+            "an inner step that is no CUDA graph is slow: %s", str(error).partition("\n")[0]
+        )
+        return step
+    return graph.replay
+
+
+@torch.no_grad()
+def advance(
+    task: Task,
+    rule: UpdateRule,
+    inner: Inner,
+    steps: int,
+    horizon: int | Tensor,
+    rates: Tensor,
+    weight_decay: Tensor,
+) -> tuple[Inner, Tensor]:
+    """What ``unroll`` means by advancing a chunk, on copies of what ``inner`` holds.
+
+    ``rates``: learning rates ``[steps, N]``. Returns the runs and their losses ``[steps, N]``.
+    """
+    layout, device = task.layout, inner.params.device
+    instances = len(inner.params)
+    data = task.data.to(device)
+    shared = isinstance(inner.seed, int) and isinstance(inner.step, int)
+    shape = () if shared else (instances,)
+    seed, clock = (_filled(number, shape, device) for number in (inner.seed, inner.step))
+    flat = inner.params.clone()
+    state = {name: value.clone() for name, value in inner.state.items()}
+    planned = _filled(horizon, (instances,), device)
+    losses = flat.new_empty(steps, instances)
+    place = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def step() -> None:
+        index = draw(seed, clock, data.size("train"), task.batch_size, device)
+        grads, loss = gradients(task, layout.views(flat), data.batch("train", index), shared)
+        now, lr = clock.expand(instances), rates.index_select(0, place)[0]
+        info = StepInfo(now, planned, lr, weight_decay, loss)
+        updates, new = rule.update(layout.flatten(grads), state, Params(flat, layout), info)
+        losses.index_copy_(0, place, loss[None])
+        flat.sub_(updates)
+        for name, value in new.items():
+            state[name].copy_(value)
+        clock.add_(1)
+        place.add_(1)
+
+    repeat(step, steps, device)
+    return Inner(flat, state, inner.step + steps, inner.seed), losses
+
+
+def _filled(number: int | Tensor, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    if isinstance(number, int):
+        return torch.full(shape, number, dtype=torch.int64, device=device)
+    return number.to(device).expand(shape).clone()

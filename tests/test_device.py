@@ -1,0 +1,219 @@
+"""The inner loop on a device: it computes what the loop on a CPU does, and waits for nothing.
+
+What a graph replays is run here without one, on the CPU: the same operations in the same order.
+Operations that would make the host wait for a GPU are recognised when they are dispatched; on a GPU
+CUDA itself is asked.
+"""
+
+import logging
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from l2o.small_fc import SmallFC
+from l2o.small_fc import reference as small_fc_reference
+from l2o.tuned import TunedAdam
+from l2o.velo import Velo
+from search import vm
+from search.kernels import cpu
+from search.zoo import ZOO
+from tasks import graphs, unroll
+from tasks.chunks import in_chunks
+from tasks.datasets import help_text
+from tasks.mlp import MLP
+from tasks.quadratic import Quadratic
+from tasks.transformer import Transformer
+from tasks.types import Task, UpdateRule
+from tasks.unroll import Inner, cosine, start
+
+TASKS: dict[str, Task] = {
+    "mlp": MLP(width=4, batch_size=8),
+    "quadratic": Quadratic(dimension=8, noise=0.1),
+    "transformer": Transformer(8, 1, 2, data=help_text(4), batch_size=4),
+}
+INSTANCES = 5
+
+
+def programs(step: vm.Step) -> UpdateRule:
+    chosen = [ZOO[name].program for name in ("adamw", "lion")]
+    return vm.Population.of(chosen, torch.arange(INSTANCES) % 2, step)
+
+
+RULES: dict[str, Callable[[], UpdateRule]] = {
+    "programs": lambda: programs(cpu.step),
+    "tuned": lambda: TunedAdam().rule(TunedAdam().initial()),
+    "small_fc": lambda: SmallFC().rule(SmallFC().initial()),
+    "velo": lambda: Velo().rule(Velo().initial()),
+}
+
+
+def begin(task: Task, rule: UpdateRule, own: bool) -> Inner:
+    seed = torch.arange(INSTANCES) if own else 3
+    return start(task, rule, INSTANCES, seed)
+
+
+def steps_of(task: Task, rule: UpdateRule, inner: Inner, count: int) -> tuple[Inner, torch.Tensor]:
+    """``unroll.advance`` as a GPU would do it."""
+    now = (torch.arange(count)[:, None] + inner.step).float()
+    rates = cosine(now, torch.tensor(10.0)) * torch.linspace(0.01, 0.1, INSTANCES)
+    decay = torch.full((INSTANCES,), 0.01)
+    return graphs.advance(task, rule, inner, count, 10, rates, decay)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["one seed", "own seeds"])
+@pytest.mark.parametrize(
+    ("rule", "task"), [*product(("programs", "tuned"), TASKS), ("small_fc", "mlp"), ("velo", "mlp")]
+)
+def test_what_graphs_replay_is_the_inner_loop(rule: str, task: str, own: bool) -> None:
+    compare_loops(RULES[rule], TASKS[task], own)
+
+
+def compare_loops(rule: Callable[[], UpdateRule], task: Task, own: bool) -> None:
+    inner = begin(task, rule(), own)
+    with torch.no_grad():
+        expected, losses = unroll.advance(
+            task,
+            rule(),
+            begin(task, rule(), own),
+            4,
+            horizon=10,
+            lr=torch.linspace(0.01, 0.1, INSTANCES),
+            weight_decay=0.01,
+            schedule=cosine,
+        )
+    before = {name: value.clone() for name, value in inner.state.items()}
+    actual, replayed = steps_of(task, rule(), inner, 4)
+    torch.testing.assert_close(actual.params, expected.params, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(replayed, losses, rtol=1e-6, atol=1e-7)
+    for name, value in before.items():  # so that a run out of memory can be repeated
+        assert torch.equal(inner.state[name], value), name
+
+
+class Waiting(TorchDispatchMode):
+    """Refuses what makes the host wait for a GPU: reading a number, shapes that depend on numbers,
+    and numbers of the host's made into tensors, which are copied from memory that may move."""
+
+    REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "equal")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().removeprefix("aten::")
+        if name.startswith((*self.REFUSED, *(f"_{refused}" for refused in self.REFUSED))):
+            raise AssertionError(f"{name} waits for the device")
+        if name.startswith(("index.", "index_put")):
+            masks = [place for place in args[1] if place is not None and place.dtype == torch.bool]
+            assert not masks, f"{name} by a mask waits"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("rule", ["tuned", "small_fc", "velo"])
+def test_no_operation_of_a_step_waits(rule: str, task: Task, monkeypatch) -> None:
+    monkeypatch.setattr("l2o.small_fc.SmallFCRule.fastest", lambda *_: small_fc_reference)
+    chosen = RULES[rule]()
+    inner = begin(task, chosen, own=True)
+    steps_of(task, chosen, inner, 1)  # what is computed once is computed now
+    steps: list[Callable[[], None]] = []
+    monkeypatch.setattr(graphs, "repeat", lambda step, *_: steps.append(step))
+    steps_of(task, chosen, inner, 2)
+    with Waiting():
+        steps[0]()
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: torch.unique(x),
+        lambda x: x + x.new_tensor([1.0]),
+        lambda x: bool(x[0] > 0),
+    ],
+)
+def test_operations_that_wait_are_recognised(waits) -> None:
+    with pytest.raises(AssertionError, match="waits"), Waiting():
+        waits(torch.arange(3.0))
+
+
+def test_a_chunk_without_memory_is_halved_and_the_run_goes_on(caplog, monkeypatch) -> None:
+    task = TASKS["mlp"]
+    options = {"instances": INSTANCES, "steps": 3, "lr": 0.1}
+    expected = unroll.unroll(task, programs(cpu.step), **options, chunk=2)
+    honest = unroll.gradients
+
+    def gradients(task, views, batch, shared):
+        if len(next(iter(views.values()))) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return honest(task, views, batch, shared)
+
+    monkeypatch.setattr(unroll, "gradients", gradients)
+    with caplog.at_level(logging.WARNING):
+        actual = unroll.unroll(task, programs(cpu.step), **options)
+    torch.testing.assert_close(actual.inner.params, expected.inner.params)
+    torch.testing.assert_close(actual.training, expected.training)
+    assert "out of GPU memory with 5 instances: going on with 3 at a time" in caplog.text
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7])
+def test_chunks_are_halved_until_they_fit(most: int) -> None:
+    def work(rows: slice) -> list[int]:
+        if rows.stop - rows.start > most:
+            raise torch.OutOfMemoryError
+        return [*range(rows.start, rows.stop)]
+
+    assert [row for part in in_chunks(work, 11, 6) for row in part] == [*range(11)]
+
+
+def test_a_single_instance_without_memory_is_an_error() -> None:
+    def work(rows: slice) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        in_chunks(work, 4, 4)
+
+
+# ------------------------------------------------------------------------------------- on a device
+
+gpu = pytest.mark.gpu
+needs = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@gpu
+@needs
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_whole_trajectories_agree_across_devices(task: Task) -> None:
+    chosen = [entry.program for entry in ZOO.values()]
+    owner = torch.arange(len(chosen))
+    options = {"instances": len(chosen), "steps": 40, "lr": 1e-3}
+    here = unroll.unroll(task, vm.Population.of(chosen, owner), **options)
+    runs = [
+        unroll.unroll(task, vm.Population.of(chosen, owner.cuda()), **options, device="cuda")
+        for _ in range(2)
+    ]
+    assert torch.equal(runs[0].inner.params, runs[1].inner.params)
+    torch.testing.assert_close(runs[0].training.cpu(), here.training, rtol=1e-3, atol=1e-4)
+
+
+@gpu
+@needs
+@pytest.mark.parametrize("rule", ["tuned", "small_fc", "velo"])
+def test_steps_do_not_wait_on_a_device(rule: str, monkeypatch, caplog) -> None:
+    learned = {"tuned": TunedAdam(), "small_fc": SmallFC(), "velo": Velo()}[rule]
+    chosen = learned.rule(learned.initial().cuda())
+    task = TASKS["mlp"]
+    inner = start(task, chosen, INSTANCES, 3, "cuda")
+    arguments = (task, chosen, inner, 20)
+    unroll.unroll(task, chosen, instances=INSTANCES, steps=20, lr=1.0, device="cuda")
+    steps: list[Callable[[], None]] = []
+    monkeypatch.setattr(graphs, "repeat", lambda step, *_: steps.append(step))
+    rates = torch.ones(20, INSTANCES, device="cuda")
+    graphs.advance(*arguments, 20, rates, torch.zeros(INSTANCES, device="cuda"))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        steps[0]()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert "CUDA graph" not in caplog.text
