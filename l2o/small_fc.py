@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Protocol
 
@@ -107,15 +108,21 @@ class SmallFCRule(LearnedRule):
         return updates + correction, after | {f"nominal.{k}": v for k, v in inner.items()}
 
     def fastest(self, grads: Tensor, state: State, params: Params) -> Step:
-        """The kernel where there is one; it knows float32 on a CPU and no derivatives."""
+        """The kernel for the device where there is one; kernels know no derivatives."""
         tensors = (self.theta, grads, state["m"], params.flat)
-        if any(x.device.type != "cpu" or x.dtype != torch.float32 for x in tensors):
-            return reference
         if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
             return reference
-        from l2o.kernels import cpu  # compiled on first use, so only where it is used
+        devices, types = {x.device.type for x in tensors}, {x.dtype for x in tensors}
+        if devices == {"cpu"} and types == {torch.float32}:
+            from l2o.kernels import cpu  # compiled on first use, so only where it is used
 
-        return cpu.step
+            return cpu.step
+        known = types <= {torch.float32, torch.bfloat16} and self.optimizer.hidden_size <= 64
+        if devices == {"cuda"} and known and find_spec("triton"):
+            from l2o.kernels import gpu
+
+            return gpu.step
+        return reference
 
     def network(self, features: Tensor, time: Tensor, layout: Layout) -> Tensor:
         """``[N, 28, n]`` and ``[N, 11]`` to direction and magnitude ``[N, 2, n]``."""
