@@ -62,7 +62,7 @@ def command(name: str) -> Command:
 def resume(arguments: Arguments) -> int:
     """Continue a run of either engine."""
     runs = [Path(word) for word in arguments if not word.startswith("-")]
-    engine = "l2o" if runs and (runs[0] / "start").is_dir() else "search"
+    engine = "l2o" if runs and (runs[0] / "run.json").is_file() else "search"
     return import_module(f"{engine}.commands").resume(arguments)
 
 

@@ -67,7 +67,7 @@ def meta_train(arguments: Arguments) -> int:
 
     l2o meta-train --preset quick --run-dir runs/mulo
     l2o meta-train --run-dir runs/wide --train.widths [32,128] --estimation.method reuse
-    l2o meta-train --run-dir runs/velo --optimizer l2o.velo.Velo --optimizer.hidden_size 64
+    l2o meta-train --run-dir runs/velo --optimizer Velo --optimizer.lstm_size 32
     l2o meta-train --run-dir runs/more --start runs/mulo/best
     """
     options_of = parser(meta_train)
@@ -93,10 +93,8 @@ def meta_train(arguments: Arguments) -> int:
     optimizer, theta = _beginning(options.start, options.optimizer, options.seed)
     with joined() as ranks:
         ranks.own(config.estimation.particles)
-        if ranks.first:
-            command = ["l2o", "meta-train", *arguments]
-            meta_run.begin(options.run_dir, config, optimizer, theta, command)
-        ranks.any(False)  # nobody goes on before the run is there
+        command = ["l2o", "meta-train", *arguments]
+        ranks.once(lambda: meta_run.begin(options.run_dir, config, optimizer, theta, command))
         return _proceed(options.run_dir, ranks)
 
 

@@ -48,8 +48,8 @@ def begin(
     run_dir: Path, config: Config, optimizer: LearnedOptimizer, theta: Tensor, command: list[str]
 ) -> None:
     """A new run directory. Raises RunExists if it is there, ValueError for what cannot be run."""
-    lessons(config.train.tasks(), config.mup)
-    lessons(config.held_out.tasks(), config.mup)
+    for lesson in lessons([*config.train.tasks(), *config.held_out.tasks()], config.mup):
+        lesson.rule(optimizer, theta)
     facts = {
         "format_version": VERSION,
         "command": command,
@@ -80,7 +80,7 @@ def facts(run_dir: Path) -> dict[str, Any]:
 @contextmanager
 def _locked(run_dir: Path, ranks: Ranks) -> Iterator[None]:
     """The first process holds the run; RunBusy if somebody else does."""
-    descriptor = files.lock(run_dir / "writer.lock") if ranks.first else None
+    descriptor = ranks.once(lambda: files.lock(run_dir / "writer.lock"))
     try:
         yield
     finally:

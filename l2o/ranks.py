@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,8 @@ from torch import Tensor
 
 from l2o.episodes import Runs
 from tasks.unroll import Inner
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,21 @@ class Ranks:
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any process."""
         return bool(self.mean(torch.tensor(float(flag))) > 0)
+
+    def once(self, work: Callable[[], Result]) -> Result | None:
+        """What ``work`` returns in the first process, for which the others wait, with None.
+
+        Where it fails they all stop; only the first says why.
+        """
+        done, failure = None, None
+        if self.first:
+            try:
+                done = work()
+            except (ValueError, OSError) as error:
+                failure = error
+        if self.any(failure is not None):
+            raise failure or SystemExit(2)
+        return done
 
     def gather(self, runs: Runs) -> Runs:
         """All particles, in the order of their numbers, in the first process; others get theirs."""

@@ -374,6 +374,7 @@ def test_config_survives_json() -> None:
         (["--outer.lr", "-1"], "lr: got -1"),
         (["--preset", "huge"], "--preset: got 'huge', expected one of quick"),
         (["--device", "abacus"], "device: got 'abacus'"),
+        (["--optimizer", "L2OPA"], "task: got mlp-digits-w8-d2-mup, expected a Composite"),
         (["--start", "nowhere"], "nowhere/theta.safetensors: no such file"),
     ],
 )
