@@ -1,0 +1,75 @@
+"""The command line: help for everything, and one line for every mistake."""
+
+import pytest
+
+from l2o.cli import COMMANDS, command, main
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one line that a mistake costs."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    return err
+
+
+def test_overview_names_every_command(capsys):
+    assert main([]) == 0
+    overview = capsys.readouterr().out
+    assert all(f"  {name} " in overview for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(capsys, name):
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert f"l2o {name} " in text.split("\n\n", 1)[1]
+    assert command(name).__doc__
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_unknown_flags_are_named(capsys, name):
+    line = refused(capsys, name, "--no-such-flag", "1")
+    assert line.startswith(f"l2o {name}: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serch"], ["no command 'serch'", "search", "resume"]),
+        (["search"], ["run_dir", "required"]),
+        (["search", "--run-dir", "{new}", "--bogus", "3"], ["--bogus", "--help"]),
+        (["search", "--run-dir", "{new}", "--preset", "slow"], ["'slow'", "quick", "standard"]),
+        (["search", "--run-dir", "{new}", "--budget.candidates", "-5"], ["candidates", "-5"]),
+        (["search", "--run-dir", "{new}", "--budget.candidates", "many"], ["candidates", "many"]),
+        (["search", "--run-dir", "{new}", "--budget.minutes", "0"], ["minutes", "got 0"]),
+        (["search", "--run-dir", "{new}", "--budget.hours", "1"], ["--budget.hours"]),
+        (["search", "--run-dir", "{new}", "--funnel.suite", "nope"], ["suite", "'nope'", "proxy"]),
+        (["search", "--run-dir", "{new}", "--start", "nope"], ["nope", "adamw"]),
+        (["search", "--run-dir", "{new}", "--start", "{bad}"], ["bad.txt:2:13", "one operation"]),
+        (["search", "--run-dir", "{new}", "--states", "-1"], ["states", "-1"]),
+        (["search", "--run-dir", "{new}", "--workers", "-1"], ["workers", "-1"]),
+        (["search", "--run-dir", "{new}", "--device", "cuda:99"], ["device", "cuda:99"]),
+        (["search", "--run-dir", "{new}", "--device", "toaster"], ["device", "'toaster'"]),
+        (["search", "--run-dir", "{old}"], ["never overwritten", "l2o resume"]),
+        (["resume", "{new}"], ["not a run"]),
+        (["show", "{old}"], ["not a run"]),
+        (["export", "nope", "--out", "{new}"], ["nope", "adamw"]),
+        (["export", "lion", "--out", "{bad}"], ["exists", "not overwritten"]),
+        (["zoo", "nope"], ["nope", "lion"]),
+        (["data", "destroy"], ["'destroy'", "list", "fetch"]),
+        (["data", "fetch", "imagenet"], ["imagenet", "mnist"]),
+    ],
+)  # fmt: skip
+def test_mistakes_cost_one_line(capsys, tmp_path, arguments, words):
+    (tmp_path / "old").mkdir()
+    bad = tmp_path / "bad.txt"
+    bad.write_text("def update(w, g):\n    x = exp(open('a'))\n    return update\n")
+    places = {"new": tmp_path / "new", "old": tmp_path / "old", "bad": bad}
+    line = refused(capsys, *(argument.format(**places) for argument in arguments))
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "new").exists()
