@@ -82,7 +82,7 @@ def search(arguments: Arguments) -> int:
     options_of.add_class_arguments(Verdict, "verdict")
     options_of.link_arguments("device", "funnel.device")
     options_of.set_defaults(_preset(arguments))
-    options: Any = options_of.instantiate_classes(options_of.parse_args(list(arguments)))
+    options: Any = options_of.instantiate(options_of.parse_args(list(arguments)))
     names = [options.start] if isinstance(options.start, str) else options.start
     if options.states < 0:
         raise ValueError(f"states: got {options.states}, expected at least 0")
