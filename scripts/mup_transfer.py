@@ -2,7 +2,8 @@
 
 For each rule, under the standard parametrisation and under muP, the final training loss of an MLP
 on a grid of learning rates (factor 2) at growing widths; then how many grid steps the best one
-moves from the narrowest to the widest. About four minutes on one core:
+moves from the narrowest to the widest, and what it costs to use the narrowest's for the widest.
+Seven minutes on one core:
 
     python scripts/mup_transfer.py
 """
@@ -25,7 +26,7 @@ from tasks.mlp import MLP
 from tasks.mup import Mup, mup, scaled
 from tasks.scoring import finite
 from tasks.types import Task
-from tasks.unroll import linear, unroll
+from tasks.unroll import linear, unroll, warmup
 
 LAST = 10
 """The final loss is the mean training loss of so many last steps."""
@@ -36,10 +37,10 @@ def main() -> None:
     parser.add_argument("rules", nargs="*", default=["adamw", "lion"], help="as for l2o export")
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256, 512, 1024])
     parser.add_argument("--depth", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--low", type=int, default=-12, help="smallest learning rate, power of 2")
-    parser.add_argument("--high", type=int, default=-4, help="largest learning rate, power of 2")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--low", type=int, default=-11, help="smallest learning rate, power of 2")
+    parser.add_argument("--high", type=int, default=-3, help="largest learning rate, power of 2")
     options = parser.parse_args()
     torch.set_num_threads(1)
     powers = range(options.low, options.high + 1)
@@ -52,7 +53,7 @@ def main() -> None:
                     task = mup(task, base_width=options.widths[0])
                 losses = sweep(task, load(name), powers, options.steps, range(options.seeds))
                 rows.append(losses)
-            print(f"\n{name}, {title}\n{table(options.widths, powers, rows)}")
+            print(f"\n{name}, {title}\n{table(options.widths, powers, rows)}", flush=True)
 
 
 def sweep(
@@ -71,7 +72,7 @@ def sweep(
             instances=len(lr),
             steps=steps,
             lr=lr,
-            schedule=linear,
+            schedule=warmup(steps // 10, linear),
             seed=seed,
             eval_at=(),
         )
@@ -87,7 +88,12 @@ def table(widths: Sequence[int], powers: Sequence[int], rows: Sequence[Tensor]) 
         cells = (f"{x:8.4f}" if math.isfinite(x) and x < 100 else "       -" for x in row.tolist())
         lines.append(f"{width:5d}     2^{power:<3d}" + " ".join(cells))
     moved = best[-1] - best[0]
-    return "\n".join([*lines, f"the best learning rate moves by {moved:+d} steps of a factor 2"])
+    cost = float(rows[-1][powers.index(best[0])] / rows[-1].min())
+    lines.append(
+        f"the best learning rate moves by {moved:+d} steps of a factor 2; with that of the "
+    )
+    lines[-1] += f"narrowest, the loss of the widest is {cost:.2f} times its best"
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
