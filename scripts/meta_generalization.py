@@ -96,11 +96,11 @@ def cases(scale: Scale) -> list[Case]:
         unseen = breast_cancer()
     n = scale.steps
     found = []
-    for group, data in (("width", mnist5k()), ("width, digits", digits()), ("unseen data", unseen)):
+    for data in (mnist5k(), digits(), unseen):
         widths = [TRAINED * times for times in scale.widths]
         tasks = [MLP(width, DEPTH, data=data, batch_size=64) for width in widths]
         middle = tasks[len(tasks) // 2]
-        found += [Case(group, t.width, t, n, middle, n) for t in tasks]
+        found += [Case(f"width, {data.name}", t.width, t, n, middle, n) for t in tasks]
     shallow = MLP(TRAINED, DEPTH, data=mnist5k(), batch_size=64)
     deep = [replace(shallow, depth=DEPTH * times) for times in scale.depths]
     found += [Case("depth", t.depth, t, n, shallow, n) for t in deep]
@@ -251,7 +251,7 @@ def markdown(table: Table, names: Sequence[str]) -> Iterator[str]:
     for title, chosen in {
         "all tasks": list(table),
         "8 times the widest of meta-training and wider": [
-            case for case in table if case[0].startswith(("width", "unseen")) and case[1] >= 512
+            case for case in table if case[0].startswith("width") and case[1] >= 8 * TRAINED
         ],
     }.items():
         if chosen:
@@ -308,7 +308,7 @@ def main() -> None:
     options_of.add_argument("--mulo", type=Path, default=Path("checkpoints/mulo_small"))
     options_of.add_argument("--lo", type=Path, default=Path("checkpoints/lo_small"))
     options_of.add_argument("--scale", choices=SCALES, default="minutes")
-    options_of.add_argument("--groups", nargs="+", default=None, help="only these, such as width")
+    options_of.add_argument("--groups", nargs="+", default=None, help="only these, such as depth")
     options_of.add_argument("--out", type=Path, default=Path("results/generalization"))
     options = options_of.parse_args()
     torch.set_num_threads(1)
