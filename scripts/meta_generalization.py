@@ -294,8 +294,16 @@ def draw(table: Table, names: Sequence[str], path: Path) -> None:
                 continue
             losses = [mean(table[group, value][name]["train"]) for value in values]
             axis.plot(values, np.array(losses), "o-", label=name)
-            axis.set_xscale("log", base=2)
-        axis.set(title=group, yscale="log", xlabel="step" if len(values) == 1 else group)
+            axis.set_xscale("log")
+            axis.set_xticks(values, [str(value) for value in values])
+            axis.minorticks_off()
+        axis.set(
+            title=group,
+            yscale="log",
+            xlabel="step" if len(values) == 1 else group.partition(",")[0],
+        )
+    for axis in figure.axes[len(groups) :]:
+        axis.set_axis_off()
     figure.axes[0].legend()
     figure.axes[0].set_ylabel("final training loss; no mark: diverged")
     figure.savefig(path, dpi=120)
