@@ -79,7 +79,7 @@ class PES:
 def meta(console: Console, turns: int) -> None:
     """Inner steps a second, where they go, two threads and processes, and an optimizer's step."""
     large = torch.randn(1024, 1024)
-    peak = take_turns({"peak": lambda: large @ large}, turns)["peak"].rate(2 * 1024**3 / 1e9)
+    peak = take_turns({"peak": lambda: large @ large}, turns)["peak"].rate(2 * 1024**3).scaled(1e-9)
     console.print(f"calibration: {peak} GFLOP/s in a product of 1024-square matrices, one thread")
     shares(console, turns)
     parallel(console, turns)

@@ -1,0 +1,29 @@
+"""What the compiled loops share.
+
+Inner loops run over the elements of a block and call nothing, which is what lets LLVM vectorise
+them; that the rows of a flat scratch array lie a constant ``WIDTH`` apart is what lets it prove
+that they do not overlap.
+
+numba caches a function by the file it is in: after a change to these files in a checkout, delete
+``__pycache__`` (an installed version is always fresh).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+WIDTH = 272
+"""Elements of a block. Not a power of two: rows would compete for the same places in the cache."""
+F = np.float32
+ZERO, HALF, ONE = F(0), F(0.5), F(1)
+
+# Nothing may assume that there are no NaN and no infinities. No memory is allocated in compiled
+# code, so that arrays need not be counted (``_nrt``): that took as long as the arithmetic.
+compiled = njit(
+    cache=True,
+    error_model="numpy",
+    nogil=True,
+    fastmath={"contract", "reassoc", "nsz", "arcp"},
+    _nrt=False,  # pyright: ignore[reportCallIssue]
+)
