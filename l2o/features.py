@@ -93,9 +93,10 @@ class Decays(NamedTuple):
 def fixed_decays(like: Tensor) -> Decays:
     """The decays that are not learned, on the device of ``like``."""
     return Decays(
-        like.new_tensor([MOMENTUM_DECAYS]),
-        like.new_tensor([[RMS_DECAY]]),
-        like.new_tensor([FACTORED_DECAYS]),
+        *(
+            constants(values, like.dtype, like.device)[None]
+            for values in (MOMENTUM_DECAYS, (RMS_DECAY,), FACTORED_DECAYS)
+        )
     )
 
 

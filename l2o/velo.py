@@ -18,7 +18,7 @@ A hypernetwork in two storeys (Metz et al. 2022, "VeLO"; the class ``HyperV2``):
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import torch
@@ -28,6 +28,7 @@ from l2o.base import LearnedOptimizer, LearnedRule, Scale, decayed, zeros
 from l2o.features import (
     MOMENTUM_DECAYS,
     accumulate,
+    constants,
     fixed_decays,
     init_accumulators,
     normalizers,
@@ -189,8 +190,7 @@ def tensor_features(state: State, params: Params, info: StepInfo, losses: Tensor
     around = _mean(state["m"], layout)[..., layout.segments(size.device)]
     spread_m = _mean((state["m"] - around).square(), layout)
     spread_v = _mean((state["v"] - around).square(), layout)
-    ranks = [min(sum(length > 1 for length in spec.shape), RANKS) for spec in layout.specs]
-    rank = torch.eye(RANKS + 1, device=size.device)[ranks, :RANKS]
+    rank = _ranks(layout, size.device)
     shared = torch.cat([_fraction(info, size).expand(instances, -1), losses], dim=-1)
     return torch.cat(
         [
@@ -208,7 +208,14 @@ def _fraction(info: StepInfo, like: Tensor) -> Tensor:
     """How much of the planned training is done, softly compared with nine marks."""
     step = torch.as_tensor(info.step, dtype=like.dtype, device=like.device).reshape(-1, 1)
     horizon = torch.as_tensor(info.horizon, dtype=like.dtype, device=like.device).reshape(-1, 1)
-    return torch.tanh(10 * (step / horizon - like.new_tensor(TIMES)))
+    return torch.tanh(10 * (step / horizon - constants(TIMES, like.dtype, like.device)))
+
+
+@lru_cache(maxsize=32)
+def _ranks(layout: Layout, device: torch.device) -> Tensor:
+    """How many axes longer than 1 each tensor has, ``[tensors, RANKS]``, one-hot."""
+    ranks = [min(sum(length > 1 for length in spec.shape), RANKS) for spec in layout.specs]
+    return torch.eye(RANKS + 1)[ranks, :RANKS].to(device)
 
 
 def _mean(x: Tensor, layout: Layout) -> Tensor:

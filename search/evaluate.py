@@ -25,7 +25,7 @@ from torch import Tensor
 from search.program import Program, parse
 from search.vm import Population
 from tasks import scoring
-from tasks.environment import check_device
+from tasks.environment import check_device, prepare
 from tasks.suites import resolve
 from tasks.types import Task
 from tasks.unroll import SCHEDULES, unroll
@@ -156,6 +156,7 @@ class Evaluator:
     """
 
     def __init__(self, funnel: Funnel, references: list[list[float]]) -> None:
+        prepare(funnel.device)
         self.funnel = funnel
         self.tasks = funnel.tasks()
         self.references = torch.tensor(references)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,23 @@ def environment(device: str = "cpu") -> dict[str, str | None]:
     }
 
 
+def prepare(device: str) -> None:
+    """Check a device and make what is computed on it repeatable: same seed, same result.
+
+    Sums are then added in a fixed order and float32 is not cut to 19 bits, in the whole process.
+    Call it before anything is computed on the device. Raises ValueError as ``check_device``.
+    """
+    check_device(device)
+    if not device.startswith("cuda"):
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is loaded
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def check_device(device: str) -> None:
     """Raise ValueError unless torch can put tensors on ``device``."""
     try:
@@ -34,6 +52,11 @@ def check_device(device: str) -> None:
         raise ValueError(f"device: got {device!r}, but there is no CUDA device here; expected cpu")
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"device: got {device!r}, expected cpu, cuda or cuda:N")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device: got {device!r}, which does not work: {reason}") from error
 
 
 def _version(library: str) -> str | None:
