@@ -25,7 +25,7 @@ from tasks.evaluation import Plan, evaluate, measured
 from tasks.results import Results
 from tasks.scoring import TUNING_SEED, interval
 
-SUITES = ("proxy", "meta_train", "held_out", "scale")
+SUITES = ("proxy", "meta_validation", "meta_train", "held_out", "scale")
 FILE = Path(__file__).resolve().parent.parent / "tasks" / "references.json"
 
 

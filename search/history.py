@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -9,9 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from search.archive import Archive
+from search.config import BASELINES
 from search.storage import checked, explained
 from search.tables import FATES, VERSION, Record
+from search.verdict import standings
+from tasks.scoring import Interval
 
+META_VALIDATION = "meta_validation"
+"""The stage that measures ``leaders``."""
+POINTS = 8
 DECIDED = tuple(fate for fate in FATES if fate != "pending")
 
 
@@ -52,6 +59,28 @@ def history(archive: Archive) -> History:
         best_so_far=np.fmin.accumulate(best) if len(best) else best,
         fates=fates,
     )
+
+
+def leaders(archive: Archive) -> list[Record]:
+    """Candidates that were the best so far when they came back, in order; the first, the last and
+    some between, at most ``POINTS``."""
+    found, best = [], math.inf
+    for record in archive.records("WHERE c.fate = 'evaluated' ORDER BY c.id"):
+        if record.score is not None and record.score < best:
+            found.append(record)
+            best = record.score
+    places = np.linspace(0, len(found) - 1, min(POINTS, len(found))).round().astype(int)
+    return [found[place] for place in places]
+
+
+def meta_validation(archive: Archive) -> list[tuple[Record, Interval]]:
+    """The leaders and their loss against the reference's on the meta-validation tasks."""
+    reference = BASELINES[0]
+    table = standings(archive.finals(), META_VALIDATION, (reference,))
+    found = [(s.rule, s.against[reference]) for s in table if s.rule != reference]
+    return [
+        (archive.record(int(rule)), gap) for rule, gap in sorted(found, key=lambda x: int(x[0]))
+    ]
 
 
 def front(records: Iterable[Record]) -> list[Record]:

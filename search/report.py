@@ -15,7 +15,14 @@ import numpy as np
 from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES
-from search.history import DECIDED, History, front, history
+from search.history import (
+    DECIDED,
+    META_VALIDATION,
+    History,
+    front,
+    history,
+    meta_validation,
+)
 from search.loop import fates
 from search.program import parse, to_text
 from search.show import STAGES, TITLES, lineage
@@ -53,7 +60,7 @@ def page(archive: Archive, remade_by: str) -> Page:
     if best:
         evaluated = list(archive.records("WHERE c.fate = 'evaluated'"))
         sections += [
-            Section("How it went", _course(past, facts.get("calibration"))),
+            Section("How it went", _course(archive, past, facts.get("calibration"))),
             Section("Short and good", _front(evaluated)),
             Section("How the rule came about", _lineage(archive, best[0])),
         ]
@@ -139,9 +146,12 @@ def _gap(x: Interval) -> str:
 # ------------------------------------------------------------------------------------ the course
 
 
-def _course(past: History, calibration: dict[str, Any] | None) -> list[Part]:
-    figures: list[Part] = [_best_figure(past, calibration), _fates_figure(past)]
-    return [*figures, _rate_figure(past)]
+def _course(archive: Archive, past: History, calibration: dict[str, Any] | None) -> list[Part]:
+    followed = meta_validation(archive)
+    figures: list[Part] = [_best_figure(past, calibration)]
+    if followed:
+        figures.append(_meta_validation_figure(archive, past, followed))
+    return [*figures, _fates_figure(past), _rate_figure(past)]
 
 
 def _best_figure(past: History, calibration: dict[str, Any] | None) -> Figure:
@@ -166,6 +176,37 @@ def _best_figure(past: History, calibration: dict[str, Any] | None) -> Figure:
         "tables above are on fresh seeds). Dots: the best of each batch."
     )
     return Figure("best", figure, caption)
+
+
+def _meta_validation_figure(
+    archive: Archive, past: History, followed: Sequence[tuple[Record, Interval]]
+) -> Figure:
+    """What led the search, again, on tasks that it did not see."""
+    finals = [row for row in archive.finals() if row.stage == META_VALIDATION]
+    tasks, seeds = sorted({row.task for row in finals}), sorted({row.seed for row in finals})
+    hover = {}
+    with drawing() as (figure, axes):
+        axes.axhline(0, color=GREY, linewidth=1, linestyle="--", label="AdamW, tuned")
+        tried = [past.tried[record.batch] for record, _ in followed]
+        scores = [100 * math.expm1(_score(record)) for record, _ in followed]
+        axes.step(tried, scores, where="post", color=GREY, lw=1.2, label="on the proxies, own seed")
+        for x, (record, gap) in zip(tried, followed, strict=True):
+            low, mean, high = (100 * math.expm1(min(v, 3)) for v in (gap.low, gap.mean, gap.high))
+            axes.plot([x, x], [low, high], color=COLOURS[1], linewidth=1.2)
+            axes.plot(x, mean, "o", color=COLOURS[1], ms=5, gid=f"leader-{record.id}")
+            hover[f"leader-{record.id}"] = f"{record.id}: {_gap(gap)}\n{_text(record)}"
+        axes.plot([], [], "o-", color=COLOURS[1], label="on larger tasks, fresh seeds")
+        axes.set_xlabel("candidates tried")
+        axes.set_ylabel("loss against tuned AdamW, %")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.legend(loc="best")
+    caption = (
+        f"Meta-validation: those that led the search, tuned again on larger tasks that it does not "
+        f"see ({', '.join(tasks)}), n = {len(seeds)} fresh seeds ({seeds[0]} to {seeds[-1]}), 95 % "
+        "bootstrap intervals over seeds. Where only the grey line falls, the search fits its "
+        "proxies."
+    )
+    return Figure("meta-validation", figure, caption, hover)
 
 
 def _fates_figure(past: History) -> Figure:

@@ -1,9 +1,10 @@
 """One search run, from its first batch to its verdict.
 
-    calibrate   tune AdamW, Lion and SGD with momentum on the proxy tasks: what to beat
-    search      batches of candidates, until the budget is used (``loop``)
-    proxy       the best programs again, tuned and measured on fresh seeds of the proxy tasks
-    held_out    the winner and the baselines on tasks that the search never saw
+    calibrate        tune AdamW, Lion and SGD with momentum on the proxy tasks: what to beat
+    search           batches of candidates, until the budget is used (``loop``)
+    meta_validation  those that led the search, one after the other, on larger tasks
+    proxy            the best programs again, tuned and measured on fresh seeds of the proxy tasks
+    held_out         the winner and the baselines on tasks that the search never saw
 
 Each stage leaves its results in the archive, so a run that was stopped goes on where it was.
 """
@@ -19,10 +20,11 @@ from search import archive as archives
 from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evaluate import Calibration, Evaluator, Funnel, Job, calibrate
+from search.history import META_VALIDATION, leaders, meta_validation
 from search.loop import Enough, Search
 from search.program import parse, to_text
 from search.verdict import Trial, judge, standings
-from search.view import View
+from search.view import Curves, View
 from search.workers import Executor, Failure, executor
 from search.zoo import lookup
 from tasks.environment import environment
@@ -34,6 +36,8 @@ def begin(run_dir: Path, config: Config) -> Archive:
     """A new run directory. Raises RunExists if it is there, ValueError for a bad ``config``."""
     resolve(config.funnel.suite)
     resolve(config.verdict.held_out)
+    if config.verdict.meta_validation is not None:
+        resolve(config.verdict.meta_validation)
     for text in config.start:
         parse(text)
     return archives.create(run_dir, {"config": asdict(config), "environment": environment()})
@@ -51,6 +55,8 @@ def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = 
     with executor("search.run:worker", context, workers, timeout=600) as jobs, polite() as stop:
         if "finalists" not in archive.run():
             Search(archive, config, calibration, jobs, view, workers, stop, enough).to_the_end()
+        if config.verdict.meta_validation is not None and "winner" not in archive.run():
+            _meta_validation(archive, config, jobs, view, stop)
         _finals(archive, config, jobs, view, stop)
 
 
@@ -76,6 +82,21 @@ def _calibration(archive: Archive, config: Config, view: View) -> Calibration:
         with archive.transaction():
             archive.set_run("calibration", known)
     return Calibration(**known)
+
+
+def _meta_validation(
+    archive: Archive, config: Config, jobs: Executor, view: View, stop: Callable[[], bool]
+) -> None:
+    """Measure what led the search, one after the other, on tasks that it does not see."""
+    reference, suite = BASELINES[0], str(config.verdict.meta_validation)
+    rules = {reference: to_text(lookup(reference).program)}
+    rules |= {str(record.id): record.text or "" for record in leaders(archive)}
+    view.say(f"measuring {len(rules) - 1} that led the search on larger tasks …")
+    _stage(archive, config, META_VALIDATION, suite, config.funnel.length, rules, jobs, stop)
+    curves = Curves(archive.run_dir / "tensorboard")
+    for record, gap in meta_validation(archive):
+        curves.meta_validation(gap.mean, record.batch)
+    curves.close()
 
 
 def _finals(

@@ -18,11 +18,13 @@ from rich.table import Table
 from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES
+from search.history import meta_validation
 from search.loop import fates
 from search.program import parse, to_text
 from search.tables import Record
 from search.verdict import Standing, is_discovery, standings
 from search.view import clock
+from tasks.scoring import Interval
 
 STAGES = {"proxy": "proxy tasks", "held_out": "held-out tasks"}
 TITLES = {"adamw": "AdamW", "lion": "Lion", "momentum": "momentum"}
@@ -44,6 +46,10 @@ def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
         "stages": {
             stage: [_standing(s) for s in standings(finals, stage, BASELINES)] for stage in STAGES
         },
+        "meta_validation": [
+            {"id": record.id, "score": record.score, "against": _gap(gap)}
+            for record, gap in meta_validation(archive)
+        ],
         "seeds": len({row.seed for row in finals}),
         "top": [_entry(record) for record in archive.best(top)],
     }
@@ -72,11 +78,13 @@ def _entry(record: Record) -> dict[str, Any]:
 
 
 def _standing(standing: Standing) -> dict[str, Any]:
-    against = {
-        name: interval._asdict() if math.isfinite(interval.mean) else None
-        for name, interval in standing.against.items()
-    }
+    against = {name: _gap(interval) for name, interval in standing.against.items()}
     return {"rule": standing.rule, "against": against}
+
+
+def _gap(interval: Interval) -> dict[str, Any] | None:
+    """None if it diverged."""
+    return interval._asdict() if math.isfinite(interval.mean) else None
 
 
 def _discovery(finals: Sequence[Any], winner: int | None) -> bool | None:
@@ -105,6 +113,8 @@ def render(content: Mapping[str, Any], console: Console) -> None:
     for stage, title in STAGES.items():
         if content["stages"][stage]:
             console.print(_stage_table(content, stage, title))
+    if content["meta_validation"]:
+        console.print(_meta_validation(content), highlight=False, soft_wrap=True)
     if not content["finished"]:
         console.print("Not judged yet. Best on the proxies, on the search's own seed:")
         console.print(_top_table(content["top"]))
@@ -167,6 +177,18 @@ def _lineage_table(steps: Sequence[Mapping[str, Any]]) -> Table:
         score = "–" if step["score"] is None else f"{step['score']:+.4f}"
         table.add_row(str(step["id"]), score, gain, step["mutation"])
     return table
+
+
+def _meta_validation(content: Mapping[str, Any]) -> str:
+    """One line: whether progress on the proxies was progress."""
+    steps = [
+        f"{step['id']}: {_percent(step['against'], itself=False)}"
+        for step in content["meta_validation"]
+    ]
+    return (
+        f"Those that led the search, on larger tasks, against AdamW, {content['seeds']} fresh "
+        f"seeds:\n  {'  '.join(steps)}\n"
+    )
 
 
 def _verdict(content: Mapping[str, Any]) -> str:

@@ -35,12 +35,14 @@ class Verdict:
         trials: learning rates tried for each rule on each task
         seeds: fresh seeds each is then measured on
         held_out: the suite that the search never sees
+        meta_validation: the suite that its progress is measured on afterwards; null: none
     """
 
     finalists: int = 10
     trials: int = 16
     seeds: int = 8
     held_out: str = "held_out"
+    meta_validation: str | None = "meta_validation"
 
     def __post_init__(self) -> None:
         for name in ("finalists", "trials", "seeds"):

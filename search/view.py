@@ -156,6 +156,11 @@ class Curves:
         """Score against length: all programs, and those that no shorter one beats."""
         self.writer.add_figure("search/score against length", front_figure(points, front), step)
 
+    def meta_validation(self, score: float, step: int) -> None:
+        """The score of what led after batch ``step`` on the meta-validation tasks."""
+        if math.isfinite(score):
+            self.writer.add_scalar("search/meta-validation score", score, step)
+
     def close(self) -> None:
         self.writer.close()
 

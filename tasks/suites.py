@@ -1,6 +1,7 @@
 """Named lists of tasks, each with the number of steps it is usually run for.
 
 * ``proxy``: what a search scores every candidate on; two tasks, tens of microseconds a step.
+* ``meta_validation``: what the best so far of a search is followed on; larger than the proxies.
 * ``meta_train``: what a learned optimizer is meta-trained on; many sizes and shapes.
 * ``held_out``: what neither has seen: other data, other architectures; needs no download.
 * ``held_out_extra``: ``held_out`` and more; needs ``pip install 'l2o[data]'``.
@@ -60,6 +61,15 @@ def proxy() -> Suite:
     return (
         Entry(MLP(width=32, depth=1, data=digit_halves(), batch_size=64), steps=100),
         Entry(Autoencoder(width=32, depth=1, latent=8, batch_size=64), steps=100),
+    )
+
+
+def meta_validation() -> Suite:
+    """Is progress on the proxies progress? A larger network on the same data, and text."""
+    text = python_source(8)
+    return (
+        Entry(MLP(64, 3, activation="gelu", data=digit_halves(), batch_size=64), steps=200),
+        Entry(Transformer(width=20, depth=1, heads=2, data=text, batch_size=16), steps=150),
     )
 
 
@@ -131,7 +141,8 @@ def scale() -> Suite:
 
 
 SUITES: dict[str, Callable[[], Suite]] = {
-    suite.__name__: suite for suite in (proxy, meta_train, held_out, held_out_extra, scale)
+    suite.__name__: suite
+    for suite in (proxy, meta_validation, meta_train, held_out, held_out_extra, scale)
 }
 
 

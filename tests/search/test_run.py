@@ -108,7 +108,7 @@ def test_what_led_the_search_is_measured_on_larger_tasks(finished):
         records = leaders(archive)
         followed = meta_validation(archive)
         best = archive.best(1)[0]
-    scores = [record.score for record in records]
+    scores = [record.score or 0.0 for record in records]
     assert scores == sorted(scores, reverse=True)
     assert 2 <= len(scores) == len({*scores}) <= POINTS
     assert (records[0].id, records[-1].score) == (0, best.score)

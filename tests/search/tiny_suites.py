@@ -13,5 +13,9 @@ def proxy():
     )
 
 
+def meta_validation():
+    return (Entry(MLP(width=6, depth=1, batch_size=16), steps=12),)
+
+
 def held_out():
     return (Entry(Logistic(data=breast_cancer(), batch_size=16), steps=12),)

@@ -22,7 +22,7 @@ def test_suites_need_no_download_and_name_their_tasks_uniquely(name):
 
 
 @pytest.mark.parametrize("held_out", ["held_out", "held_out_extra"])
-@pytest.mark.parametrize("seen", ["proxy", "meta_train", "scale"])
+@pytest.mark.parametrize("seen", ["proxy", "meta_validation", "meta_train", "scale"])
 def test_held_out_shares_neither_data_nor_settings(seen, held_out):
     if held_out == "held_out_extra":
         pytest.importorskip("mlxtend")
@@ -37,7 +37,7 @@ def test_held_out_shares_neither_data_nor_settings(seen, held_out):
             assert len(settings) == 2
 
 
-@pytest.mark.parametrize("name", ["proxy", "held_out"])
+@pytest.mark.parametrize("name", ["proxy", "meta_validation", "held_out"])
 def test_tasks_are_small(name):
     """Parameters x examples x steps tell what a run costs; a bound on them keeps suites cheap."""
     for entry in resolve(name):
@@ -111,7 +111,7 @@ def test_import_paths(mine, attribute, steps):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("proxi", "got 'proxi', expected one of proxy, meta_train, held_out"),
+        ("proxi", "got 'proxi', expected one of proxy, meta_validation, meta_train"),
         ("no_such_module:task", "cannot be imported: No module named 'no_such_module'"),
         ("my_suites:nothing", "cannot be imported: .*has no attribute 'nothing'"),
         ("my_suites:wrong", "holds a int, expected tasks"),
