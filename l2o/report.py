@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from l2o import meta_report, meta_run
 from tasks import report as evaluations
 from tasks.command import Arguments, parser
 from tasks.page import Page, write
@@ -14,6 +15,7 @@ def report(arguments: Arguments) -> int:
     """Write an HTML report of a run or of results, finished or not, and its figures as PNG.
 
     l2o report runs/first
+    l2o report runs/learned
     l2o report results.sqlite --out report.html
     """
     options_of = parser(report)
@@ -34,10 +36,11 @@ def report(arguments: Arguments) -> int:
 
 def page(source: Path, remade_by: str) -> Page:
     """The page about whatever ``source`` is."""
+    if meta_run.is_run(source):
+        return meta_report.page(source, remade_by)
     if source.is_dir():
-        from search.report import page as search_page
-
         from search.archive import open_existing
+        from search.report import page as search_page
 
         with open_existing(source, readonly=True) as archive:
             return search_page(archive, remade_by)

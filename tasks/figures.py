@@ -66,7 +66,7 @@ def curve(measured: Measured, t: int, names: dict[str, str]) -> Figure:
             axes.fill_between(
                 x, low, high, where=np.isfinite(high), color=colours[rule], alpha=0.15, linewidth=0
             )
-        _loss_axis(axes, measured.curves[t][:, :, 1:], measured.curves[t][:, :, 0].max())
+        loss_axis(axes, measured.curves[t][:, :, 1:], measured.curves[t][:, :, 0].max())
         axes.set_xlabel("step")
         axes.set_title(measured.tasks[t], loc="left")
         axes.legend(loc="upper right")
@@ -74,7 +74,7 @@ def curve(measured: Measured, t: int, names: dict[str, str]) -> Figure:
     return Figure(f"curve-{t}", figure, caption)
 
 
-def _loss_axis(axes: Any, losses: np.ndarray, top: float) -> None:
+def loss_axis(axes: Any, losses: np.ndarray, top: float) -> None:
     """A logarithmic axis from the best loss to a little above ``top``, labelled sparsely."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
@@ -115,7 +115,7 @@ def sensitivity(measured: Measured, t: int, names: dict[str, str]) -> Figure:
             axes.plot(lr[shown], losses[shown], color=colours[rule], label=names[rule], alpha=0.7)
             for some, marker in ((decay[shown] == 0, "o"), (decay[shown] > 0, "x")):
                 axes.plot(lr[shown][some], losses[shown][some], marker, color=colours[rule], ms=3.5)
-        _loss_axis(axes, measured.trials[:, t], measured.curves[t][:, :, 0].max())
+        loss_axis(axes, measured.trials[:, t], measured.curves[t][:, :, 0].max())
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
         axes.set_title(measured.tasks[t], loc="left")
