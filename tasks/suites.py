@@ -69,7 +69,7 @@ def meta_validation() -> Suite:
     text = python_source(8)
     return (
         Entry(MLP(64, 3, activation="gelu", data=digit_halves(), batch_size=64), steps=200),
-        Entry(Transformer(width=20, depth=1, heads=2, data=text, batch_size=16), steps=150),
+        Entry(Transformer(width=20, depth=1, heads=2, data=text, batch_size=16), steps=120),
     )
 
 
