@@ -89,10 +89,8 @@ def table(widths: Sequence[int], powers: Sequence[int], rows: Sequence[Tensor]) 
         lines.append(f"{width:5d}     2^{power:<3d}" + " ".join(cells))
     moved = best[-1] - best[0]
     cost = float(rows[-1][powers.index(best[0])] / rows[-1].min())
-    lines.append(
-        f"the best learning rate moves by {moved:+d} steps of a factor 2; with that of the "
-    )
-    lines[-1] += f"narrowest, the loss of the widest is {cost:.2f} times its best"
+    lines.append(f"the best learning rate moves by {moved:+d} steps of a factor 2;")
+    lines.append(f"with that of the narrowest, the loss of the widest is {cost:.2f} times its best")
     return "\n".join(lines)
 
 
