@@ -3,6 +3,7 @@
     python scripts/bench.py vm          the kernel's share of an inner step
     python scripts/bench.py search      model-steps and decided candidates a second
     python scripts/bench.py meta        inner steps of meta-training, and a learned optimizer's step
+    python scripts/bench.py gpu         all of it on a GPU, against the size of the batch
 
 Everything runs in one process on one thread. The things compared take turns (A B C A B C ...), so
 that a machine that slows down slows all of them; each number is the median of the turns with its
@@ -16,9 +17,11 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from bench_gpu import gpu
 from bench_meta import meta
 from plain_loops import train, train_lifted
 from rich import box
@@ -283,11 +286,20 @@ def full_evaluations_a_second(funnel: Funnel) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("vm", "search", "meta"))
+    parser.add_argument("what", choices=("vm", "search", "meta", "gpu"))
     parser.add_argument("--turns", type=int, default=9, help="how often everything is measured")
     parser.add_argument("--seconds", type=float, default=40, help="length of the short search")
+    parser.add_argument("--device", default="cuda", help="of gpu: cuda, cuda:N or cpu")
+    parser.add_argument("--small", action="store_true", help="of gpu: only see that it works")
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="of gpu: results")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.what == "gpu":
+        try:
+            gpu(options.device, options.small, options.out)
+        except ValueError as error:
+            parser.exit(2, f"{error}\n")
+        return
     console = Console(width=None if Console().is_terminal else 110, highlight=False)
     facts = environment()
     console.print(", ".join(f"{name} {value}" for name, value in facts.items() if value))
