@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-LINE_EVERY = 10.0
-"""Seconds between log lines where there is no terminal."""
+from tasks.live import LiveView
 
 
 class Progress(NamedTuple):
@@ -39,53 +36,29 @@ class Progress(NamedTuple):
         )
 
 
-class View:
-    """Use as a context manager, so that the terminal is always given back.
-
-    A silent view says nothing: all processes of a run but the first have one.
-    """
+class View(LiveView):
+    """A silent view says nothing: all processes of a run but the first have one."""
 
     def __init__(self, console: Console | None = None, silent: bool = False) -> None:
-        self.console = console or Console(quiet=silent)
+        console = console or Console(quiet=silent)
         self.bar = Bar(
             BarColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=self.console,
+            console=console,
             transient=True,
         )
         self.task = self.bar.add_task("", total=None)
-        self.said = -LINE_EVERY
-
-    def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.bar.stop()
-
-    def say(self, line: str) -> None:
-        """A line that stays."""
-        self.console.print(line, highlight=False, soft_wrap=True)
+        super().__init__(console, self.bar)
 
     def show(self, progress: Progress) -> None:
-        if self.console.is_terminal:
-            self.bar.update(
-                self.task,
-                total=progress.steps,
-                completed=progress.step,
-                description=str(progress),
-            )
-        elif time.monotonic() - self.said >= LINE_EVERY:
-            self.said = time.monotonic()
-            self.say(f"{progress}  {progress.seconds:.0f} s")
+        self.draw(lambda: self._move(progress), lambda: f"{progress}  {progress.seconds:.0f} s")
+
+    def _move(self, progress: Progress) -> None:
+        self.bar.update(
+            self.task, total=progress.steps, completed=progress.step, description=str(progress)
+        )
 
     @staticmethod
     def gap(score: float) -> str:

@@ -7,12 +7,9 @@ every few seconds. TensorBoard gets the same numbers as curves (``Curves``).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,8 +17,7 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 
-LINE_EVERY = 10.0
-"""Seconds between log lines where there is no terminal."""
+from tasks.live import LiveView
 
 
 @dataclass(frozen=True)
@@ -56,37 +52,16 @@ class Progress:
         return f"{100 * math.expm1(self.best_score - self.baselines[baseline]):+.1f} %"
 
 
-class View:
-    """Shows ``Progress``. Use as a context manager, so that the terminal is always given back."""
+class View(LiveView):
+    """Shows ``Progress``."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console()
-        self.live = Live(console=self.console, auto_refresh=False, transient=True)
-        self.said = -LINE_EVERY
-
-    def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.live.stop()
-
-    def say(self, line: str) -> None:
-        """A line that stays."""
-        self.console.print(line, highlight=False, soft_wrap=True)
+        console = console or Console()
+        self.live = Live(console=console, auto_refresh=False, transient=True)
+        super().__init__(console, self.live)
 
     def show(self, progress: Progress) -> None:
-        if self.console.is_terminal:
-            self.live.update(panel(progress), refresh=True)
-        elif time.monotonic() - self.said >= LINE_EVERY:
-            self.said = time.monotonic()
-            self.say(line(progress))
+        self.draw(lambda: self.live.update(panel(progress), refresh=True), lambda: line(progress))
 
 
 def line(p: Progress) -> str:
