@@ -61,7 +61,8 @@ def step(
     decays = torch.cat(rule.decays, 1).detach().float().contiguous()
     whiten = factored(grads, after, layout, decays[:, 4:])
     time = time_features(info, theta)
-    bias = (rule.named["b0"] + (time[:, None] @ rule.named["w0"][:, FEATURES:]).squeeze(1)).detach()
+    named = optimizer.layout.views(theta)
+    bias = named["b0"] + (time[:, None] @ named["w0"][:, FEATURES:]).squeeze(1)
     tiles, tensors, factors = _map(layout, tuple(rule.factors(layout)), flat.device)
     partial = flat.new_empty((instances, len(tiles), 32), dtype=torch.float32)
     inverse = flat.new_empty((instances, len(tensors), 32), dtype=torch.float32)
@@ -69,12 +70,12 @@ def step(
     rate, decay = (x.float().contiguous() for x in (info.lr, info.weight_decay))
     averages = (after["m"], after["v"], after["row"], after["col"], whiten)
     sizes = (n, after["row"].shape[2], after["col"].shape[2], len(tiles), len(tensors))
-    grid = (len(tiles), instances)
+    grid = (len(tiles) * instances,)
     every = _stride(decays)
     _observe[grid](
         grads, flat, *averages, decays, every, tiles, tensors, partial, *sizes, BLOCK=BLOCK
     )
-    _normalize[(len(tensors), instances)](partial, tensors, inverse, *sizes[3:])
+    _normalize[(len(tensors) * instances,)](partial, tensors, inverse, *sizes[3:])
     _answer[grid](
         grads, flat, *averages, theta, _stride(theta), bias, _stride(bias),
         tiles, tensors, factors, inverse, rate, decay, updates,
@@ -227,7 +228,7 @@ def _observe(
     n, rows, cols, tile_count, tensor_count, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Averages of a tile, and the sum of squares of its features."""
-    tile, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    tile, i = tl.program_id(0) % tile_count, (tl.program_id(0) // tile_count).to(tl.int64)
     tensor = tensors + tl.load(tiles + 3 * tile) * 10
     start, stop, begin = (
         tl.load(tiles + 3 * tile + 1),
@@ -263,7 +264,7 @@ def _observe(
 @triton.jit
 def _normalize(partial, tensors, inverse, tile_count, tensor_count):
     """One over each feature's root mean square over a tensor."""
-    k, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    k, i = tl.program_id(0) % tensor_count, (tl.program_id(0) // tensor_count).to(tl.int64)
     tensor = tensors + k * 10
     first, last = tl.load(tensor + 7), tl.load(tensor + 8)
     size = tl.load(tensor + 9).to(tl.float32)
@@ -284,7 +285,7 @@ def _answer(
     HIDDEN: tl.constexpr, PADDED: tl.constexpr, LAYERS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The updates of a tile."""
-    tile, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    tile, i = tl.program_id(0) % tile_count, (tl.program_id(0) // tile_count).to(tl.int64)
     k = tl.load(tiles + 3 * tile)
     tensor = tensors + k * 10
     start, stop, begin = (
