@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from search.export import statements
+from search.export.signs import non_negative
 from search.export.statements import GLOBAL, Operand
 from search.ops import OPS, Kind
 from search.program import Argument, Program, Statement, input_kinds, kinds
@@ -157,6 +158,10 @@ class Functions:
             scopes.append({**scopes[-1], statement.target: kind})
         return scopes
 
+    @cached_property
+    def _positive(self) -> list[frozenset[str]]:
+        return non_negative(self.program, self.constants)
+
     def _operands(
         self, row: int, in_lists: bool, reuse: bool = False
     ) -> tuple[Statement, Operand, list[Operand]]:
@@ -179,7 +184,7 @@ class Functions:
         kind = self._kinds[row][arg]
         spent = reuse and kind > Kind.SCALAR and self._is_last_read(arg, row)
         text = "rates" if arg == "lr" and in_lists and not self.is_global else arg
-        return Operand(text, kind, spent=spent)
+        return Operand(text, kind, spent=spent, positive=arg in self._positive[row])
 
     def _is_last_read(self, name: str, row: int) -> bool:
         """Whether nobody reads the value of ``name`` after statement ``row``. Inputs are not ours

@@ -28,7 +28,7 @@ SKELETON = '''"""$NAME: a torch.optim.Optimizer that needs nothing but torch.
 $PROVENANCE
 
 The rule, where interp(x, y, a) is (1 - a) * x + a * y, every division adds 1e-8 to what it divides
-by, and square roots and logarithms take absolute values:
+by, and square roots and logarithms take absolute values (left out where they change nothing):
 
     $PROGRAM
 

@@ -38,7 +38,7 @@ class Operand:
 
     ``varies``: it has a value for each parameter, so it is a list outside of the loop.
     ``spent``: nobody reads it after this statement, and its memory may be written over.
-    ``unit``: a number known to lie in [0, 1].
+    ``unit``: a number known to lie in [0, 1]. ``positive``: known not to be negative.
     """
 
     text: str
@@ -46,6 +46,7 @@ class Operand:
     varies: bool = True
     spent: bool = False
     unit: bool = False
+    positive: bool = False
 
 
 def expression(op: str, args: Sequence[Operand]) -> str:
@@ -53,6 +54,8 @@ def expression(op: str, args: Sequence[Operand]) -> str:
     texts = [arg.text for arg in args]
     if max(arg.kind for arg in args) == Kind.SCALAR:
         return _on_numbers(op, args, texts)
+    if op == "sqrt" and args[0].positive:
+        return f"torch.sqrt({texts[0]})"
     if op == "norm":
         return f"torch.linalg.vector_norm({texts[0]})"
     if op in ("maximum", "minimum") and Kind.SCALAR in (args[0].kind, args[1].kind):
@@ -133,6 +136,8 @@ class _Calls:
         """False if foreach has no such function."""
         if op in UNARY:
             self.call(UNARY[op], 0)
+        elif op == "sqrt" and self.args[0].positive:
+            self.call("sqrt", 0)
         elif op in AFTER_ABS:
             self.call("abs", 0)
             self.then(AFTER_ABS[op])

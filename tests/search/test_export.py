@@ -266,3 +266,28 @@ def test_programs_that_cannot_be_exported_are_refused() -> None:
         to_source(parse("def update(w, g, h):\n    update = g / h\n    return update"), "x", "")
     with pytest.raises(ProgramError, match="gradient"):
         to_source(parse("def update(w, g):\n    update = w * 2.0\n    return update"), "x", "")
+
+
+AVERAGE = ("g2 = square(g)", "v = interp(g2, v, 0.9)")
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        ((*AVERAGE, "x = sqrt(v)"), False),
+        (("g2 = g * g", "v = v + g2", "x = sqrt(v)"), False),
+        (("v = maximum(v, g)", "x = sqrt(v)"), False),
+        ((*AVERAGE, "b = power(0.9, t)", "c = 1.0 - b", "a = v / c", "x = sqrt(a)"), False),
+        (("v = interp(g, v, 0.9)", "x = sqrt(v)"), True),
+        (("g2 = square(g)", "v = interp(g2, v, 1.5)", "x = sqrt(v)"), True),  # may be subtracted
+        (("g2 = square(g)", "v = v - g2", "x = sqrt(v)"), True),
+        (("g2 = square(g)", "v = g2 * 0.3", "x = sqrt(v)"), True),  # whoever uses it may change 0.3
+        (("x = sqrt(v)", "v = 1.0 * g"), True),
+    ],
+)
+def test_square_roots_take_absolute_values_unless_that_changes_nothing(lines, kept) -> None:
+    body = "".join(f"    {line}\n" for line in (*lines, "update = g / x", "return update, v"))
+    source = to_source(parse(f"def update(w, g, v, t):\n{body}"), "rule", "")
+    code = source[source.index("def _loop") :]
+    assert (".abs()" in code) == kept
+    assert ("_foreach_abs" in code) == kept
