@@ -122,6 +122,7 @@ def calibrate(funnel: Funnel, programs: Sequence[Program], trials: int) -> Calib
 
     Raises ValueError where the reference diverges at every learning rate.
     """
+    prepare(funnel.device)
     settings = scoring.grid(trials)
     rates = torch.tensor([setting.lr for setting in settings])
     owner = torch.arange(len(programs)).repeat_interleave(trials)

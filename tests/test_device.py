@@ -213,10 +213,14 @@ def test_whole_trajectories_agree_across_devices(task: Task) -> None:
 
 @gpu
 @needs
-@pytest.mark.parametrize("rule", ["tuned", "small_fc", "velo"])
+@pytest.mark.parametrize("rule", ["programs", "tuned", "small_fc", "velo"])
 def test_steps_do_not_wait_on_a_device(rule: str, monkeypatch, caplog) -> None:
-    learned = {"tuned": TunedAdam(), "small_fc": SmallFC(), "velo": Velo()}[rule]
-    chosen = learned.rule(learned.initial().cuda())
+    if rule == "programs":
+        known = [ZOO["adamw"].program, ZOO["lion"].program]
+        chosen = vm.Population.of(known, (torch.arange(INSTANCES) % 2).cuda())
+    else:
+        learned = {"tuned": TunedAdam(), "small_fc": SmallFC(), "velo": Velo()}[rule]
+        chosen = learned.rule(learned.initial().cuda())
     task = TASKS["mlp"]
     inner = start(task, chosen, INSTANCES, 3, "cuda")
     arguments = (task, chosen, inner, 20)
