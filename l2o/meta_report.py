@@ -24,7 +24,7 @@ from l2o.meta_config import Config
 from l2o.tuned import TunedAdam
 from tasks.coordinates import Coordinates, coordinate_check
 from tasks.evaluation import marks
-from tasks.figures import loss_axis
+from tasks.figures import loss_axis, sparse_ticks
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, scaled
 from tasks.page import COLOURS, GREY, Figure, Page, Part, Program, Section, Table, Tiles, drawing
@@ -93,10 +93,13 @@ def page(run_dir: Path, remade_by: str) -> Page:
 
 def _lead(config: Config, found: Saved, measured: dict[str, dict[str, Runs]], gap: Interval) -> str:
     left = config.outer.steps - len(found.losses)
+    final = final_against_adam(measured, config)
+    ending = f"{distance(final.mean)} Adam's ({said(final)} %)"
     return (
         f"The kept optimizer's objective on {len(measured)} held-out tasks is "
         f"{distance(gap.mean)} that of {_adam(config)} (95 % interval {said(gap)} %, n = {gap.n} "
-        f"seeds that did not choose it)."
+        f"seeds that did not choose it). Its final validation loss, which meta-training does not "
+        f"look at, is {ending if math.isfinite(final.mean) else 'not finite'}."
         + (f" {left} outer steps are still to come." if left else "")
     )
 
@@ -153,6 +156,8 @@ def _held_out(config: Config, found: Saved) -> Figure:
         axes.axvline(best["step"], color=GREY, linewidth=0.8)
         axes.set_xlabel("outer step")
         axes.set_ylabel("held-out objective")
+        axes.set_yscale("log")
+        sparse_ticks(axes, wide=False)
         axes.legend(loc="upper right")
     seeds = config.evaluation.seeds
     caption = (
@@ -201,6 +206,15 @@ def against_adam(measured: dict[str, dict[str, Runs]], config: Config) -> Interv
         for rule in ("kept", _adam(config))
     )
     return compare(kept, adam)
+
+
+def final_against_adam(measured: dict[str, dict[str, Runs]], config: Config) -> Interval:
+    """The same of the final validation loss, which meta-training does not look at."""
+    kept, adam = (
+        np.stack([runs[rule].curves[:, -1] for runs in measured.values()])
+        for rule in ("kept", _adam(config))
+    )
+    return compare(np.nan_to_num(kept, nan=math.inf, posinf=math.inf), adam)
 
 
 def _held_out_tasks(config: Config, measured: dict[str, dict[str, Runs]]) -> list[Part]:
@@ -265,6 +279,7 @@ def _coordinates(run_dir: Path) -> list[Part]:
                 axes.loglog(check.widths, check.change[:, -1, k], "o-", color=colour, label=layer)
             axes.set_xticks(check.widths, [str(width) for width in check.widths])
             axes.minorticks_off()
+            sparse_ticks(axes, wide=float(np.ptp(np.log10(check.change[:, -1]))) > 1.5)
             axes.set_xlabel("width")
             axes.set_ylabel("change of activations (RMS)")
             axes.set_title(title, loc="left")

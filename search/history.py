@@ -62,13 +62,14 @@ def history(archive: Archive) -> History:
 
 
 def leaders(archive: Archive) -> list[Record]:
-    """Candidates that were the best so far when they came back, in order; the first, the last and
-    some between, at most ``POINTS``."""
-    found, best = [], math.inf
+    """The best so far after each batch that made a better one; the first, the last and some
+    between, at most ``POINTS``."""
+    by_batch, best = {}, math.inf
     for record in archive.records("WHERE c.fate = 'evaluated' ORDER BY c.id"):
         if record.score is not None and record.score < best:
-            found.append(record)
+            by_batch[record.batch] = record
             best = record.score
+    found = list(by_batch.values())
     places = np.linspace(0, len(found) - 1, min(POINTS, len(found))).round().astype(int)
     return [found[place] for place in places]
 

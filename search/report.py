@@ -188,8 +188,9 @@ def _meta_validation_figure(
     with drawing() as (figure, axes):
         axes.axhline(0, color=GREY, linewidth=1, linestyle="--", label="AdamW, tuned")
         tried = [past.tried[record.batch] for record, _ in followed]
-        scores = [100 * math.expm1(_score(record)) for record, _ in followed]
-        axes.step(tried, scores, where="post", color=GREY, lw=1.2, label="on the proxies, own seed")
+        best = 100 * np.expm1(past.best_so_far)
+        label = "best so far on the proxies, own seed"
+        axes.step(past.tried, best, where="post", color=GREY, lw=1.2, label=label)
         for x, (record, gap) in zip(tried, followed, strict=True):
             low, mean, high = (100 * math.expm1(min(v, 3)) for v in (gap.low, gap.mean, gap.high))
             axes.plot([x, x], [low, high], color=COLOURS[1], linewidth=1.2)

@@ -76,17 +76,21 @@ def curve(measured: Measured, t: int, names: dict[str, str]) -> Figure:
 
 def loss_axis(axes: Any, losses: np.ndarray, top: float) -> None:
     """A logarithmic axis from the best loss to a little above ``top``, labelled sparsely."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     finite = losses[np.isfinite(losses)]
     low = finite.min() if len(finite) else top / 10
     axes.set_yscale("log")
     axes.set_ylim(low / 1.05, top * 1.1)
-    wide = top / low > 30
+    sparse_ticks(axes, wide=top / low > 30)
+    axes.set_ylabel("validation loss")
+
+
+def sparse_ticks(axes: Any, wide: bool) -> None:
+    """Plain numbers on a logarithmic y axis, at powers of ten only if the range is ``wide``."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 3.0, 5.0)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylabel("validation loss")
 
 
 def budget(measured: Measured, table: Sequence[Standing], names: dict[str, str]) -> Figure:

@@ -111,7 +111,8 @@ def test_what_led_the_search_is_measured_on_larger_tasks(finished):
     scores = [record.score or 0.0 for record in records]
     assert scores == sorted(scores, reverse=True)
     assert 2 <= len(scores) == len({*scores}) <= POINTS
-    assert (records[0].id, records[-1].score) == (0, best.score)
+    assert len({record.batch for record in records}) == len(records)
+    assert (records[0].batch, records[-1].score) == (0, best.score)
     assert [record for record, _ in followed] == records
     assert {gap.n for _, gap in followed} == {CONFIG.verdict.seeds}
 
