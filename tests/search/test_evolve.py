@@ -106,7 +106,7 @@ def test_ties_go_to_the_shorter_program():
     search.tell(batch, [Outcome("evaluated", 0.0, 0.01, (0.0, 0.0), ())])
     batch = search.ask()
     search.tell(batch, outcomes(batch, lambda candidate: -1.0))
-    lengths = [c.program.length for c in batch.candidates if c.fate == "evaluated"]
+    lengths = [c.program.length for c in batch.candidates if c.program and c.fate == "evaluated"]
     assert search.best[0].program.length == min(lengths)
     assert [c.id for c in search.front].count(search.best[0].id) == 1
     assert all(c.score == -1.0 or c.program.length < min(lengths) for c in search.front)
