@@ -107,8 +107,10 @@ def test_ties_go_to_the_shorter_program():
     batch = search.ask()
     search.tell(batch, outcomes(batch, lambda candidate: -1.0))
     lengths = [c.program.length for c in batch.candidates if c.program and c.fate == "evaluated"]
-    assert search.best[0].program.length == min(lengths)
-    assert [c.id for c in search.front].count(search.best[0].id) == 1
+    best = search.best[0]
+    assert best.program is not None
+    assert best.program.length == min(lengths)
+    assert [c.id for c in search.front].count(best.id) == 1
     assert all(c.score == -1.0 or c.program.length < min(lengths) for c in search.front)
 
 
