@@ -51,10 +51,31 @@ class Functions:
 
     def foreach(self) -> str:
         lines = [*self._foreach_inputs()]
-        for row in range(self.program.length):
-            lines += statements.foreach(*self._operands(row, in_lists=True, reuse=True))
+        rows = iter(range(self.program.length))
+        for row in rows:
+            fused = self._average_of_square(row)
+            lines += fused or statements.foreach(*self._operands(row, in_lists=True, reuse=True))
+            if fused:
+                next(rows)
         lines += self._move_lists() if self.is_global else self._move_foreach()
         return self._define("_foreach", "All parameters at once; the same numbers.", lines)
+
+    def _average_of_square(self, row: int) -> list[str]:
+        """``x2 = square(x)``, ``v = interp(x2, v, beta)`` without memory for ``x2``; or nothing."""
+        square, average = (*self.program.statements[row : row + 2], None)[:2]
+        if average is None or square.op != "square" or average.op != "interp":
+            return []
+        reads = sum(statement.args.count(square.target) for statement in self.program.statements)
+        _, _, (x,) = self._operands(row, in_lists=True, reuse=True)
+        _, v, (x2, before, beta) = self._operands(row + 1, in_lists=True, reuse=True)
+        in_place = before.text == v.text != x.text and before.spent and v.spent
+        once = reads == 1 and x2.text == square.target and square.target not in self.program.states
+        if not (in_place and once and x.kind == v.kind and not beta.varies):
+            return []
+        return [
+            f"torch._foreach_mul_({v.text}, {beta.text})",
+            f"torch._foreach_addcmul_({v.text}, {x.text}, {x.text}, value=1 - {beta.text})",
+        ]
 
     def _define(self, name: str, doc: str, lines: list[str]) -> str:
         columns = [

@@ -291,3 +291,19 @@ def test_square_roots_take_absolute_values_unless_that_changes_nothing(lines, ke
     code = source[source.index("def _loop") :]
     assert (".abs()" in code) == kept
     assert ("_foreach_abs" in code) == kept
+
+
+@pytest.mark.parametrize(
+    ("lines", "fused"),
+    [
+        (("g2 = square(g)", "v = interp(g2, v, 0.9)", "x = v + 1.0"), True),
+        (("g2 = square(g)", "v = interp(g2, v, 0.9)", "x = v + g2"), False),  # read once more
+        (("g2 = square(g)", "v = interp(v, g2, 0.1)", "x = v + 1.0"), False),
+        (("g2 = square(v)", "v = interp(g2, v, 0.9)", "x = v + 1.0"), False),
+        (("g2 = square(g)", "x = interp(g2, v, 0.9)", "v = 1.0 * x"), False),
+    ],
+)
+def test_averages_of_squares_need_no_memory_for_the_square(lines, fused) -> None:
+    body = "".join(f"    {line}\n" for line in (*lines, "update = g / x", "return update, v"))
+    source = to_source(parse(f"def update(w, g, v):\n{body}"), "rule", "")
+    assert ("_foreach_addcmul_(v, g, g" in source) == fused
