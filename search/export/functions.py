@@ -62,9 +62,10 @@ class Functions:
 
     def _average_of_square(self, row: int) -> list[str]:
         """``x2 = square(x)``, ``v = interp(x2, v, beta)`` without memory for ``x2``; or nothing."""
-        square, average = (*self.program.statements[row : row + 2], None)[:2]
-        if average is None or square.op != "square" or average.op != "interp":
+        pair = self.program.statements[row : row + 2]
+        if [statement.op for statement in pair] != ["square", "interp"]:
             return []
+        square = pair[0]
         reads = sum(statement.args.count(square.target) for statement in self.program.statements)
         _, _, (x,) = self._operands(row, in_lists=True, reuse=True)
         _, v, (x2, before, beta) = self._operands(row + 1, in_lists=True, reuse=True)
