@@ -35,6 +35,7 @@ from search.evolve import Evolution, Settings
 from search.program import Program
 from search.vm import Population, reference
 from search.zoo import ZOO, with_states
+from search.zoo.classics import CLASSICS
 from tasks.data import draw
 from tasks.environment import environment
 from tasks.mlp import MLP
@@ -51,7 +52,7 @@ HORIZON = 200
 
 def programs() -> list[Program]:
     """The zoo, over and over: known rules of 1 to 11 statements."""
-    return [entry.program for entry, _ in zip(itertools.cycle(ZOO.values()), range(PROGRAMS))]
+    return [entry.program for entry, _ in zip(itertools.cycle(CLASSICS), range(PROGRAMS))]
 
 
 class Batched:
@@ -101,7 +102,7 @@ class Loop:
 
     def __init__(self, task: Task, steps: int, lifted: bool = False) -> None:
         self.task, self.steps, self.lifted = task, steps, lifted
-        self.programs = programs()[: len(ZOO)]
+        self.programs = programs()[: len(CLASSICS)]
 
     @property
     def model_steps(self) -> int:
@@ -149,7 +150,7 @@ def vm(console: Console, turns: int) -> None:
 def sizes() -> str:
     lengths = [program.length for program in programs()]
     return (
-        f"{PROGRAMS} programs (the zoo, {min(lengths)} to {max(lengths)} statements, mean "
+        f"{PROGRAMS} programs (torch's classics, {min(lengths)} to {max(lengths)} statements, mean "
         f"{sum(lengths) / len(lengths):.1f}) x {len(RATES)} learning rates"
     )
 
