@@ -12,6 +12,9 @@ from search.archive import open_existing
 from search.program import Program, parse
 from search.zoo.entry import Entry
 
+TEXT = "rule.txt"
+"""The program in the folder of a shipped rule."""
+
 
 class Found(NamedTuple):
     """A program of a run, and where it stands there."""
@@ -23,13 +26,20 @@ class Found(NamedTuple):
 
 
 def rule(name: str) -> Program:
-    """A zoo entry, the winner of a run (its directory), or the program in a file.
+    """A zoo entry, the winner of a run (its directory), a folder of ``checkpoints`` that holds a
+    program, or the program in a file.
 
     Raises ValueError, naming what is accepted, if it is none of these.
     """
-    if name not in zoo.ZOO and Path(name).is_dir():
-        return winner(Path(name)).program
-    return zoo.load(name)
+    if name in zoo.ZOO:
+        return zoo.ZOO[name].program
+    path = _text_of(Path(name))
+    return winner(path).program if path.is_dir() else zoo.load(path)
+
+
+def _text_of(path: Path) -> Path:
+    """The file with the program where ``path`` is a shipped rule's folder; else ``path``."""
+    return path / TEXT if (path / TEXT).is_file() else path
 
 
 def load(name: str | PathLike[str], candidate: int | None = None) -> Entry:
@@ -39,12 +49,12 @@ def load(name: str | PathLike[str], candidate: int | None = None) -> Entry:
     """
     if name in zoo.ZOO:
         return zoo.ZOO[str(name)]
-    name = Path(name)
+    name = _text_of(Path(name))
     if name.is_dir():
         found = winner(name, candidate)
         origin = f"candidate {found.id} of the run {name}; score {found.score:+.4f}"
         return Entry(f"rule_{found.id}", found.program, origin, found.lr)
-    program, stem = zoo.load(name), name.stem
+    program, stem = zoo.load(name), name.parent.name if name.name == TEXT else name.stem
     lr = 1e-3 if program.form == "direction" else 1.0
     return Entry(stem if stem[:1].isalpha() else f"rule_{stem}", program, f"the file {name}", lr)
 

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 import pickle
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from search.archive import create
 from search.export.build import to_class
 from search.zoo import ZOO
 
+ROOT = Path(__file__).parents[2]
 FAST = """def update(w, g, m):
     m = interp(g, m, 0.6)
     update = sign(m)
@@ -111,3 +113,15 @@ def test_importing_the_packages_imports_nothing_heavy() -> None:
     code = "import search, l2o, sys; print('torch' in sys.modules, search.load, l2o.load)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("False")
+
+
+def test_shipped_rules_have_names_and_cards() -> None:
+    shipped = [folder.parent for folder in (ROOT / "checkpoints").glob("*/rule.txt")]
+    assert shipped
+    for folder in shipped:
+        entry = search.load(folder)
+        assert entry.name == folder.name
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        assert card["name"] == folder.name
+        assert {"command", "seed", "scores", "environment", "licence"} <= card.keys()
+        trained(model(), entry.optimizer(model().parameters(), lr=1e-3))
