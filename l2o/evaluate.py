@@ -51,8 +51,7 @@ def evaluate(arguments: Arguments) -> int:
     torch.set_num_threads(_positive(options.threads))
     console = Console()
     with Results(options.out) as results:
-        threads = {"threads": str(torch.get_num_threads())}
-        results.set_fact("environment", environment(_device(options.device)) | threads)
+        results.set_fact("environment", environment(_device(options.device)))
         results.set_fact("command", ["l2o", "evaluate", *arguments])
         results.set_fact("reference", options.reference)
         try:

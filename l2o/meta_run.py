@@ -34,7 +34,7 @@ from l2o.meta_train import Training, learning_rate
 from l2o.meta_view import Curves, Progress, View
 from l2o.ranks import Ranks
 from tasks import files
-from tasks.environment import environment
+from tasks.environment import environment, prepare
 from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
 
@@ -50,6 +50,7 @@ def begin(
     """A new run directory. Raises RunExists if it is there, ValueError for what cannot be run."""
     for lesson in lessons([*config.train.tasks(), *config.held_out.tasks()], config.mup):
         lesson.rule(optimizer, theta)
+    prepare(config.device)
     facts = {
         "format_version": VERSION,
         "command": command,
@@ -105,6 +106,7 @@ class Run:
         self.run_dir, self.ranks, self.view = run_dir, ranks, view
         self.facts = facts(run_dir)
         self.config = Config.from_dict(self.facts["config"])
+        prepare(self.config.device)
         self.optimizer, self.start, _ = checkpoint.load(run_dir / START)
         self.training = Training(self.config, self.optimizer, self.start, ranks)
         self.best = self.start

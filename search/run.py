@@ -27,7 +27,7 @@ from search.verdict import Trial, judge, standings
 from search.view import Curves, View
 from search.workers import Executor, Failure, executor
 from search.zoo import lookup
-from tasks.environment import environment
+from tasks.environment import environment, prepare
 from tasks.interrupt import Interrupted, polite
 from tasks.suites import names, resolve
 
@@ -40,6 +40,7 @@ def begin(run_dir: Path, config: Config) -> Archive:
         resolve(config.verdict.meta_validation)
     for text in config.start:
         parse(text)
+    prepare(config.funnel.device)
     return archives.create(run_dir, {"config": asdict(config), "environment": environment()})
 
 

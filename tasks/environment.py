@@ -14,13 +14,15 @@ LIBRARIES = ("l2o", "torch", "numpy", "numba", "scipy", "deap")
 
 
 def environment(device: str = "cpu") -> dict[str, str | None]:
-    """Versions, machine, device and the commit of the source, all as text; None if unknown."""
+    """Versions, machine, device, torch's threads and the commit of the source, all as text; None
+    if unknown."""
     facts: dict[str, str | None] = {name: _version(name) for name in LIBRARIES}
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     return facts | {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": name,
+        "threads": str(torch.get_num_threads()),
         "commit": _commit(),
     }
 
@@ -28,10 +30,12 @@ def environment(device: str = "cpu") -> dict[str, str | None]:
 def prepare(device: str) -> None:
     """Check a device and make what is computed on it repeatable: same seed, same result.
 
-    Sums are then added in a fixed order and float32 is not cut to 19 bits, in the whole process.
+    In the whole process sums are then added in a fixed order, torch has one thread (two are slower
+    on small tensors, and parallelism is processes), and on a GPU float32 is not cut to 19 bits.
     Call it before anything is computed on the device. Raises ValueError as ``check_device``.
     """
     check_device(device)
+    torch.set_num_threads(1)
     if not device.startswith("cuda"):
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is loaded
