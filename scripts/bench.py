@@ -3,6 +3,7 @@
     python scripts/bench.py vm          the kernel's share of an inner step
     python scripts/bench.py search      model-steps and decided candidates a second
     python scripts/bench.py meta        inner steps of meta-training, and a learned optimizer's step
+    python scripts/bench.py optimizers  a step of exported rules beside torch's optimizers
     python scripts/bench.py gpu         all of it on a GPU, against the size of the batch
 
 Everything runs in one process on one thread. The things compared take turns (A B C A B C ...), so
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from bench_gpu import gpu
 from bench_meta import meta
+from bench_optimizers import report as optimizers
 from plain_loops import train, train_lifted
 from rich import box
 from rich.console import Console
@@ -287,9 +289,11 @@ def full_evaluations_a_second(funnel: Funnel) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("vm", "search", "meta", "gpu"))
+    parser.add_argument("what", choices=("vm", "search", "meta", "optimizers", "gpu"))
     parser.add_argument("--turns", type=int, default=9, help="how often everything is measured")
     parser.add_argument("--seconds", type=float, default=40, help="length of the short search")
+    parser.add_argument("--processes", type=int, default=5, help="for each of the optimizers")
+    parser.add_argument("--rules", nargs="*", default=[], help="optimizers, as for l2o export")
     parser.add_argument("--device", default="cuda", help="of gpu: cuda, cuda:N or cpu")
     parser.add_argument("--small", action="store_true", help="of gpu: only see that it works")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="of gpu: results")
@@ -304,6 +308,9 @@ def main() -> None:
     console = Console(width=None if Console().is_terminal else 110, highlight=False)
     facts = environment()
     console.print(", ".join(f"{name} {value}" for name, value in facts.items() if value))
+    if options.what == "optimizers":
+        optimizers(console, options.processes, options.rules)
+        return
     console.print(
         f"1 process, 1 thread, seed 0, {options.turns} turns: median (smallest–largest)\n"
     )
