@@ -127,10 +127,8 @@ class Search:
                 new.append(self._ask())
             islands = self.evolution.islands
             population = [[candidate.id for candidate in i.population] for i in islands]
-            idle = [
-                {"best": i.best if i.best < math.inf else None, "idle": i.idle} for i in islands
-            ]
-            self.archive.set_snapshot(batch.number, population, {"islands": idle})
+            facts = [{"best": _or_none(i.best), "idle": i.idle} for i in islands]
+            self.archive.set_snapshot(batch.number, population, {"islands": facts})
             now = time.monotonic()
             busy = sum(self.jobs.busy)
             self.archive.add_timing(batch.number, now - self.last, busy - self.busy)

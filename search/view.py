@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -36,7 +36,6 @@ class Progress:
     done: float  # share of the budget that is used
     seconds: float
     seconds_left: float
-    notes: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def tried(self) -> int:
@@ -121,8 +120,6 @@ class Curves:
             self.writer.add_scalar(f"share/{fate}", p.share(fate), step)
         self.writer.add_scalar("rate/candidates a second", p.candidates_a_second, step)
         self.writer.add_scalar("rate/workers busy", p.busy, step)
-        for name, value in p.notes.items():
-            self.writer.add_scalar(name, value, step)
         if p.best_text != self.best:
             self.best = p.best_text
             self.writer.add_text("search/best program", f"```python\n{p.best_text}\n```", step)
