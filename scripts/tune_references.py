@@ -1,11 +1,11 @@
 """Tuned AdamW on every task of the suites that need no download: tasks/references.json.
 
-    python scripts/tune_references.py                    writes the file again
-    python scripts/tune_references.py --suites held_out  that suite's tasks, the others kept
+    python scripts/tune_references.py
 
 Each task: 16 trials of learning rate and weight decay on the tuning seed, the best of them on 5
-fresh seeds, exactly as ``l2o evaluate adamw`` does it. Trials are kept in
-references.sqlite, so that an interrupted run goes on.
+fresh seeds, exactly as ``l2o evaluate adamw`` does it. Trials are kept in references.sqlite, so
+that an interrupted run goes on. The whole file is made by one commit in one environment, which it
+names; a tree with uncommitted changes is refused.
 """
 
 from __future__ import annotations
@@ -32,24 +32,26 @@ FILE = Path(__file__).resolve().parent.parent / "tasks" / "references.json"
 def main() -> None:
     """Measure and write."""
     options_of = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options_of.add_argument("--suites", nargs="+", default=SUITES)
     options_of.add_argument("--trials", type=int, default=16)
     options_of.add_argument("--seeds", type=int, default=5)
     options_of.add_argument("--results", type=Path, default=Path("references.sqlite"))
     options = options_of.parse_args()
     torch.set_num_threads(1)
-    known = json.loads(FILE.read_text())["tasks"] if FILE.exists() else {}
+    made_in = environment()
+    if (made_in["commit"] or "+").endswith("+"):
+        raise SystemExit("commit your changes first: the file names the commit that made it")
+    tasks: dict[str, dict[str, Any]] = {}
     with Results(options.results) as results:
-        for suite in options.suites:
+        for suite in SUITES:
             for identity, steps, reference in _suite(suite, options, results):
-                known.setdefault(identity, {})[str(steps)] = reference
-            document = {
-                "rule": "adamw",
-                "made by": "python scripts/tune_references.py",
-                "environment": environment(),
-                "tasks": known,
-            }
-            FILE.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+                tasks.setdefault(identity, {})[str(steps)] = reference
+    document = {
+        "rule": "adamw",
+        "made by": "python scripts/tune_references.py",
+        "environment": made_in,
+        "tasks": tasks,
+    }
+    FILE.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
 def _suite(suite: str, options: Any, results: Results) -> list[tuple[str, int, dict[str, Any]]]:
