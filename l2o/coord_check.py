@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,9 @@ def _checks(options: Any) -> dict[str, Coordinates]:
     make, named = _network(options.task), entrant(options.rule)
 
     def make_rule(task: Task) -> UpdateRule:
-        return named.make(task, 1, options.device)
+        found = named.make(task, 1, options.device)
+        # Multipliers are added below, whatever the rule was meta-trained in.
+        return replace(found, scale=None) if isinstance(found, LearnedRule) else found
 
     rule = make_rule(make(widths[0]))
     power = _degree(rule) if options.degree is None else options.degree

@@ -30,7 +30,8 @@ def evaluate(arguments: Arguments) -> int:
     """Judge update rules: all tuned alike on every task of a suite, then run on fresh seeds.
 
     A RULE is a zoo name, a program file, a run, a checkpoint, a file that defines a
-    torch.optim.Optimizer, or torch.optim.NAME. Interrupt it at will: the same command goes on.
+    torch.optim.Optimizer, or torch.optim.NAME. A checkpoint that was meta-trained in muP is run on
+    the muP version of each task. Interrupt it at will: the same command goes on.
 
     l2o evaluate lion runs/first --out results.sqlite
     l2o evaluate my_rule.txt torch.optim.NAdam "torch.optim.SGD(momentum=0.9)" --trials 32

@@ -23,6 +23,7 @@ from search.program import to_text
 from search.vm import Population
 from search.zoo import ZOO
 from tasks.evaluation import Entrant
+from tasks.mup import mup, update_multiplier
 from tasks.results import digest
 from tasks.torch_rule import TorchRule, optimizer_class, optimizer_file, torch_optimizer
 from tasks.types import Task, UpdateRule
@@ -63,15 +64,28 @@ def _program(name: str) -> Entrant:
 
 
 def _learned(name: str) -> Entrant:
+    """A checkpoint, in the parametrisation that it was meta-trained in."""
     optimizer, theta, card = checkpoint.load(name)
+    in_mup = card.get("mup", False)
 
     def make(task: Task, instances: int, device: str) -> UpdateRule:
-        return optimizer.on(task).rule(theta.to(device))
+        return optimizer.on(task).rule(theta.to(device), update_multiplier if in_mup else None)
 
     content = (Path(name) / checkpoint.TENSORS).read_bytes()
     architecture = card.get("architecture", type(optimizer).__name__)
     source = f"{architecture}, {optimizer.size} meta-parameters"
-    return Entrant(name, digest("learned", content), source, make)
+    if not in_mup:
+        return Entrant(name, digest("learned", content), source, make)
+    return Entrant(name, digest("learned in muP", content), f"{source}, in muP", make, _in_mup)
+
+
+def _in_mup(task: Task) -> Task:
+    try:
+        return mup(task)
+    except ValueError as error:
+        raise ValueError(
+            f"meta-trained in muP, of which this task has no version: {error}"
+        ) from error
 
 
 def _torch(name: str, rule: TorchRule, source: str) -> Entrant:

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Protocol
 
 import numpy as np
@@ -44,15 +45,21 @@ class Make(Protocol):
     def __call__(self, task: Task, instances: int, device: str) -> UpdateRule: ...
 
 
+def _as_it_is(task: Task) -> Task:
+    return task
+
+
 @dataclass(frozen=True)
 class Entrant:
     """A rule to be judged. Equal ``identity`` means equal behaviour: results are filed under it.
-    ``source`` is what a reader may want to see, such as its program."""
+    ``source`` is what a reader may want to see, such as its program. ``parametrise`` turns a task
+    into the one that the rule is for, such as its muP version; ValueError if there is none."""
 
     name: str
     identity: str
     source: str
     make: Make
+    parametrise: Callable[[Task], Task] = _as_it_is
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,8 @@ def evaluate(
     Raises ValueError for an unknown suite, or a rule that cannot be used on one of its tasks.
     """
     entries = plan.entries()
+    for (_, task, _), entrant in product(entries, entrants):
+        _parametrised(task, entrant)  # what is refused is refused before anything is run
     note(plan, entrants, results)
     for entrant in entrants:
         results.set_rule(entrant.name, entrant.identity, entrant.source)
@@ -128,13 +137,20 @@ def evaluate(
         results.set_task(name, identity, card(Entry(task, steps)))
         for entrant in entrants:
             study = Study(entrant.identity, identity, steps, plan.schedule)
-            bench = _Bench(task, entrant, study, results, device)
+            bench = _Bench(_parametrised(task, entrant), entrant, study, results, device)
             trials = [(TUNING_SEED, setting) for setting in space(plan.trials)]
             tuned = bench.complete(trials, curve=False)
             best = chosen(plan.trials, results.runs(study))
             measured = bench.complete([(seed, best) for seed in plan.fresh], curve=True)
             if tuned or measured:
                 say(f"{name}: {entrant.name}: {tuned} trials, {measured} fresh runs")
+
+
+def _parametrised(task: Task, entrant: Entrant) -> Task:
+    try:
+        return entrant.parametrise(task)
+    except ValueError as error:
+        raise ValueError(f"{entrant.name}: {task.name}: {error}") from error
 
 
 def chosen(trials: int, runs: dict[tuple[int, float, float], Run]) -> Setting:

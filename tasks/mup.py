@@ -111,12 +111,12 @@ class Mup(Task):
         return list(zip(self.specs.specs, base, strict=True))
 
 
-def mup(task: Task, base_width: int | None = None, zero_readout: bool = True) -> Mup:
+def mup(task: Task, base_width: int | None = None, zero_readout: bool | None = None) -> Mup:
     """A member of a family (a dataclass with a field ``width``) in muP.
 
-    ``zero_readout`` starts the output weights at zero, where the paper advises to. Raises
-    ValueError for a task without a width or with several outputs to set to zero (an autoencoder),
-    and WidthError where a parameter fits no role.
+    ``zero_readout`` starts the output weights at zero, as the paper advises; None: where there is
+    one output. Raises WidthError (a ValueError) for a task without a width and where a parameter
+    fits no role, and ValueError for several outputs to set to zero (an autoencoder's).
     """
     if not is_dataclass(task) or "width" not in (field.name for field in fields(task)):
         raise WidthError(f"task: got {task.name}, whose family has no field width")
@@ -131,17 +131,19 @@ def mup_at(
     make: Callable[[int], Task],
     width: int,
     base_width: int | None = None,
-    zero_readout: bool = True,
+    zero_readout: bool | None = None,
 ) -> Mup:
     """As ``mup``, for any function from a width to a task, such as one of your module's."""
     task, base = make(width), None if base_width is None else make(base_width)
     narrow = width if base_width is None else min(width, base_width)
     found = parts(make(narrow), make(2 * narrow))
     outputs = [name for name, part in found.items() if part.role == "output"]
+    if zero_readout is None:
+        zero_readout = len(outputs) == 1
     if zero_readout and len(outputs) > 1:
         raise ValueError(
             f"zero_readout: got True for several outputs ({', '.join(outputs)}), which would stop "
-            "all gradients; expected False"
+            "all gradients; expected False or None"
         )
     specs = layout(found, task.layout)
     base_specs = None if base is None else layout(found, base.layout)

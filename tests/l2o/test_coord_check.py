@@ -55,6 +55,16 @@ def test_a_learned_optimizer_is_used_without_a_base_width(learned, tmp_path):
     assert changes[False] < 0.2 * changes[True]
 
 
+def test_what_a_card_says_of_mup_does_not_scale_twice(learned, tmp_path):
+    tables = []
+    for in_mup in (False, True):
+        loaded = checkpoint.load(learned)
+        checkpoint.save(learned, loaded.optimizer, loaded.theta, {"mup": in_mup})
+        run("--out", str(tmp_path), "--rule", learned)
+        tables.append((tmp_path / "coordinates.csv").read_text())
+    assert tables[0] == tables[1]
+
+
 def test_exit_status_tells_that_lines_are_not_flat(tmp_path, monkeypatch):
     """A rule of degree 0 that is said to have degree 1 gets the wrong multipliers."""
     assert run("--rule", "lion", "--lr", "0.002", "--degree", "1", "--out", str(tmp_path)) == 1

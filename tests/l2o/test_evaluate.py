@@ -6,11 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from l2o import checkpoint
 from l2o.cli import main
 from l2o.rules import entrant, entrants
 from l2o.tuned import TunedAdam
+from tasks.autoencoder import Autoencoder
+from tasks.evaluation import Plan, space
+from tasks.evaluation import evaluate as run_plan
+from tasks.mlp import MLP
+from tasks.mup import mup, update_multiplier
+from tasks.results import Results, Study
+from tasks.suites import Entry
+from tasks.unroll import cosine, unroll
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--trials", "3", "--seeds", "2", "--length", "0.1"]
@@ -18,6 +27,10 @@ SUITE = """
 from tasks.mlp import MLP
 from tasks.suites import Entry
 pair = [Entry(MLP(width=w, batch_size=16), 40) for w in (4, 8)]
+"""
+WITHOUT_WIDTH = """
+from tasks.linear import Logistic
+pair.append(Entry(Logistic(batch_size=8), 40))
 """
 PROGRAM = "def update(w, g):\n    update = sign(g)\n    return update\n"
 
@@ -72,6 +85,53 @@ def test_seeds_that_agree_are_not_a_tie_and_itself_is_one(here):
     found = json.loads((here / "r.json").read_text())
     assert [(s["rank"], s["gap"]["mean"]) for s in found["standings"]] == [(1, 0), (1, 0)]
     assert {s["verdict"] for s in found["standings"]} == {"reference", "tie"}
+
+
+IN_MUP = Entry(MLP(width=12, depth=2, batch_size=16), 6)
+
+
+@pytest.mark.parametrize("in_mup", [True, False])
+def test_a_checkpoint_is_judged_in_the_parametrisation_it_was_meta_trained_in(tmp_path, in_mup):
+    optimizer, name = TunedAdam(lr=0.01), str(tmp_path / "learned")
+    checkpoint.save(name, optimizer, optimizer.initial(), {"mup": in_mup})
+    plan = Plan(suite=f"{__name__}:IN_MUP", trials=2, seeds=1)
+    with Results(tmp_path / "r.sqlite") as results:
+        run_plan(plan, [rule := entrant(name)], results)
+        (task_id, _), settings = results.tasks()[IN_MUP.task.name], space(2)
+        runs = results.runs(Study(rule.identity, task_id, IN_MUP.steps, plan.schedule))
+    expected = unroll(
+        mup(IN_MUP.task) if in_mup else IN_MUP.task,
+        optimizer.rule(optimizer.initial(), update_multiplier if in_mup else None),
+        instances=2,
+        steps=IN_MUP.steps,
+        lr=torch.tensor([s.lr for s in settings]),
+        weight_decay=torch.tensor([s.weight_decay for s in settings]),
+        schedule=cosine,
+        seed=0,
+    ).validation[-1]
+    assert [runs[0, *s].loss for s in settings] == pytest.approx(expected.tolist(), rel=1e-6)
+    assert ("muP" in rule.source) == in_mup
+
+
+def test_what_has_no_mup_version_is_refused_before_anything_is_run(here, capsys):
+    optimizer = TunedAdam()
+    checkpoint.save("in_mup", optimizer, optimizer.initial(), {"mup": True})
+    (here / "a_suite.py").write_text(SUITE + WITHOUT_WIDTH)
+    assert evaluate("in_mup") == 2
+    out, error = capsys.readouterr()
+    assert "in_mup: logistic-breast_cancer: " in error
+    assert "muP" in error
+    assert "no field width" in error
+    assert out == ""
+    assert evaluate("learned") == 0
+
+
+def test_autoencoders_have_a_mup_version(here):
+    task = Autoencoder(width=8, depth=1, latent=2, batch_size=8)
+    optimizer = TunedAdam()
+    checkpoint.save("in_mup", optimizer, optimizer.initial(), {"mup": True})
+    assert entrant("in_mup").parametrise(task).name == f"{task.name}-mup"
+    assert entrant("learned").parametrise(task) is task
 
 
 def test_identities_follow_behaviour(here):
