@@ -1,11 +1,14 @@
 """Suites: what they hold, that held-out tasks are held out, and how users name their own."""
 
+import json
+import re
 import sys
+from importlib.resources import files
 
 import pytest
 import torch
 
-from tasks.cards import card
+from tasks.cards import REFERENCES, card
 from tasks.datasets import breast_cancer, digit_halves
 from tasks.mlp import MLP
 from tasks.suites import SUITES, Entry, names, resolve
@@ -68,6 +71,12 @@ def test_cards_have_a_reference(name):
     other = card(Entry(entry.task, entry.steps + 1))
     assert other["reference"] is None  # AdamW was not run for so long
     assert other["flops_a_step"] == card(entry)["flops_a_step"] > 0
+
+
+def test_references_are_of_one_commit():
+    made_in = json.loads(files("tasks").joinpath(REFERENCES).read_text())["environment"]
+    assert re.fullmatch("[0-9a-f]{40}", made_in["commit"])  # a + would be uncommitted changes
+    assert made_in["threads"] == "1"
 
 
 def test_the_first_proxy():
