@@ -40,9 +40,10 @@ from search.zoo import ZOO, with_states
 from search.zoo.classics import CLASSICS
 from tasks.data import draw
 from tasks.environment import environment
+from tasks.gradients import gradients
 from tasks.mlp import MLP
 from tasks.types import Params, StepInfo, Task
-from tasks.unroll import advance, gradients, start
+from tasks.unroll import advance, start
 
 PROGRAMS = 64
 RATES = (3e-4, 1e-3, 3e-3)

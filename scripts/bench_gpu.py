@@ -37,10 +37,11 @@ from tasks.chunks import chunk_size
 from tasks.data import draw
 from tasks.datasets import help_text
 from tasks.environment import environment, prepare
+from tasks.gradients import gradients
 from tasks.mlp import MLP
 from tasks.transformer import Transformer
 from tasks.types import Layout, Params, ParamSpec, StepInfo, Task
-from tasks.unroll import advance, gradients, initial, start
+from tasks.unroll import advance, initial, start
 
 MOVED = 28  # bytes a parameter and step: read w, g, m, v; write w, m, v
 CANDIDATE_STEPS = 3 * 100  # a candidate: three learning rates, a proxy's steps; nobody is stopped

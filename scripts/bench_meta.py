@@ -24,10 +24,10 @@ from l2o.episodes import Episodes, Lesson
 from l2o.es import ES
 from l2o.kernels import cpu
 from l2o.small_fc import SmallFC, Step, reference
+from tasks.gradients import gradients
 from tasks.mlp import MLP
 from tasks.optimizer import RuleOptimizer
 from tasks.types import Params, StepInfo
-from tasks.unroll import gradients
 
 TASKS = (8, 16, 32)
 TRUNCATION = 20

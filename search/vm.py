@@ -131,20 +131,31 @@ REDUCTIONS = {
 class Population:
     """Programs as an ``UpdateRule``: instance ``i`` runs ``programs[owner[i]]``.
 
-    ``step`` is ``reference`` or a kernel of the same signature.
+    ``step`` is ``reference`` or a kernel of the same signature. Programs that read ``h`` get a
+    new estimate at the steps that ``hessian_every`` divides, and keep it in between; 0: none does.
     """
 
     programs: tuple[Program, ...]
     owner: Tensor  # [N] int64
     step: Step
     table: Table = field(repr=False)
+    hessian_every: int = 0
 
     @classmethod
-    def of(cls, programs: Sequence[Program], owner: Tensor, step: Step | None = None) -> Population:
+    def of(
+        cls,
+        programs: Sequence[Program],
+        owner: Tensor,
+        step: Step | None = None,
+        hessian_every: int = 1,
+    ) -> Population:
         """``step`` defaults to the kernel for the device that ``owner`` is on."""
         if step is None:
             step = default_step(owner.device)
-        return cls(tuple(programs), owner, step, assemble(programs))
+        if hessian_every < 1:
+            raise ValueError(f"hessian_every: got {hessian_every}, expected at least 1")
+        table = assemble(programs)
+        return cls(tuple(programs), owner, step, table, hessian_every if table.hessian else 0)
 
     def init(self, params: Params) -> State:
         instances, n = params.flat.shape
@@ -162,7 +173,7 @@ class Population:
             self.owner,
             params.flat,
             grads,
-            self._memory(state["memory"], info.hessian),
+            self._memory(state["memory"], info),
             info.lr,
             info.weight_decay,
             t.expand(len(self.owner)),
@@ -170,12 +181,16 @@ class Population:
         )
         return updates, {"memory": memory}
 
-    def _memory(self, memory: Tensor, hessian: Tensor | None) -> Tensor:
-        """With the Hessian where programs that read one expect it."""
-        if not self.table.hessian:
+    def _memory(self, memory: Tensor, info: StepInfo) -> Tensor:
+        """With the Hessian where programs that read one expect it, if it is time for a new one."""
+        if not self.hessian_every:
             return memory
-        if hessian is None:
-            raise ValueError("hessian: got none from this task, expected one: a program reads h")
+        due = torch.as_tensor(info.step, device=memory.device) % self.hessian_every == 0
+        if info.hessian is None:
+            if due.any():
+                raise ValueError("hessian: got none at this step, expected one: a program reads h")
+            return memory
+        hessian = torch.where(due.reshape(-1, 1), info.hessian, memory[:, -1])
         return torch.cat([memory[:, :-1], hessian[:, None]], dim=1)
 
     def select(self, index: Tensor) -> Population:

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from tasks.data import draw
+from tasks.gradients import gradients
 from tasks.types import Params, StepInfo, Task, UpdateRule
-from tasks.unroll import Inner, gradients
+from tasks.unroll import Inner
 
 WARM = 3
 """Steps taken one launch at a time before capturing: libraries set themselves up in them."""

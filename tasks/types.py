@@ -122,7 +122,7 @@ class StepInfo(NamedTuple):
     lr: Tensor  # [N]
     weight_decay: Tensor  # [N]
     loss: Tensor  # [N], the training loss at the parameters the gradient was taken at
-    hessian: Tensor | None = None  # [N, n], an estimate of its diagonal, for rules that read one
+    hessian: Tensor | None = None  # [N, n], an estimate of its diagonal (see ``gradients.py``)
 
 
 class UpdateRule(Protocol):

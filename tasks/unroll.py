@@ -19,7 +19,7 @@ Three choices carry the rest:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from torch.func import vmap
 
 from tasks.chunks import chunk_size, in_chunks
 from tasks.data import draw
+from tasks.gradients import derivatives, hessian_every, is_due, random_signs
 from tasks.types import Batch, Params, Split, State, StepInfo, Task, UpdateRule
 
 Schedule = Callable[[Tensor, Tensor], Tensor]
@@ -36,6 +37,9 @@ Schedule = Callable[[Tensor, Tensor], Tensor]
 
 LAID_OUT = 64
 """Steps whose minibatch indices are drawn at once."""
+
+CURVED = 3
+"""Times the memory of a gradient that a gradient and a Hessian's diagonal take."""
 
 
 def constant(step: Tensor, horizon: Tensor) -> Tensor:
@@ -170,7 +174,10 @@ def advance(
             schedule,
         )
 
-    size = chunk_size(task, inner.params, inner.state) if chunk is None else chunk
+    size = chunk
+    if size is None:
+        size = chunk_size(task, inner.params, inner.state)
+        size = max(1, size // CURVED) if hessian_every(rule) else size
     parts = in_chunks(work, instances, size)
     if len(parts) == 1:
         return parts[0]
@@ -193,14 +200,20 @@ def _advance_chunk(
     clock = torch.arange(steps, device=device)[:, None] + inner.step  # [steps, 1] or [steps, N]
     now = clock.to(torch.float32)
     rates = schedule(now, torch.as_tensor(horizon, dtype=torch.float32, device=device)) * lr
-    if device.type == "cuda" and not torch.is_grad_enabled():
+    every = hessian_every(rule)
+    if device.type == "cuda" and not every and not torch.is_grad_enabled():
         from tasks import graphs  # which knows this module
 
         return graphs.advance(task, rule, inner, steps, horizon, rates, weight_decay)
     losses = []
     for k, batch in enumerate(_minibatches(task, inner.seed, clock[:, 0] if shared else clock)):
-        grads, loss = gradients(task, layout.views(flat), batch, shared)
-        info = StepInfo(inner.step + k, horizon, rates[k], weight_decay, loss)
+        step = inner.step + k
+        signs = None
+        if is_due(every, step):
+            signs = layout.views(random_signs(layout.n, inner.seed, step, flat).expand_as(flat))
+        grads, loss, curved = derivatives(task, layout.views(flat), batch, shared, signs)
+        hessian = None if curved is None else layout.flatten(curved)
+        info = StepInfo(step, horizon, rates[k], weight_decay, loss, hessian)
         updates, state = rule.update(layout.flatten(grads), state, Params(flat, layout), info)
         flat = flat - updates
         losses.append(loss)
@@ -214,29 +227,6 @@ def _minibatches(task: Task, seed: int | Tensor, clock: Tensor) -> Iterator[Batc
     for block in clock.split(LAID_OUT):
         for index in draw(seed, block, data.size("train"), task.batch_size, clock.device):
             yield data.batch("train", index)
-
-
-def gradients(
-    task: Task, views: Mapping[str, Tensor], batch: Batch, shared: bool
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Gradients ``{name: [N, *shape]}`` and losses ``[N]``; ``shared``: one batch for everybody.
-
-    Instances share nothing, so the gradient of the sum of their losses holds each one's own. That
-    is what ``vmap(grad(loss))`` computes, bit for bit, but the backward pass runs in plain
-    autograd: a step of few or small instances takes half the time.
-    """
-    differentiable = torch.is_grad_enabled()
-    with torch.enable_grad():
-        at = {
-            name: view if differentiable and view.requires_grad else view.detach().requires_grad_()
-            for name, view in views.items()
-        }
-        loss = vmap(task.loss, in_dims=(0, None if shared else 0))(at, batch)
-        found = torch.autograd.grad(
-            loss, [*at.values()], torch.ones_like(loss), create_graph=differentiable
-        )
-    history = any(view is views[name] for name, view in at.items())
-    return dict(zip(at, found, strict=True)), loss if history else loss.detach()
 
 
 @torch.no_grad()

@@ -143,14 +143,14 @@ def test_a_chunk_without_memory_is_halved_and_the_run_goes_on(caplog, monkeypatc
     task = TASKS["mlp"]
     options = {"instances": INSTANCES, "steps": 3, "lr": 0.1}
     expected = unroll.unroll(task, programs(cpu.step), **options, chunk=2)
-    honest = unroll.gradients
+    honest = unroll.derivatives
 
-    def gradients(task, views, batch, shared):
+    def derivatives(task, views, batch, shared, signs):
         if len(next(iter(views.values()))) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return honest(task, views, batch, shared)
+        return honest(task, views, batch, shared, signs)
 
-    monkeypatch.setattr(unroll, "gradients", gradients)
+    monkeypatch.setattr(unroll, "derivatives", derivatives)
     with caplog.at_level(logging.WARNING):
         actual = unroll.unroll(task, programs(cpu.step), **options)
     torch.testing.assert_close(actual.inner.params, expected.inner.params)

@@ -1,0 +1,114 @@
+"""What a rule is told about the loss: gradients, and the Hessian's diagonal if it reads one.
+
+The diagonal is estimated as Hutchinson does: ``z * (H z)`` with random signs ``z``. Its mean is the
+diagonal; where ``H`` is diagonal it is exact. ``H z`` is the gradient of ``gradient . z``, so an
+estimate costs one more backward pass, through the first one. It is made of the minibatch of the
+step, and its signs are a function of (seed, step), like everything random here.
+
+A rule asks for it by an attribute ``hessian_every = k``: it gets an estimate at the steps that
+``k`` divides. Where runs keep different times, all get one as soon as it is time for some; which
+of them use it is then the rule's business. Rules without the attribute cost nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from tasks.data import draw
+from tasks.types import Batch, Task, UpdateRule
+
+STREAM = 1 << 61
+"""Told from the seed of the minibatches by this, so that signs do not depend on examples."""
+
+
+class Derivatives(NamedTuple):
+    """Of ``N`` instances at once."""
+
+    grads: dict[str, Tensor]  # {name: [N, *shape]}
+    loss: Tensor  # [N]
+    hessian: dict[str, Tensor] | None = None  # {name: [N, *shape]}
+
+
+def gradients(
+    task: Task, views: Mapping[str, Tensor], batch: Batch, shared: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Gradients ``{name: [N, *shape]}`` and losses ``[N]``; ``shared``: one batch for everybody."""
+    return derivatives(task, views, batch, shared)[:2]
+
+
+def derivatives(
+    task: Task,
+    views: Mapping[str, Tensor],
+    batch: Batch,
+    shared: bool,
+    signs: Mapping[str, Tensor] | None = None,
+) -> Derivatives:
+    """``gradients``, and the estimate for ``signs`` ``{name: [N, *shape]}`` if these are given.
+
+    Instances share nothing, so the gradient of the sum of their losses holds each one's own. That
+    is what ``vmap(grad(loss))`` computes, bit for bit, but the backward pass runs in plain
+    autograd: a step of few or small instances takes half the time.
+    """
+    differentiable = torch.is_grad_enabled()
+    curved = signs is not None
+    with torch.enable_grad():
+        at = {
+            name: view if differentiable and view.requires_grad else view.detach().requires_grad_()
+            for name, view in views.items()
+        }
+        loss = vmap(task.loss, in_dims=(0, None if shared else 0))(at, batch)
+        found = torch.autograd.grad(
+            loss, [*at.values()], torch.ones_like(loss), create_graph=differentiable or curved
+        )
+        along = [signs[name] for name in at] if signs is not None else []
+        second = hutchinson(found, [*at.values()], along, differentiable) if curved else []
+    if not differentiable:
+        found = [grad.detach() for grad in found]
+    history = any(view is views[name] for name, view in at.items())
+    return Derivatives(
+        dict(zip(at, found, strict=True)),
+        loss if history else loss.detach(),
+        dict(zip(at, second, strict=True)) if curved else None,
+    )
+
+
+def hutchinson(
+    grads: Sequence[Tensor],
+    params: Sequence[Tensor],
+    signs: Sequence[Tensor],
+    create_graph: bool = False,
+) -> list[Tensor]:
+    """``z * (H z)`` from gradients that remember how they were made; zeros where they are constant.
+
+    The graph of the gradients is freed unless ``create_graph``.
+    """
+    curved = [(grad, z) for grad, z in zip(grads, signs, strict=True) if grad.requires_grad]
+    if not curved:
+        return [torch.zeros_like(p) for p in params]
+    outputs, along = zip(*curved, strict=True)
+    products = torch.autograd.grad(
+        outputs, params, along, create_graph=create_graph, materialize_grads=True
+    )
+    return [z * product for z, product in zip(signs, products, strict=True)]
+
+
+def hessian_every(rule: UpdateRule) -> int:
+    """Every how many steps ``rule`` is to be given an estimate; 0: never."""
+    return getattr(rule, "hessian_every", 0)
+
+
+def is_due(every: int, step: int | Tensor) -> bool:
+    """Whether some run needs an estimate now."""
+    if every == 0:
+        return False
+    return step % every == 0 if isinstance(step, int) else bool((step % every == 0).any())
+
+
+def random_signs(n: int, seed: int | Tensor, step: int | Tensor, like: Tensor) -> Tensor:
+    """``[n]`` for numbers, ``[N, n]`` for tensors ``[N]``: -1 or 1, of the type of ``like``."""
+    return (2 * draw(seed ^ STREAM, step, 2, n, like.device) - 1).to(like.dtype)
