@@ -21,7 +21,7 @@ from l2o import checkpoint
 from search import rules as programs
 from search.program import to_text
 from search.vm import Population
-from search.zoo import ZOO
+from search.zoo import NAMED
 from tasks.evaluation import Entrant
 from tasks.mup import mup, update_multiplier
 from tasks.results import digest
@@ -44,11 +44,11 @@ def entrant(name: str) -> Entrant:
         return _learned(name)
     if path.suffix == ".py" and path.is_file() and optimizer_class(path):
         return _torch(name, optimizer_file(path), path.read_text(encoding="utf-8"))
-    if name in ZOO or path.exists():
+    if name in NAMED or path.exists():
         return _program(name)
     raise ValueError(
         f"no rule {name!r}: expected torch.optim.NAME, a run, a checkpoint, a file with a program "
-        f"or an optimizer, or one of {', '.join(ZOO)}"
+        f"or an optimizer, or one of {', '.join(NAMED)}"
     )
 
 

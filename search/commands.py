@@ -21,7 +21,6 @@ from search.rules import load, rule
 from search.verdict import Verdict
 from search.view import View
 from search.zoo import with_states
-from search.zoo.curvature import CURVATURE
 from tasks import files
 from tasks.command import Arguments, parser
 from tasks.interrupt import Interrupted
@@ -252,8 +251,7 @@ def zoo(arguments: Arguments) -> int:
     options_of.add_argument("name", type=str, nargs="?", default=None, help="of one")
     options = options_of.parse_args(list(arguments))
     if options.name is not None:
-        curved = {entry.name: entry.program for entry in CURVATURE}
-        print(curved.get(options.name) or rule(options.name), end="")
+        print(rule(options.name), end="")
         return 0
     Console(width=None if sys.stdout.isatty() else 120).print(table())
     return 0

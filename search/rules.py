@@ -31,8 +31,8 @@ def rule(name: str) -> Program:
 
     Raises ValueError, naming what is accepted, if it is none of these.
     """
-    if name in zoo.ZOO:
-        return zoo.ZOO[name].program
+    if name in zoo.NAMED:
+        return zoo.NAMED[name].program
     path = _text_of(Path(name))
     return winner(path).program if path.is_dir() else zoo.load(path)
 
@@ -47,8 +47,8 @@ def load(name: str | PathLike[str], candidate: int | None = None) -> Entry:
 
     ``candidate``: another one of a run than its winner. Raises ValueError as ``rule`` does.
     """
-    if name in zoo.ZOO:
-        return zoo.ZOO[str(name)]
+    if name in zoo.NAMED:
+        return zoo.NAMED[str(name)]
     name = _text_of(Path(name))
     if name.is_dir():
         found = winner(name, candidate)

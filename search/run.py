@@ -39,7 +39,8 @@ def begin(run_dir: Path, config: Config) -> Archive:
     if config.verdict.meta_validation is not None:
         resolve(config.verdict.meta_validation)
     for text in config.start:
-        parse(text)
+        if "h" in parse(text).inputs:
+            raise ValueError("start: got a program that reads h, a Hessian; a search has none")
     prepare(config.funnel.device)
     return archives.create(run_dir, {"config": asdict(config), "environment": environment()})
 

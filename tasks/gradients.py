@@ -55,46 +55,52 @@ def derivatives(
     autograd: a step of few or small instances takes half the time.
     """
     differentiable = torch.is_grad_enabled()
-    curved = signs is not None
     with torch.enable_grad():
         at = {
             name: view if differentiable and view.requires_grad else view.detach().requires_grad_()
             for name, view in views.items()
         }
         loss = vmap(task.loss, in_dims=(0, None if shared else 0))(at, batch)
-        found = torch.autograd.grad(
-            loss, [*at.values()], torch.ones_like(loss), create_graph=differentiable or curved
-        )
-        along = [signs[name] for name in at] if signs is not None else []
-        second = hutchinson(found, [*at.values()], along, differentiable) if curved else []
+        where = [*at.values()]
+        curved = differentiable or signs is not None
+        found = torch.autograd.grad(loss, where, torch.ones_like(loss), create_graph=curved)
+        second = None
+        if signs is not None:
+            along = [signs[name] for name in at]
+            products = hessian_products(found, where, along, create_graph=differentiable)
+            second = {
+                name: z * product for name, z, product in zip(at, along, products, strict=True)
+            }
     if not differentiable:
         found = [grad.detach() for grad in found]
     history = any(view is views[name] for name, view in at.items())
     return Derivatives(
-        dict(zip(at, found, strict=True)),
-        loss if history else loss.detach(),
-        dict(zip(at, second, strict=True)) if curved else None,
+        dict(zip(at, found, strict=True)), loss if history else loss.detach(), second
     )
 
 
-def hutchinson(
+def hessian_products(
     grads: Sequence[Tensor],
     params: Sequence[Tensor],
-    signs: Sequence[Tensor],
+    vectors: Sequence[Tensor],
+    *,
     create_graph: bool = False,
+    retain_graph: bool = False,
 ) -> list[Tensor]:
-    """``z * (H z)`` from gradients that remember how they were made; zeros where they are constant.
-
-    The graph of the gradients is freed unless ``create_graph``.
-    """
-    curved = [(grad, z) for grad, z in zip(grads, signs, strict=True) if grad.requires_grad]
+    """``H v``, from gradients that remember how they were made; zeros where they are constant."""
+    curved = [(grad, v) for grad, v in zip(grads, vectors, strict=True) if grad.requires_grad]
     if not curved:
         return [torch.zeros_like(p) for p in params]
-    outputs, along = zip(*curved, strict=True)
-    products = torch.autograd.grad(
-        outputs, params, along, create_graph=create_graph, materialize_grads=True
-    )
-    return [z * product for z, product in zip(signs, products, strict=True)]
+    return [
+        *torch.autograd.grad(
+            [grad for grad, _ in curved],
+            params,
+            [v for _, v in curved],
+            create_graph=create_graph,
+            retain_graph=retain_graph or create_graph,
+            materialize_grads=True,
+        )
+    ]
 
 
 def hessian_every(rule: UpdateRule) -> int:

@@ -22,9 +22,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from tasks.gradients import hessian_every, hessian_products
 from tasks.types import Layout, Params, ParamSpec, State, StepInfo, UpdateRule
 
 SHARED = "shared."
+OURS = ("step", "hessian")
+"""What is kept with each parameter besides the rule's own memory."""
 
 
 class RuleOptimizer(Optimizer):
@@ -85,12 +88,37 @@ class RuleOptimizer(Optimizer):
                         self._move(group, params, loss)
         return result
 
+    def set_hessian(self, loss: Tensor, generator: torch.Generator | None = None) -> None:
+        """Estimate the diagonal of the Hessian of ``loss``: before ``loss.backward()``, unscaled.
+
+        Rules that read one need it before their first step, and keep it until the next call, which
+        may come every few steps. Hutchinson's estimate: z * (H z) with random signs z. Processes
+        that train together should average ``state[p]["hessian"]``, each having seen its own part
+        of the batch.
+        """
+        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        found = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+        grads = [_real(grad) for grad in found]
+        signs = [torch.empty_like(x).random_(2, generator=generator) * 2 - 1 for x in grads]
+        products = hessian_products(grads, params, signs, retain_graph=True)
+        for p, z, product in zip(params, signs, products, strict=True):
+            self.state[p]["hessian"] = (z * _real(product)).to(_working_dtype(p))
+
+    def _hessian(self, params: list[Tensor]) -> Tensor | None:
+        """The row of estimates, if the rule reads them."""
+        if not hessian_every(self.rule):
+            return None
+        if any(p.grad is not None and "hessian" not in self.state[p] for p in params):
+            raise RuntimeError("the rule reads a Hessian: call set_hessian(loss) before step()")
+        return _join([self.state[p].get("hessian", torch.zeros_like(p)) for p in params])
+
     def _move(self, group: dict[str, Any], params: list[Tensor], loss: Tensor | float) -> None:
         """One step of the parameters of one row."""
         flat = _join(params)
         grads = _join([torch.zeros_like(p) if p.grad is None else _dense(p.grad) for p in params])
         specs = tuple(ParamSpec(f"p{i}", tuple(_whole(p).shape)) for i, p in enumerate(params))
         row = Params(flat, Layout(specs))
+        hessian = self._hessian(params)
         state, steps = self._state(group, params, row)
 
         def number(x: Any) -> Tensor:
@@ -102,6 +130,7 @@ class RuleOptimizer(Optimizer):
             lr=number(group["lr"]),
             weight_decay=number(group["weight_decay"]),
             loss=number(loss.detach() if isinstance(loss, Tensor) else loss),
+            hessian=-hessian if hessian is not None and group["maximize"] else hessian,
         )
         grads = -grads if group["maximize"] else grads
         updates, state = self.rule.update(grads, state, row, info)
@@ -115,7 +144,7 @@ class RuleOptimizer(Optimizer):
         self, group: dict[str, Any], params: list[Tensor], row: Params
     ) -> tuple[State, Tensor]:
         """The rule's state, put together from what is kept with each parameter, and the step."""
-        if not all(self.state[p] for p in params):
+        if not all("step" in self.state[p] for p in params):
             steps = torch.zeros((), device=row.flat.device if group["capturable"] else "cpu")
             for p in params:
                 self.state[p]["step"] = steps.clone()
@@ -126,7 +155,7 @@ class RuleOptimizer(Optimizer):
         for name in first:
             if name.startswith(SHARED):
                 state[name.removeprefix(SHARED)] = first[name][None].clone()
-            elif name != "step":
+            elif name not in OURS:
                 kept = zip(params, row.layout, strict=True)
                 parts = [_lead(self.state[p][name], spec) for p, (spec, _) in kept]
                 state[name] = torch.cat(parts, dim=-1)[None]
@@ -213,7 +242,10 @@ def _join(tensors: list[Tensor]) -> Tensor:
 
 def _whole(x: Any) -> Tensor:
     """All shards of ``x``, complex numbers as pairs."""
-    x = x.full_tensor() if _is_sharded(x) else x
+    return _real(x.full_tensor() if _is_sharded(x) else x)
+
+
+def _real(x: Tensor) -> Tensor:
     return torch.view_as_real(x) if x.is_complex() else x
 
 
@@ -233,7 +265,7 @@ def _subtract(p: Any, update: Tensor) -> None:
 
         # Every process has the whole update, so nothing is sent.
         update = distribute_tensor(update, p.device_mesh, p.placements, src_data_rank=None)
-    (torch.view_as_real(p) if p.is_complex() else p).sub_(update)
+    _real(p).sub_(update)
 
 
 def _lead(x: Tensor, spec: ParamSpec) -> Tensor:

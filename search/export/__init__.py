@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from textwrap import fill
+from textwrap import fill, indent
 
 from search.analyze import check, live
 from search.export import skeleton
@@ -31,11 +31,9 @@ def to_source(
 
     ``provenance`` says where the rule comes from. ``lr`` and ``weight_decay`` are the defaults; a
     full program has a decay only if it holds its own. Raises ProgramError for a program that is no
-    valid rule, ValueError if it needs a Hessian or ``name`` does not begin with a letter.
+    valid rule, ValueError if ``name`` does not begin with a letter.
     """
     check(program)
-    if "h" in program.inputs:
-        raise ValueError("program: it reads h, a Hessian diagonal, which optimizers are not given")
     return _Export(program, class_name(name), provenance, lr, weight_decay).source
 
 
@@ -90,9 +88,11 @@ class _Export:
 
     @property
     def source(self) -> str:
-        columns = [*self.keys.values(), *(["step"] if self.functions.reads("t") else [])]
-        create = skeleton.CREATE_STATES if self.keys else ""
-        create += skeleton.CREATE_STEP if self.functions.reads("t") else ""
+        curved = self.functions.reads("h")
+        columns = [*self.keys.values(), *(["hessian"] if curved else [])]
+        columns += ["step"] if self.functions.reads("t") else []
+        missing = skeleton.MISSING.rstrip() if curved else self.create
+        in_groups = indent(self.create.replace("group[", "groups[p]["), 8 * " ")
         loop, foreach = self.functions.loop(), self.functions.foreach()
         slots = {
             "NAME": self.name,
@@ -108,7 +108,9 @@ class _Export:
             "CHECKS": "\n".join(self.checks()),
             "DEFAULTS": "\n".join(f'"{name}": {name},' for name in self.hyper),
             "UPDATE": skeleton.UPDATE_MODEL if self.functions.is_global else skeleton.UPDATE_GROUPS,
-            "COLLECT": skeleton.COLLECT.format(create=create.rstrip()) if columns else "",
+            "COLLECT": skeleton.COLLECT.format(create=missing) if columns else "",
+            "CURVATURE": skeleton.CURVATURE.replace("{create}", in_groups),
+            "FLIP": skeleton.FLIP,
             "TICK": skeleton.TICK if self.functions.reads("t") else "",
             "LOCAL": "" if self.functions.reduces else skeleton.LOCAL,
             "SHARDED": skeleton.SHARDED if self.functions.reduces else "",
@@ -117,9 +119,18 @@ class _Export:
             "LOOP": loop,
             "FOREACH": foreach,
         }
+        if not curved:
+            slots |= {"CURVATURE": "", "FLIP": ""}
         text = skeleton.fill(skeleton.SKELETON, slots)
         lines = (f"{x}  # noqa: E501" if len(x) > WIDTH else x for x in text.splitlines())
         return "\n".join(lines) + "\n"
+
+    @property
+    def create(self) -> str:
+        """The code that makes the state of a parameter ``p``."""
+        code = skeleton.CREATE_STATES if self.keys else ""
+        code += skeleton.CREATE_STEP if self.functions.reads("t") else ""
+        return (code or "    pass").rstrip()
 
     def checks(self) -> Iterator[str]:
         """Averages have to stay averages: the foreach code relies on nothing else."""

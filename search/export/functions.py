@@ -81,6 +81,7 @@ class Functions:
     def _define(self, name: str, doc: str, lines: list[str]) -> str:
         columns = [
             *(f"{key}s" for key in self.keys.values()),
+            *(["hessians"] if self.reads("h") else []),
             *(["steps"] if self.reads("t") else []),
         ]
         number = "list" if self.is_global else "float"
@@ -102,6 +103,8 @@ class Functions:
             yield w, "params", True
         for name, key in self.keys.items():
             yield name, f"{key}s", True
+        if self.reads("h"):
+            yield "h", "hessians", False
         if self.reads("t"):
             yield "t", "steps", False
 

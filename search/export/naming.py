@@ -23,7 +23,7 @@ TAKEN = {
     "value", "rates", "rate", "decay", "denominator", "copy", "step", "torch", "zip", "len", "list",
     "enumerate", "Any", "Callable", "Iterable", "Optimizer", "Tensor", "STATES", "COLUMNS", "HYPER",
     "exp_avg", "exp_avg_sq", "exp_avgs", "exp_avg_sqs", "weight_decay", "maximize", "foreach",
-    "capturable", "differentiable",
+    "capturable", "differentiable", "hessian", "hessians",
 }
 # fmt: on
 """Names that the exported code uses for itself."""

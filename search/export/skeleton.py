@@ -13,9 +13,10 @@ from textwrap import indent
 
 
 def fill(text: str, slots: Mapping[str, str]) -> str:
-    """``text`` with its slots replaced, and at most two blank lines in a row."""
+    """``text`` with its slots replaced, at most two blank lines in a row, within a class one."""
     text = re.sub(r"^( *)\$([A-Z]+)\n", lambda m: _lines(m[1], slots[m[2]]), text, flags=re.M)
     text = re.sub(r"\$([A-Z]+)", lambda m: slots.get(m[1], m[0]), text)
+    text = re.sub(r"\n{3,}(?= )", "\n\n", text)
     return re.sub(r"\n{4,}", "\n\n\n", text)
 
 
@@ -120,6 +121,8 @@ class $NAME(Optimizer):
         with before, after:
             super().load_state_dict(state_dict)
 
+    $CURVATURE
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step. Returns what ``closure`` returns, which computes loss and gradients."""
         loss = None
@@ -156,6 +159,7 @@ def _prepare(group: dict[str, Any], params: list, grads: list, *columns: list) -
     params, grads, *columns = (_real(tensors) for tensors in (params, grads, *columns))
     if group["maximize"]:
         grads = [-g for g in grads]
+        $FLIP
     grads = [g.to(_working_dtype(p)) for p, g in zip(params, grads, strict=True)]
     return [params, grads, *columns$STEPS]
 
@@ -208,6 +212,34 @@ if not state:
 for column, name in zip(columns, COLUMNS, strict=True):
     column.append(state[name])
 """
+CURVATURE = '''\
+def set_hessian(self, loss: Tensor, generator: torch.Generator | None = None) -> None:
+    """Estimate the diagonal of the Hessian of ``loss``: before ``loss.backward()``, unscaled.
+
+    The rule needs it before its first step, and keeps it until the next call, which may come
+    every few steps. Hutchinson's estimate: z * (H z) with random signs z. Processes that train
+    together should average ``state[p]["hessian"]``, each having seen its own part of the batch.
+    """
+    groups = {p: group for group in self.param_groups for p in group["params"]}
+    params = [p for p in groups if p.requires_grad]
+    grads = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+    signs, total = [], 0.0
+    for x in _real(grads):
+        z = torch.randint(2, x.shape, generator=generator, device=x.device) * 2 - 1
+        signs.append(z.to(x.dtype))
+        total = total + (x * signs[-1]).sum().to(loss.device)
+    products = torch.autograd.grad(total, params, retain_graph=True, materialize_grads=True)
+    for p, z, product in zip(params, signs, _real(products), strict=True):
+        state, h = self.state[p], z * product
+        if not state:
+{create}
+        h = torch.view_as_complex(h) if p.is_complex() else h
+        state["hessian"] = h.to(_working_dtype(p))
+'''
+MISSING = """\
+    raise RuntimeError("the rule reads a Hessian: call set_hessian(loss) before step()")
+"""
+FLIP = "columns[-1] = [-h for h in columns[-1]]"
 TICK = """\
 *columns, steps = columns
 torch._foreach_add_(steps, 1)

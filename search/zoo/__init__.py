@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from search.program import FIXED_INPUTS, OPTIONAL_INPUTS, RESERVED, Program, parse
 from search.zoo.classics import CLASSICS
+from search.zoo.curvature import CURVATURE
 from search.zoo.entry import Entry
 from search.zoo.lions import LIONS
 from search.zoo.literature import LITERATURE
@@ -17,14 +18,18 @@ from search.zoo.literature import LITERATURE
 ZOO: Mapping[str, Entry] = MappingProxyType(
     {entry.name: entry for entry in (*CLASSICS, *LITERATURE, *LIONS)}
 )
-"""Programs by name: what a person may call a rule on the command line."""
+"""Programs by name that read gradients alone: what a search may start from."""
+NAMED: Mapping[str, Entry] = MappingProxyType(
+    dict(ZOO) | {entry.name: entry for entry in CURVATURE}
+)
+"""What a person may call a rule: besides those, the ones that read a Hessian, at the end."""
 
 
 def lookup(name: str) -> Entry:
     """The optimizer called ``name``. Raises ValueError listing the names there are."""
-    if name not in ZOO:
-        raise ValueError(f"no optimizer called {name!r}; there are {', '.join(ZOO)}")
-    return ZOO[name]
+    if name not in NAMED:
+        raise ValueError(f"no optimizer called {name!r}; there are {', '.join(NAMED)}")
+    return NAMED[name]
 
 
 def load(name: str | Path) -> Program:
@@ -32,12 +37,12 @@ def load(name: str | Path) -> Program:
 
     Raises ValueError for neither, ProgramSyntaxError (a ValueError) for text that is no program.
     """
-    if name in ZOO:
-        return ZOO[str(name)].program
+    if name in NAMED:
+        return NAMED[str(name)].program
     try:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(ZOO)
+        known = ", ".join(NAMED)
         raise ValueError(f"{str(name)!r} is neither a text file ({error}) nor in {known}") from None
     return parse(text, filename=str(name))
 

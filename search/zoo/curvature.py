@@ -1,8 +1,8 @@
 """Rules that read ``h``, an estimate of the diagonal of the Hessian.
 
-It comes in ``StepInfo.hessian``, from whoever computes it: Hutchinson's estimate is ``z * (H z)``
-with random signs ``z``. No suite supplies one, so these are not among the rules to search from or
-to evaluate by name, and they are not exported: a training script has gradients and nothing else.
+The inner loop estimates it for them (``tasks/gradients.py``), so they are evaluated like any other
+rule; as optimizers they have one method more, ``set_hessian(loss)``. They are not among the rules
+to search from: a search compares programs by what they make of gradients alone.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class Entry:
         """The rule as a ``torch.optim.Optimizer``: ``lr``, ``weight_decay``, its constants,
         ``foreach`` and so on are those of the file that ``l2o export`` writes.
 
-        Raises ValueError for a program that reads a Hessian, which no training script supplies.
+        One that reads a Hessian estimates it where it is told to, by ``set_hessian(loss)``.
         """
         from search.export.build import to_class  # reads and writes Python: only where wanted
 

@@ -7,8 +7,7 @@ from rich.table import Table
 
 from search.homogeneity import homogeneity
 from search.kind import classify
-from search.zoo import ZOO
-from search.zoo.curvature import CURVATURE
+from search.zoo import NAMED
 from search.zoo.entry import Entry
 
 
@@ -17,7 +16,7 @@ def table() -> Table:
     made = Table(box=box.SIMPLE_HEAD)
     for title in ("name", "states", "statements", "kind", "muP class", "paper"):
         made.add_column(title, justify="right" if title.startswith("state") else "left")
-    for entry in (*ZOO.values(), *CURVATURE):
+    for entry in NAMED.values():
         made.add_row(*row(entry))
     return made
 

@@ -20,7 +20,7 @@ from search.mutate import random_program
 from search.ops import ARRAY, OPS, SCALAR, TENSOR, ProgramError, result_kind
 from search.program import Program, parse
 from search.vm import Population
-from search.zoo import ZOO
+from search.zoo import NAMED, ZOO
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 
 SHAPES = {"a": (4, 3), "b": (7,), "c": (1,), "d": ()}
@@ -168,7 +168,7 @@ def test_random_programs_where_they_are_not_chaotic(seed: int, length: int) -> N
 
 
 def sources() -> Sequence[str]:
-    rows = [(e.program, name, e.origin) for name, e in ZOO.items()]
+    rows = [(e.program, name, e.origin) for name, e in NAMED.items()]
     rows += [(parse(FULL), "full", "A test."), (parse(AWKWARD), "awkward", 'Say """hello"""; C:\\')]
     return [to_source(program, name, paper) for program, name, paper in rows]
 
@@ -262,8 +262,6 @@ def test_names_without_a_letter_are_refused(name: str) -> None:
 
 
 def test_programs_that_cannot_be_exported_are_refused() -> None:
-    with pytest.raises(ValueError, match="Hessian"):
-        to_source(parse("def update(w, g, h):\n    update = g / h\n    return update"), "x", "")
     with pytest.raises(ProgramError, match="gradient"):
         to_source(parse("def update(w, g):\n    update = w * 2.0\n    return update"), "x", "")
 

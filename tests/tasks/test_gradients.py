@@ -12,7 +12,7 @@ from tasks import unroll as loop
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
 from tasks.datasets import help_text
-from tasks.gradients import derivatives, hutchinson, random_signs
+from tasks.gradients import derivatives, hessian_products, random_signs
 from tasks.linear import Logistic
 from tasks.mlp import MLP
 from tasks.quadratic import Quadratic
@@ -153,9 +153,9 @@ def test_signs_are_no_minibatch() -> None:
 def test_a_linear_loss_has_no_curvature() -> None:
     x, y = torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)
     slopes = torch.autograd.grad(x.sum() + y.sum(), [x, y], create_graph=True)
-    assert [h.tolist() for h in hutchinson(slopes, [x, y], [x, y])] == [[0.0] * 3, [0.0] * 2]
+    assert [h.tolist() for h in hessian_products(slopes, [x, y], [x, y])] == [[0.0] * 3, [0.0] * 2]
     slopes = torch.autograd.grad(x.sum() + y.square().sum(), [x, y], create_graph=True)
-    assert [h.tolist() for h in hutchinson(slopes, [x, y], [x, y])] == [[0.0] * 3, [2.0] * 2]
+    assert [h.tolist() for h in hessian_products(slopes, [x, y], [x, y])] == [[0.0] * 3, [2.0] * 2]
 
 
 def test_gradients_of_steps_pass_through_the_estimate() -> None:
