@@ -10,8 +10,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from l2o.base import LearnedRule
 from l2o.rules import entrant
 from search.homogeneity import degree
@@ -21,6 +19,7 @@ from tasks.command import Arguments, parser
 from tasks.conv import Conv
 from tasks.coordinates import Coordinates, coordinate_check, draw
 from tasks.datasets import help_text
+from tasks.environment import prepare
 from tasks.files import save_text
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, scaled
@@ -62,7 +61,7 @@ def coord_check(arguments: Arguments) -> int:
     add("--device", type=str, default="cpu", help="cpu or cuda")
     add("--out", type=Path, required=True, help="a directory, new or not")
     options = options_of.parse_args(list(arguments))
-    torch.set_num_threads(1)
+    prepare(options.device)
     checks = _checks(options)
     _write(checks, options.out)
     return 0 if max(checks["muP"].ratios().values()) <= LIMIT else 1

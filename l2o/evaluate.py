@@ -16,7 +16,7 @@ from rich.table import Table
 from l2o.rules import entrants
 from tasks import cards, evaluation, statistics
 from tasks.command import Arguments, parser
-from tasks.environment import environment
+from tasks.environment import environment, prepare
 from tasks.evaluation import Plan
 from tasks.results import Results
 from tasks.statistics import Measured, Standing
@@ -49,10 +49,11 @@ def evaluate(arguments: Arguments) -> int:
     plan = Plan(*(getattr(options, name) for name in Plan.__dataclass_fields__))
     rules = entrants(asked)
     plan.entries()
+    prepare(options.device)
     torch.set_num_threads(_positive(options.threads))
     console = Console()
     with Results(options.out) as results:
-        results.set_fact("environment", environment(_device(options.device)))
+        results.set_fact("environment", environment(options.device))
         results.set_fact("command", ["l2o", "evaluate", *arguments])
         results.set_fact("reference", options.reference)
         try:
@@ -73,15 +74,6 @@ def _positive(threads: int) -> int:
     if threads < 1:
         raise ValueError(f"--threads: got {threads}, expected at least 1")
     return threads
-
-
-def _device(name: str) -> str:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"--device: got {name!r}, which is not usable here: {reason}") from error
-    return name
 
 
 def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Table:

@@ -99,7 +99,9 @@ def _rows(archive: Archive) -> Iterator[Row]:
 
 def changes(archive: Archive) -> dict[str, tuple[Any, Any]]:
     """What of the environment is not as it was: name -> (then, now)."""
-    then, now = archive.run().get("environment", {}), environment()
+    facts = archive.run()
+    device = facts["config"]["funnel"].get("device", "cpu")
+    then, now = facts.get("environment", {}), environment(device)
     names = sorted(then.keys() | now.keys())
     return {n: (then.get(n), now.get(n)) for n in names if then.get(n) != now.get(n)}
 

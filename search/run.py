@@ -41,8 +41,10 @@ def begin(run_dir: Path, config: Config) -> Archive:
     for text in config.start:
         if "h" in parse(text).inputs:
             raise ValueError("start: got a program that reads h, a Hessian; a search has none")
-    prepare(config.funnel.device)
-    return archives.create(run_dir, {"config": asdict(config), "environment": environment()})
+    device = config.funnel.device
+    prepare(device)
+    facts = {"config": asdict(config), "environment": environment(device)}
+    return archives.create(run_dir, facts)
 
 
 def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = None) -> None:
@@ -146,6 +148,7 @@ def _stage(
                     rules=tuple(rules.items()),
                     trials=verdict.trials,
                     seeds=verdict.seeds,
+                    device=config.funnel.device,
                 )
             )
     for _, rows in jobs.completed():

@@ -21,6 +21,7 @@ from search.archive import Final
 from search.program import parse
 from search.vm import Population
 from tasks import scoring
+from tasks.environment import prepare
 from tasks.scoring import Interval
 from tasks.suites import names, resolve
 from tasks.unroll import SCHEDULES
@@ -61,10 +62,15 @@ class Trial(NamedTuple):
     rules: tuple[tuple[str, str], ...]
     trials: int
     seeds: int
+    device: str = "cpu"
 
 
 def judge(trial: Trial) -> list[Final]:
-    """Tune every rule on the tuning seed, then measure it on the fresh ones."""
+    """Tune every rule on the tuning seed, then measure it on the fresh ones.
+
+    Raises ValueError for a device that is not there.
+    """
+    prepare(trial.device)
     suite = resolve(trial.suite)
     entry, title = suite[trial.entry], names(suite)[trial.entry]
     task, steps = entry.task, max(1, round(entry.steps * trial.length))
@@ -74,11 +80,11 @@ def judge(trial: Trial) -> list[Final]:
     def make(owner: torch.Tensor) -> Population:
         return Population.of(programs, owner)
 
-    settings = scoring.grid(trial.trials)
-    tuned = scoring.tune(task, make, len(programs), steps, settings, schedule=schedule)
+    settings, where = scoring.grid(trial.trials), {"schedule": schedule, "device": trial.device}
+    tuned = scoring.tune(task, make, len(programs), steps, settings, **where)
     chosen = scoring.choose(tuned, settings)
     seeds = scoring.FRESH_SEEDS[: trial.seeds]
-    losses = scoring.measure(task, make, chosen, steps, seeds, schedule=schedule)
+    losses = scoring.measure(task, make, chosen, steps, seeds, **where)
     rows = []
     for (name, _), setting, row in zip(trial.rules, chosen, losses.tolist(), strict=True):
         for seed, loss in zip(seeds, row, strict=True):

@@ -14,8 +14,11 @@ from torch import Tensor
 from tasks.types import State, Task
 
 MEMORY = 512 * 2**20
-"""Bytes that the instances of one chunk may need on a CPU unless a chunk size is given; on a GPU
-it is half of what the device has, whatever else is on it, so that results do not depend on that."""
+"""Bytes that the instances of one chunk may need on a CPU unless a chunk size is given."""
+
+SHARE = 4
+"""On a GPU a chunk may need one part in so many of what the device has, whatever else is on it, so
+that results do not depend on that; several processes may share a device."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ def chunk_size(task: Task, flat: Tensor, state: State) -> int:
     row = 6 * flat[:1].nbytes + 2 * kept + 2 * _activations(task)
     memory = MEMORY
     if flat.is_cuda:
-        memory = torch.cuda.get_device_properties(flat.device).total_memory // 2
+        memory = torch.cuda.get_device_properties(flat.device).total_memory // SHARE
     return max(1, memory // max(row, 1))
 
 

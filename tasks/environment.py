@@ -38,6 +38,8 @@ def prepare(device: str) -> None:
     torch.set_num_threads(1)
     if not device.startswith("cuda"):
         return
+    if torch.device(device).index is not None:
+        torch.cuda.set_device(device)  # compiled kernels are launched on the current one
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is loaded
     torch.use_deterministic_algorithms(True, warn_only=True)
     setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010

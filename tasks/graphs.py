@@ -13,6 +13,7 @@ for the device but the capturing itself, once.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -24,19 +25,22 @@ from tasks.types import Params, StepInfo, Task, UpdateRule
 from tasks.unroll import Inner
 
 WARM = 3
-"""Steps taken one launch at a time before capturing: libraries set themselves up in them."""
+"""Steps taken one launch at a time before capturing: libraries set themselves up in them, kernels
+are compiled, and the last of them is watched."""
 
 WORTH = 16
 """Steps below which capturing is not worth its while."""
 
+SLOW = "an inner step that is no CUDA graph is slow: %s"
 log = logging.getLogger(__name__)
 
 
 def repeat(step: Callable[[], None], times: int, device: torch.device) -> None:
     """Do ``step`` so many times; on a GPU as replays of a graph.
 
-    A step that cannot be captured, because it waits for the device, is run as it is, with a log
-    line that says so.
+    A step that cannot be captured is run as it is, with a log line that says why. One that waits
+    for the device, as torch's own optimizers do, is found out before it is tried: a capture that
+    fails leaves the allocator waiting for its end.
     """
     if device.type != "cuda" or times < WORTH:
         for _ in range(times):
@@ -45,13 +49,29 @@ def repeat(step: Callable[[], None], times: int, device: torch.device) -> None:
     here, side = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     side.wait_stream(here)
     with torch.cuda.stream(side):
-        for _ in range(WARM):
+        for _ in range(WARM - 1):
             step()
+        waits = _waits(step)
     here.wait_stream(side)
-    play = _capture(step)
+    if waits:
+        log.warning(SLOW, "it waits for the device")
+    play = step if waits else _capture(step)
     for _ in range(times - WARM):
         play()
     here.synchronize()  # the graph goes, and the memory that it works in
+
+
+def _waits(step: Callable[[], None]) -> bool:
+    """Do ``step`` once; whether the host waited for the device in it."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    return any("synchronizing CUDA operation" in str(warning.message) for warning in caught)
 
 
 def _capture(step: Callable[[], None]) -> Callable[[], None]:
@@ -62,9 +82,9 @@ def _capture(step: Callable[[], None]) -> Callable[[], None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        log.warning(
-            "an inner step that is no CUDA graph is slow: %s", str(error).partition("\n")[0]
-        )
+        if isinstance(error.__context__, torch.OutOfMemoryError):  # what made the capture fail
+            raise error.__context__ from None
+        log.warning(SLOW, str(error).partition("\n")[0])
         return step
     return graph.replay
 
@@ -104,7 +124,10 @@ def advance(
         losses.index_copy_(0, place, loss[None])
         flat.sub_(updates)
         for name, value in new.items():
-            state[name].copy_(value)
+            if name in state:
+                state[name].copy_(value)
+            else:  # a torch.optim.Optimizer makes its state at its first step
+                state[name] = value.clone()
         clock.add_(1)
         place.add_(1)
 

@@ -54,22 +54,27 @@ def tune(
     settings: Sequence[Setting],
     seed: int = TUNING_SEED,
     schedule: Schedule = constant,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Final validation loss ``[rules, len(settings)]``, infinite where it is not finite."""
+    """Final validation loss ``[rules, len(settings)]``, infinite where it is not finite.
+
+    Runs on ``device``, and so must the rule of ``make``; the result is on the CPU.
+    """
     owner = torch.arange(rules).repeat_interleave(len(settings))
     lr = torch.tensor([s.lr for s in settings]).repeat(rules)
     decay = torch.tensor([s.weight_decay for s in settings]).repeat(rules)
     trajectory = unroll(
         task,
-        make(owner),
+        make(owner.to(device)),
         instances=len(owner),
         steps=steps,
         lr=lr,
         weight_decay=decay,
         schedule=schedule,
         seed=seed,
+        device=device,
     )
-    return finite(trajectory.validation[-1]).view(rules, len(settings))
+    return finite(trajectory.validation[-1].cpu()).view(rules, len(settings))
 
 
 def choose(losses: Tensor, settings: Sequence[Setting]) -> list[Setting]:
@@ -85,9 +90,13 @@ def measure(
     seeds: Sequence[int],
     split: Split = "validation",
     schedule: Schedule = constant,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Final loss ``[rules, seeds]`` of each rule at its chosen setting, infinite if diverged."""
-    owner = torch.arange(len(chosen))
+    """Final loss ``[rules, seeds]`` of each rule at its chosen setting, infinite if diverged.
+
+    As for ``tune``, runs are on ``device`` and the result is on the CPU.
+    """
+    owner = torch.arange(len(chosen), device=device)
     rule = make(owner)
     columns = []
     for seed in seeds:
@@ -100,8 +109,9 @@ def measure(
             weight_decay=torch.tensor([s.weight_decay for s in chosen]),
             schedule=schedule,
             seed=seed,
+            device=device,
         )
-        columns.append(finite(evaluate(task, trajectory.inner.params, split)))
+        columns.append(finite(evaluate(task, trajectory.inner.params, split).cpu()))
     return torch.stack(columns, dim=1)
 
 

@@ -1,6 +1,7 @@
 """The command line: help for everything, and one line for every mistake."""
 
 import pytest
+import torch
 
 from l2o.cli import COMMANDS, command, main
 
@@ -53,8 +54,6 @@ def test_unknown_flags_are_named(capsys, name):
         (["search", "--run-dir", "{new}", "--start", "{bad}"], ["bad.txt:2:13", "one operation"]),
         (["search", "--run-dir", "{new}", "--states", "-1"], ["states", "-1"]),
         (["search", "--run-dir", "{new}", "--workers", "-1"], ["workers", "-1"]),
-        (["search", "--run-dir", "{new}", "--device", "cuda:99"], ["device", "cuda:99"]),
-        (["search", "--run-dir", "{new}", "--device", "toaster"], ["device", "'toaster'"]),
         (["search", "--run-dir", "{old}"], ["never overwritten", "l2o resume"]),
         (["resume", "{new}"], ["not a run"]),
         (["show", "{old}"], ["not a run"]),
@@ -73,3 +72,43 @@ def test_mistakes_cost_one_line(capsys, tmp_path, arguments, words):
     line = refused(capsys, *(argument.format(**places) for argument in arguments))
     assert all(word in line for word in words), line
     assert not (tmp_path / "new").exists()
+
+
+ON_A_DEVICE = {
+    "search": ("--run-dir", "{new}"),
+    "meta-train": ("--run-dir", "{new}"),
+    "evaluate": ("lion", "--out", "{new}"),
+    "coord-check": ("--out", "{new}"),
+}
+
+
+@pytest.mark.parametrize("name", ON_A_DEVICE)
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("cuda:99", ["device: got 'cuda:99'"]),
+        ("toaster", ["device: got 'toaster', expected cpu, cuda or cuda:N"]),
+        ("mps", ["device: got 'mps', expected cpu, cuda or cuda:N"]),
+        ("broken", ["device: got 'cuda', which does not work: CUDA error: no luck"]),
+    ],
+)
+def test_a_device_that_is_no_use_costs_one_line(capsys, tmp_path, monkeypatch, name, device, words):
+    def zeros(*_, **__):
+        raise RuntimeError("CUDA error: no luck\nCompile with TORCH_USE_CUDA_DSA.")
+
+    if device == "broken":
+        device = "cuda"
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch, "zeros", zeros)
+    new = tmp_path / "new"
+    arguments = (argument.format(new=new) for argument in ON_A_DEVICE[name])
+    line = refused(capsys, name, *arguments, "--device", device)
+    assert all(word in line for word in words), line
+    assert not new.exists()
+
+
+def test_every_command_with_a_device_is_tried(capsys):
+    for name in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        assert ("--device " in capsys.readouterr().out) == (name in ON_A_DEVICE), name

@@ -6,8 +6,12 @@ CUDA itself is asked.
 """
 
 import logging
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import product
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +30,7 @@ from tasks.datasets import help_text
 from tasks.environment import check_device, prepare
 from tasks.mlp import MLP
 from tasks.quadratic import Quadratic
+from tasks.torch_rule import TorchRule
 from tasks.transformer import Transformer
 from tasks.types import Task, UpdateRule
 from tasks.unroll import Inner, cosine, start
@@ -48,6 +53,7 @@ RULES: dict[str, Callable[[], UpdateRule]] = {
     "tuned": lambda: TunedAdam().rule(TunedAdam().initial()),
     "small_fc": lambda: SmallFC().rule(SmallFC().initial()),
     "velo": lambda: Velo().rule(Velo().initial()),
+    "torch's own": lambda: TorchRule(torch.optim.Adam),
 }
 
 
@@ -66,7 +72,13 @@ def steps_of(task: Task, rule: UpdateRule, inner: Inner, count: int) -> tuple[In
 
 @pytest.mark.parametrize("own", [False, True], ids=["one seed", "own seeds"])
 @pytest.mark.parametrize(
-    ("rule", "task"), [*product(("programs", "tuned"), TASKS), ("small_fc", "mlp"), ("velo", "mlp")]
+    ("rule", "task"),
+    [
+        *product(("programs", "tuned"), TASKS),
+        ("small_fc", "mlp"),
+        ("velo", "mlp"),
+        ("torch's own", "mlp"),
+    ],
 )
 def test_what_graphs_replay_is_the_inner_loop(rule: str, task: str, own: bool) -> None:
     compare_loops(RULES[rule], TASKS[task], own)
@@ -137,6 +149,96 @@ def test_no_operation_of_a_step_waits(rule: str, task: Task, monkeypatch) -> Non
 def test_operations_that_wait_are_recognised(waits) -> None:
     with pytest.raises(AssertionError, match="waits"), Waiting():
         waits(torch.arange(3.0))
+
+
+class Graphs:
+    """What ``graphs.repeat`` uses of ``torch.cuda``; counts what is run and what is replayed.
+
+    ``fault``: raised when a capture ends, as CUDA does where something went wrong in it.
+    """
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.fault, self.captures, self.replays, self.mode = fault, 0, 0, "default"
+        stream = SimpleNamespace(wait_stream=lambda _: None, synchronize=lambda: None)
+        self.current_stream = self.Stream = lambda _: stream
+        self.stream = lambda _: nullcontext()
+
+    def get_sync_debug_mode(self) -> str:
+        return self.mode
+
+    def set_sync_debug_mode(self, mode: str) -> None:
+        self.mode = mode
+
+    def CUDAGraph(self) -> Any:
+        def replay() -> None:
+            self.replays += 1
+
+        return SimpleNamespace(replay=replay)
+
+    @contextmanager
+    def graph(self, graph: Any, capture_error_mode: str) -> Iterator[None]:
+        self.captures += 1
+        try:
+            yield
+        finally:
+            if self.fault:
+                raise self.fault
+
+
+def repeat(cuda: Graphs, step: Callable[[], None], monkeypatch) -> int:
+    """How often ``step`` itself was called in 20 steps on a device."""
+    calls = []
+
+    def counted() -> None:
+        calls.append(cuda.mode)
+        step()
+
+    stub = SimpleNamespace(cuda=cuda, OutOfMemoryError=torch.OutOfMemoryError)
+    monkeypatch.setattr(graphs, "torch", stub)
+    graphs.repeat(counted, 20, torch.device("cuda"))
+    assert cuda.mode == "default"
+    return len(calls)
+
+
+def test_a_step_is_captured_once_and_replayed(monkeypatch, caplog) -> None:
+    cuda = Graphs()
+    called = repeat(cuda, lambda: None, monkeypatch)
+    assert (called, cuda.captures, cuda.replays) == (graphs.WARM + 1, 1, 20 - graphs.WARM)
+    assert not caplog.text
+
+
+def test_a_step_that_waits_is_not_captured(monkeypatch, caplog) -> None:
+    cuda = Graphs()
+
+    def waits() -> None:
+        if cuda.mode == "warn":
+            warnings.warn("called a synchronizing CUDA operation (Triggered ...)", stacklevel=1)
+
+    assert repeat(cuda, waits, monkeypatch) == 20
+    assert cuda.captures == 0
+    assert "slow: it waits for the device" in caplog.text
+
+
+def test_a_step_that_cannot_be_captured_is_run_all_the_same(monkeypatch, caplog) -> None:
+    cuda = Graphs(RuntimeError("CUDA error: operation not permitted\nmore"))
+    # The capture's own call does nothing on a device.
+    assert repeat(cuda, lambda: None, monkeypatch) == 20 + 1
+    assert "slow: CUDA error: operation not permitted" in caplog.text
+    assert "more" not in caplog.text
+
+
+def test_out_of_memory_in_a_capture_is_that(monkeypatch, caplog) -> None:
+    """Also where the end of the capture raises something else on top."""
+
+    def step() -> None:
+        if cuda.captures:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    for fault in (None, RuntimeError("operation failed due to a previous error")):
+        cuda = Graphs(fault)
+        with pytest.raises(torch.OutOfMemoryError):
+            repeat(cuda, step, monkeypatch)
+    assert not caplog.text
 
 
 def test_a_chunk_without_memory_is_halved_and_the_run_goes_on(caplog, monkeypatch) -> None:

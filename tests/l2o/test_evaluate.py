@@ -151,7 +151,7 @@ def test_identities_follow_behaviour(here):
         (["evaluate", "lion", "--seeds", "-1"], "seeds: got -1"),
         (["evaluate", "lion", "--suite", "nothing"], "suite: got 'nothing'"),
         (["evaluate", "lion", "--suite", "a_suite:none"], "cannot be imported"),
-        (["evaluate", "lion", "--device", "abacus"], "--device: got 'abacus'"),
+        (["evaluate", "lion", "--device", "abacus"], "device: got 'abacus'"),
         (["evaluate", "lion", "--threads", "0"], "--threads: got 0"),
         (["evaluate", "lion", "--reference", "nobody"], "no rule 'nobody'"),
         (["evaluate", "lion", "--out", "no/where.sqlite"], "does not exist"),

@@ -9,10 +9,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from search import run
 from search.archive import open_existing
 from search.config import BASELINES, Budget, Config
 from search.evaluate import Funnel
@@ -22,6 +24,7 @@ from search.loop import fates
 from search.run import begin, proceed
 from search.verdict import Verdict, is_discovery, standings
 from search.view import View
+from search.workers import Inline
 from search.zoo import ZOO
 from tasks.files import RunExists
 
@@ -164,6 +167,18 @@ def test_kill_9_and_resume_end_with_the_same_rows(finished, tmp_path):
     assert kills >= 3
     assert drive(folder).wait() == 0
     assert rows(folder) == rows(finished)
+
+
+def test_trials_run_where_the_search_does(finished, monkeypatch):
+    jobs: Any = Inline(lambda context: None, None)
+    monkeypatch.setattr("search.evaluate.check_device", lambda device: None)
+    monkeypatch.setattr(jobs, "completed", lambda: iter(()))
+    config = replace(CONFIG, funnel=replace(CONFIG.funnel, device="cuda"))
+    with open_existing(finished, readonly=True) as archive:
+        run._stage(archive, config, "again", "tiny_suites:held_out", 1.0, {}, jobs, lambda: False)
+    trials = [*jobs._jobs.values()]
+    assert trials
+    assert {trial.device for trial in trials} == {"cuda"}
 
 
 def test_a_finished_run_is_left_alone(finished):

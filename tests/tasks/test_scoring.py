@@ -12,7 +12,7 @@ from tasks import scoring
 from tasks.quadratic import Quadratic
 from tasks.scoring import Interval, Setting, choose, compare, finite, grid, interval, measure, tune
 from tasks.types import Params, State, StepInfo
-from tasks.unroll import initial, linear
+from tasks.unroll import Trajectory, initial, linear, start
 
 # 1/2 |x - c|^2: a step of gradient descent multiplies the distance by 1 - lr, decay aside.
 BOWL = Quadratic(dimension=4, spectrum="constant", noise=0.0)
@@ -105,6 +105,27 @@ def test_measure_reads_the_split_that_is_asked_for() -> None:
     test = measure(task, rules(1.0), settings, 2, seeds, split="test")
     # 1/2 E|x - c_i|^2 = 1/2 |x - c|^2 + 1/2 noise^2 dimension
     assert float(train - test) == pytest.approx(0.5 * 4 * 4, rel=0.15)
+
+
+def test_rules_and_runs_are_on_the_device_that_is_asked_for(monkeypatch) -> None:
+    """Whose place alone is known on "meta", so what is computed there is made up here."""
+    owners, devices = [], []
+
+    def make(owner: torch.Tensor):
+        owners.append(owner.device.type)
+        return rules(1.0)(owner)
+
+    def unroll(task, rule, *, instances, steps, device, **_):
+        devices.append(torch.device(device).type)
+        inner = start(BOWL, rules(1.0)(torch.zeros(instances)), instances)
+        nothing = torch.zeros(1, instances)
+        return Trajectory(inner, torch.arange(instances), (steps,), nothing, nothing)
+
+    monkeypatch.setattr("tasks.scoring.unroll", unroll)
+    settings = [Setting(0.1), Setting(0.2)]
+    assert tune(BOWL, make, 2, 3, settings, device="meta").device.type == "cpu"
+    assert measure(BOWL, make, settings, 3, [1], device="meta").device.type == "cpu"
+    assert owners == devices == ["meta", "meta"]
 
 
 def test_finite() -> None:
