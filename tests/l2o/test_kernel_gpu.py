@@ -100,7 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("interpreted")
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton, which l2o[gpu] installs")
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton, which is for Linux (l2o[test], l2o[gpu])")
 @pytest.mark.parametrize("name", CASES)
 def test_interpreted_kernel_follows_the_reference(name: str, folder: Path) -> None:
     check(interpreted(folder)[name], CASES[name])
