@@ -19,7 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("search.commands:search", "evolve update rules until one beats AdamW"),
     "meta-train": ("l2o.commands:meta_train", "meta-train a learned optimizer"),
     "resume": ("l2o.cli:resume", "continue a run that was stopped or killed"),
-    "watch": ("search.watch:watch", "show a run live, from another terminal"),
+    "watch": ("l2o.cli:watch", "show a run live, from another terminal"),
     "show": ("search.commands:show", "the best programs of a run, and how they came about"),
     "export": ("search.commands:export", "write a rule as a torch.optim.Optimizer in one file"),
     "simplify": ("search.commands:simplify", "a rule in fewer statements, with reasons"),
@@ -61,9 +61,18 @@ def command(name: str) -> Command:
 
 def resume(arguments: Arguments) -> int:
     """Continue a run of either engine."""
-    runs = [Path(word) for word in arguments if not word.startswith("-")]
-    engine = "l2o" if runs and (runs[0] / "run.json").is_file() else "search"
-    return import_module(f"{engine}.commands").resume(arguments)
+    return import_module(f"{_engine(arguments)}.commands").resume(arguments)
+
+
+def watch(arguments: Arguments) -> int:
+    """Look at a run of either engine."""
+    return import_module(f"{_engine(arguments)}.watch").watch(arguments)
+
+
+def _engine(arguments: Arguments) -> str:
+    """Whose run is among the ``arguments``."""
+    learned = any((Path(word) / "run.json").is_file() for word in arguments)
+    return "l2o" if learned else "search"
 
 
 def overview() -> str:

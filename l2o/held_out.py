@@ -2,10 +2,10 @@
 
     score = mean over tasks of log(objective / that of Adam),   lower is better,
 
-where the objective is the one of meta-training (``distribution.py``) over a whole run: the area
-under the bounded curve of the training loss. It is finite whatever the optimizer does, steady
-enough to choose between checkpoints by a few seeds, and needs no tuning of the optimizer; Adam
-runs at a fixed learning rate, as a landmark rather than a baseline.
+where the objective is the one of meta-training (``distribution.py``) over a whole run, a mean over
+seeds: the area under the bounded curve of the training loss. It is finite whatever the optimizer
+does, steady enough to choose between checkpoints by a few seeds, and needs no tuning of the
+optimizer; Adam runs at a fixed learning rate, as a landmark rather than a baseline.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -25,17 +26,19 @@ from l2o.tuned import TunedAdam
 from tasks.types import Task
 from tasks.unroll import unroll
 
+Objectives = Sequence[Sequence[float]]
+"""Of each task: one number a seed."""
 SEED = 3_000_000_000
 """The first of the seeds of held-out runs; those of meta-training are below 2**31."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Tasks to measure on; ``adam``: the objective of Adam on each."""
+    """Tasks to measure on; ``adam``: the objectives of Adam on each."""
 
     lessons: tuple[Lesson, ...]
     evaluation: Evaluation
-    adam: tuple[float, ...]
+    adam: Objectives
 
     @classmethod
     def of(
@@ -43,11 +46,11 @@ class HeldOut:
         tasks: Sequence[Task],
         in_mup: bool,
         evaluation: Evaluation,
-        adam: Sequence[float] = (),
+        adam: Objectives = (),
         device: str = "cpu",
     ) -> HeldOut:
         """Runs Adam, on the tasks as they are, unless its results are given."""
-        found = cls(tuple(lessons(tasks, in_mup)), evaluation, tuple(adam))
+        found = cls(tuple(lessons(tasks, in_mup)), evaluation, adam)
         if adam:
             return found
         plain = replace(found, lessons=tuple(lessons(tasks, in_mup=False)))
@@ -59,8 +62,8 @@ class HeldOut:
         return [lesson.task.name for lesson in self.lessons]
 
     @torch.no_grad()
-    def objectives(self, optimizer: LearnedOptimizer, theta: Tensor) -> tuple[float, ...]:
-        """The mean objective on each task, over all seeds."""
+    def objectives(self, optimizer: LearnedOptimizer, theta: Tensor) -> Objectives:
+        """The objective on each task from each seed; seeds are the same for all optimizers."""
         seeds = SEED + torch.arange(self.evaluation.seeds)
         found = []
         for lesson in self.lessons:
@@ -75,9 +78,9 @@ class HeldOut:
                 chunk=lesson.chunk,
                 device=theta.device,
             )
-            found.append(float(lesson.objective(trajectory.training).mean()))
+            found.append(tuple(lesson.objective(trajectory.training).tolist()))
         return tuple(found)
 
-    def score(self, objectives: Sequence[float]) -> float:
-        ratios = [math.log(a / b) for a, b in zip(objectives, self.adam, strict=True)]
-        return sum(ratios) / len(ratios)
+    def score(self, objectives: Objectives) -> float:
+        pairs = zip(objectives, self.adam, strict=True)
+        return fmean(math.log(fmean(own) / fmean(adam)) for own, adam in pairs)

@@ -14,21 +14,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from l2o import checkpoint, meta_run
 from l2o.base import LearnedOptimizer
 from l2o.distribution import lessons
 from l2o.held_out import SEED
 from l2o.meta_config import Config
+from l2o.meta_curves import adam_at, gap, held_out, meta_loss
+from l2o.meta_run import Saved
 from l2o.tuned import TunedAdam
 from tasks.coordinates import Coordinates, coordinate_check
 from tasks.evaluation import marks
-from tasks.figures import loss_axis, sparse_ticks
+from tasks.figures import band, loss_axis, sparse_ticks
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, scaled
 from tasks.page import COLOURS, GREY, Figure, Page, Part, Program, Section, Table, Tiles, drawing
 from tasks.scoring import Interval, compare, interval
+from tasks.statistics import log_ratios, mean, over_tasks
 from tasks.types import Task, UpdateRule
 from tasks.unroll import unroll
 from tasks.wording import distance, duration, per_cent
@@ -36,18 +38,10 @@ from tasks.wording import interval as said
 
 SEEDS = 5
 """Fresh seeds that the kept optimizer is measured on."""
+SEEN = ("losses", "by_lesson")
+"""The tensors of a save that are drawn."""
 WIDTHS = (32, 64, 128, 256)
 """Of the coordinate check."""
-
-
-class Saved(NamedTuple):
-    """A run as of its last save. ``losses``: of each outer step; ``history``: held-out objectives;
-    ``adam``: those of Adam, task by task."""
-
-    losses: np.ndarray
-    history: list[dict[str, Any]]
-    adam: list[float]
-    seconds: float
 
 
 class Runs(NamedTuple):
@@ -58,113 +52,69 @@ class Runs(NamedTuple):
     curves: np.ndarray
     objectives: np.ndarray
 
-
-def saved(run_dir: Path) -> Saved | None:
-    """None before the first save."""
-    path = run_dir / meta_run.STATE
-    if not path.exists():
-        return None
-    with safe_open(path, framework="pt") as file:
-        header = {key: json.loads(value) for key, value in file.metadata().items()}
-        losses = file.get_tensor("losses").numpy()
-    record = header["record"]
-    return Saved(losses, record["history"], record["adam"], header["seconds"])
+    def numbers(self, name: str) -> np.ndarray:
+        """``[seeds]``: the objective or the final validation loss, infinite if it diverged."""
+        values = self.objectives if name == "objective" else self.curves[:, -1]
+        return np.where(np.isfinite(values), values, math.inf)
 
 
 def page(run_dir: Path, remade_by: str) -> Page:
     """The report of a run, finished or not."""
     facts = meta_run.facts(run_dir)
-    config, found = Config.from_dict(facts["config"]), saved(run_dir)
+    config, found = Config.from_dict(facts["config"]), meta_run.saved(run_dir, SEEN)
     sections, lead = [], "Nothing has been saved yet."
     if found is not None:
         torch.set_num_threads(1)
         measured = measure(run_dir, config)
-        gap = against_adam(measured, config)
-        lead = _lead(config, found, measured, gap)
+        gaps = against_adam(measured, config)
+        lead = _lead(config, found, gaps)
+        figures = [draw(config, found) for draw in (meta_loss, gap, held_out)]
         sections = [
-            Section("In numbers", [_tiles(config, found, gap)]),
-            Section("Meta-training", [_meta_loss(found), _held_out(config, found)]),
-            Section("On held-out tasks", _held_out_tasks(config, measured)),
+            Section("In numbers", [_tiles(config, found, gaps)]),
+            Section("Meta-training", figures),
+            Section("On held-out tasks", _held_out_tasks(config, measured, gaps)),
             Section("Coordinate check", _coordinates(run_dir)),
         ]
     sections.append(Section("What was asked for", _facts(facts)))
     return Page(f"Meta-training {run_dir.name}", lead, sections, remade_by)
 
 
-def _lead(config: Config, found: Saved, measured: dict[str, dict[str, Runs]], gap: Interval) -> str:
-    left = config.outer.steps - len(found.losses)
-    final = final_against_adam(measured, config)
-    ending = f"{distance(final.mean)} Adam's ({said(final)} %)"
+def _lead(config: Config, found: Saved, gaps: dict[str, Gap]) -> str:
+    left = _left(config, found)
+    objective, final = gaps["objective"], gaps["final validation loss"].seeds
+    ending = f"is {distance(final.mean)} Adam's ({said(final)} %)"
+    ending = ending if math.isfinite(final.mean) else "is not finite"
     return (
-        f"The kept optimizer's objective on {len(measured)} held-out tasks is "
-        f"{distance(gap.mean)} that of {_adam(config)} (95 % interval {said(gap)} %, n = {gap.n} "
-        f"seeds that did not choose it). Its final validation loss, which meta-training does not "
-        f"look at, is {ending if math.isfinite(final.mean) else 'not finite'}."
+        f"The kept optimizer's objective on {objective.tasks} held-out tasks is "
+        f"{distance(objective.seeds.mean)} that of {adam_at(config)} (95 % interval "
+        f"{said(objective.seeds)} %, {objective.seeds.n} seeds that did not choose it). Its final "
+        f"validation loss, which meta-training does not look at, {ending}."
         + (f" {left} outer steps are still to come." if left else "")
     )
 
 
-def _adam(config: Config) -> str:
-    return f"Adam at {config.evaluation.adam_lr:g}"
+def _left(config: Config, found: Saved) -> int:
+    return config.outer.steps - len(found.tensors["losses"])
 
 
-def _tiles(config: Config, found: Saved, gap: Interval) -> Tiles:
+def _tiles(config: Config, found: Saved, gaps: dict[str, Gap]) -> Tiles:
     best = min(found.history, key=lambda past: past["score"])
+    done = len(found.tensors["losses"])
     tiles = [
-        (f"{len(found.losses):,}", f"of {config.outer.steps:,} outer steps"),
+        (f"{done:,}", f"of {config.outer.steps:,} outer steps, seed {config.seed}"),
         (f"{best['step']:,}", "outer step that was kept"),
         (duration(found.seconds), "of meta-training"),
-        (per_cent(gap.mean), f"objective against {_adam(config)}, fresh seeds"),
         ("muP" if config.mup else "standard", "parametrisation"),
     ]
+    tiles += [
+        (
+            per_cent(x.seeds.mean),
+            f"{what} against {adam_at(config)} ({said(x.seeds) or 'no interval'}; n = {x.tasks} "
+            f"tasks × {x.seeds.n} fresh seeds)",
+        )
+        for what, x in gaps.items()
+    ]
     return Tiles(tiles)
-
-
-# -------------------------------------------------------------------------------- as written down
-
-
-def _meta_loss(found: Saved) -> Figure:
-    losses = found.losses
-    window = max(1, len(losses) // 20)
-    steps = np.arange(1, len(losses) + 1)
-    smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
-    with drawing() as (figure, axes):
-        axes.plot(steps, losses, color=COLOURS[0], alpha=0.25, linewidth=0.7)
-        axes.plot(steps[window - 1 :], smooth, color=COLOURS[0])
-        axes.set_xlabel("outer step")
-        axes.set_ylabel("meta-loss")
-    caption = (
-        f"Meta-loss: the mean bounded training loss over all training tasks and particles, 1 if "
-        f"nothing is learned; n = 1 run. Thick: mean of {window} outer steps."
-    )
-    return Figure("meta-loss", figure, caption)
-
-
-def _held_out(config: Config, found: Saved) -> Figure:
-    names, steps = list(found.history[0]["objectives"]), [past["step"] for past in found.history]
-    best = min(found.history, key=lambda past: past["score"])
-    with drawing() as (figure, axes):
-        for k, (name, adam) in enumerate(zip(names, found.adam, strict=True)):
-            colour = COLOURS[k % len(COLOURS)]
-            axes.plot(
-                steps,
-                [past["objectives"][name] for past in found.history],
-                color=colour,
-                label=name,
-            )
-            axes.axhline(adam, color=colour, linestyle="--", linewidth=0.8)
-        axes.axvline(best["step"], color=GREY, linewidth=0.8)
-        axes.set_xlabel("outer step")
-        axes.set_ylabel("held-out objective")
-        axes.set_yscale("log")
-        sparse_ticks(axes, wide=False)
-        axes.legend(loc="upper right")
-    seeds = config.evaluation.seeds
-    caption = (
-        f"The held-out objective, mean of n = {seeds} seeds ({SEED} to {SEED + seeds - 1}) that "
-        f"chose the outer step to keep (grey). Dashed: {_adam(config)}."
-    )
-    return Figure("held-out", figure, caption)
 
 
 # ------------------------------------------------------------------------------- measured again
@@ -177,7 +127,7 @@ def measure(run_dir: Path, config: Config) -> dict[str, dict[str, Runs]]:
     rules: dict[str, tuple[LearnedOptimizer, torch.Tensor, bool]] = {
         "kept": (kept.optimizer, kept.theta, config.mup),
         "untrained": (start.optimizer, start.theta, config.mup),
-        _adam(config): (adam, adam.initial(), False),
+        adam_at(config): (adam, adam.initial(), False),
     }
     found: dict[str, dict[str, Runs]] = {}
     at = marks(config.evaluation.steps)
@@ -193,46 +143,59 @@ def measure(run_dir: Path, config: Config) -> dict[str, dict[str, Runs]]:
                 seed=SEED + config.evaluation.seeds + torch.arange(SEEDS),
                 eval_at=at,
             )
-            curves = trajectory.validation.T.numpy()
+            losses = trajectory.validation.T.numpy()
             objectives = lesson.objective(trajectory.training).numpy()
-            found.setdefault(task.name, {})[rule] = Runs(at, curves, objectives)
+            found.setdefault(task.name, {})[rule] = Runs(at, losses, objectives)
     return found
 
 
-def against_adam(measured: dict[str, dict[str, Runs]], config: Config) -> Interval:
-    """The kept optimizer's objective: mean log ratio over tasks, interval over seeds."""
-    kept, adam = (
-        np.stack([runs[rule].objectives for runs in measured.values()])
-        for rule in ("kept", _adam(config))
-    )
-    return compare(kept, adam)
+class Gap(NamedTuple):
+    """The kept optimizer against Adam, as log ratios: a mean over ``tasks`` and seeds, with its
+    interval over ``seeds``, and over tasks and seeds (``both``)."""
+
+    tasks: int
+    seeds: Interval
+    both: Interval
 
 
-def final_against_adam(measured: dict[str, dict[str, Runs]], config: Config) -> Interval:
-    """The same of the final validation loss, which meta-training does not look at."""
-    kept, adam = (
-        np.stack([runs[rule].curves[:, -1] for runs in measured.values()])
-        for rule in ("kept", _adam(config))
-    )
-    return compare(np.nan_to_num(kept, nan=math.inf, posinf=math.inf), adam)
+def against_adam(measured: dict[str, dict[str, Runs]], config: Config) -> dict[str, Gap]:
+    """Of the objective, and of the final loss, which meta-training does not look at."""
+    found = {}
+    for name in ("objective", "final validation loss"):
+        kept, adam = (
+            np.stack([runs[rule].numbers(name) for runs in measured.values()])
+            for rule in ("kept", adam_at(config))
+        )
+        both = over_tasks(log_ratios(kept, adam), average=mean)
+        found[name] = Gap(len(measured), compare(kept, adam), both)
+    return found
 
 
-def _held_out_tasks(config: Config, measured: dict[str, dict[str, Runs]]) -> list[Part]:
-    rows = []
-    for task, by_rule in measured.items():
-        for k, (rule, runs) in enumerate(by_rule.items()):
-            final = np.where(np.isfinite(runs.curves[:, -1]), runs.curves[:, -1], math.inf)
-            cells = (_cell(interval(runs.objectives)), _cell(interval(final)))
-            rows.append((task if k == 0 else "", rule, *cells))
+def _held_out_tasks(
+    config: Config, measured: dict[str, dict[str, Runs]], gaps: dict[str, Gap]
+) -> list[Part]:
+    names = list(gaps)
+    rows = [
+        (task if k == 0 else "", rule, *(_cell(interval(runs.numbers(name))) for name in names))
+        for task, by_rule in measured.items()
+        for k, (rule, runs) in enumerate(by_rule.items())
+    ]
+    changes = [
+        (name, per_cent(gap.seeds.mean), said(gap.seeds), said(gap.both))
+        for name, gap in gaps.items()
+    ]
     first = SEED + config.evaluation.seeds
-    head = ("task", "rule", "objective", "final validation loss")
+    fresh = f"{first} to {first + SEEDS - 1}"
     return [
-        Table(head, rows),
-        f"Mean of n = {SEEDS} fresh seeds ({first} to {first + SEEDS - 1}, not those that chose "
-        f"the optimizer) and its 95 % bootstrap interval, {config.evaluation.steps} steps. The "
+        Table((f"against {adam_at(config)}", "", "interval, seeds", "interval, both"), changes),
+        f"Mean over {len(measured)} tasks and n = {SEEDS} fresh seeds ({fresh}, not those that "
+        f"chose the optimizer), {config.evaluation.steps} steps, with its 95 % bootstrap intervals "
+        "over seeds, and over tasks and seeds. The "
         f"objective is the mean training loss over a run, bounded; 1: nothing was learned. "
-        f"{_adam(config)} is a landmark, not a tuned baseline: for that, l2o evaluate.",
-        *(_curves(task, by_rule) for task, by_rule in measured.items()),
+        f"{adam_at(config)} is a landmark, not a tuned baseline: for that, l2o evaluate.",
+        Table(("task", "rule", *names), rows),
+        f"Means of the {SEEDS} seeds and their 95 % bootstrap intervals.",
+        *(_curves(task, by_rule, fresh) for task, by_rule in measured.items()),
     ]
 
 
@@ -242,23 +205,20 @@ def _cell(x: Interval) -> str:
     return f"{x.mean:.4g} ({x.low:.4g} to {x.high:.4g})"
 
 
-def _curves(task: str, by_rule: dict[str, Runs]) -> Figure:
+def _curves(task: str, by_rule: dict[str, Runs], fresh: str) -> Figure:
     everything = np.concatenate([runs.curves for runs in by_rule.values()])
     with drawing() as (figure, axes):
         for colour, (rule, runs) in zip(
             (COLOURS[1], GREY, COLOURS[0]), by_rule.items(), strict=True
         ):
-            curves = np.where(np.isfinite(runs.curves), runs.curves, np.nan)
-            axes.plot(runs.steps, np.median(curves, axis=0), color=colour, label=rule)
-            axes.fill_between(
-                runs.steps, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0
-            )
+            curves = np.where(np.isfinite(runs.curves), runs.curves, math.inf)
+            band(axes, runs.steps, curves, colour, rule)
         first = everything[:, 0]
         loss_axis(axes, everything, float(first[np.isfinite(first)].max()))
         axes.set_xlabel("step")
         axes.set_title(task, loc="left")
         axes.legend(loc="best")
-    caption = f"Validation loss: median and range of {SEEDS} fresh seeds."
+    caption = f"Validation loss: median and range of n = {SEEDS} fresh seeds ({fresh})."
     return Figure(f"curve-{task}", figure, caption)
 
 
@@ -277,6 +237,7 @@ def _coordinates(run_dir: Path) -> list[Part]:
             for k, layer in enumerate(check.layers):
                 colour = COLOURS[k % len(COLOURS)]
                 axes.loglog(check.widths, check.change[:, -1, k], "o-", color=colour, label=layer)
+                axes.fill_between(check.widths, *check.range(k), color=colour, alpha=0.15, lw=0)
             axes.set_xticks(check.widths, [str(width) for width in check.widths])
             axes.minorticks_off()
             sparse_ticks(axes, wide=float(np.ptp(np.log10(check.change[:, -1]))) > 1.5)
@@ -285,8 +246,8 @@ def _coordinates(run_dir: Path) -> list[Part]:
             axes.set_title(title, loc="left")
             axes.legend(loc="best", ncols=2)
         caption = (
-            f"{title} after {check.steps[-1]} steps on digits, mean of n = 2 seeds (0 and 1). The "
-            f"largest ratio between two widths is {worst[1]:.3g}, of {worst[0]}."
+            f"{title} after {check.steps[-1]} steps on digits, mean and range of n = 2 seeds (0 "
+            f"and 1). The largest ratio between two widths is {worst[1]:.3g}, of {worst[0]}."
         )
         found.append(Figure(f"coordinates-{title.split()[0]}", figure, caption))
     return found

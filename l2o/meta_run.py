@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,6 +40,8 @@ from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
 
 VERSION = 1
+STATE_VERSIONS = (1, 2)
+"""What can be read; the last is written. 1 had the mean over seeds where 2 has every seed."""
 FACTS = "run.json"
 STATE = "state.safetensors"
 START, BEST = "start", "best"
@@ -71,11 +74,48 @@ def facts(run_dir: Path) -> dict[str, Any]:
     """What ``begin`` wrote. Raises RunError where that is nothing, or of another version."""
     if not is_run(run_dir):
         raise RunError(f"{run_dir}: not a meta-training run: it has no {FACTS}")
-    found = json.loads((run_dir / FACTS).read_text(encoding="utf-8"))
+    try:
+        found = json.loads((run_dir / FACTS).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{run_dir / FACTS}: damaged: {error}") from error
     if found.get("format_version") != VERSION:
         got = found.get("format_version")
         raise RunError(f"{run_dir / FACTS}: format_version is {got}, expected {VERSION}")
     return found
+
+
+class Saved(NamedTuple):
+    """A run as of its last save. ``history``: held-out evaluations, ``{"step", "score",
+    "objectives": {task: [one a seed]}}``; ``adam``: Adam's objectives, task by task."""
+
+    tensors: dict[str, Tensor]
+    history: list[dict[str, Any]]
+    adam: list[list[float]]
+    seconds: float
+
+
+def saved(run_dir: Path, wanted: Sequence[str] | None = None) -> Saved | None:
+    """What a run can go on from, all of its tensors or those ``wanted``; None before the first
+    save. Raises RunError for a file that is damaged or of another version."""
+    path = run_dir / STATE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+            names = [name for name in file.keys() if wanted is None or name in wanted]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, ValueError) as error:
+        raise RunError(f"{path}: damaged: {error}") from error
+    if header.get("format_version") not in STATE_VERSIONS:
+        known, got = " or ".join(map(str, STATE_VERSIONS)), header.get("format_version")
+        raise RunError(f"{path}: format_version is {got}, expected {known}")
+    history, adam = header["record"]["history"], header["record"]["adam"]
+    if header["format_version"] == 1:
+        adam = [[mean] for mean in adam]
+        for past in history:
+            past["objectives"] = {task: [mean] for task, mean in past["objectives"].items()}
+    return Saved(tensors, history, adam, header["seconds"])
 
 
 @contextmanager
@@ -113,7 +153,7 @@ class Run:
         self.history: list[dict[str, Any]] = []  # held-out evaluations
         self.held_out: HeldOut | None = None
         self.seconds = 0.0
-        adam = self._restore() if (run_dir / STATE).exists() else ()
+        adam = self._restore()
         self.since = time.monotonic() - self.seconds
         self.saved = self.training.step if adam else -1
         self.curves = None
@@ -160,11 +200,8 @@ class Run:
         by_task = dict(zip(self.held_out.names, objectives, strict=True))
         self.history.append({"step": self.training.step, "score": score, "objectives": by_task})
         assert self.curves
-        self.curves.evaluation(self.history[-1])
-        self.view.say(
-            f"outer step {self.training.step}: held-out objective "
-            f"{self.view.gap(score)} against Adam at {self.config.evaluation.adam_lr:g}"
-        )
+        self.curves.evaluation(self.training.step, score, _means(by_task))
+        self.view.evaluated(self.training.step, score, self.config.evaluation.adam_lr)
 
     def _show(self) -> None:
         training = self.training
@@ -179,7 +216,7 @@ class Run:
             lr=learning_rate(self.config.outer, training.step - 1),
             skipped=training.skipped,
             seconds=time.monotonic() - self.since,
-            by_task=dict(zip(self._names(), training.by_lesson, strict=True)),
+            by_task=dict(zip(self._names(), training.by_lesson[-1], strict=True)),
         )
         self.view.show(progress)
         self.curves.show(progress)
@@ -197,7 +234,7 @@ class Run:
             return
         record = {"history": self.history, "adam": self.held_out.adam}
         header = {
-            "format_version": VERSION,
+            "format_version": STATE_VERSIONS[-1],
             "record": record,
             "seconds": time.monotonic() - self.since,
         }
@@ -221,31 +258,29 @@ class Run:
             "trained_on": self._names(),
             "outer_steps": best["step"],
             "held_out": {
-                "kept": best["objectives"],
-                "untrained": self.history[0]["objectives"],
-                f"adam at {self.config.evaluation.adam_lr:g}": adam,
+                "kept": _means(best["objectives"]),
+                "untrained": _means(self.history[0]["objectives"]),
+                f"adam at {self.config.evaluation.adam_lr:g}": _means(adam),
             },
             "meta_loss": dict(zip(("first", "last"), _ends(self.training.losses), strict=True)),
             "skipped_meta_gradients": self.training.skipped,
             "licence": "Apache-2.0",
         }
 
-    def _restore(self) -> tuple[float, ...]:
-        """Go back to the last save; Adam's objectives, which need not be measured again."""
-        path = self.run_dir / STATE
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, ValueError) as error:
-            raise RunError(f"{path}: damaged: {error}") from error
-        if header.get("format_version") != VERSION:
-            got = header.get("format_version")
-            raise RunError(f"{path}: format_version is {got}, expected {VERSION}")
-        self.training.restore(tensors)
-        self.best = tensors["best"]
-        self.history, self.seconds = header["record"]["history"], header["seconds"]
-        return tuple(header["record"]["adam"])
+    def _restore(self) -> list[list[float]]:
+        """Go back to the last save, if there is one; Adam's objectives, which are known then."""
+        found = saved(self.run_dir)
+        if found is None:
+            return []
+        self.training.restore(found.tensors)
+        self.best = found.tensors["best"]
+        self.history, self.seconds = found.history, found.seconds
+        return found.adam
+
+
+def _means(objectives: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Over the seeds of each task."""
+    return {task: fmean(seeds) for task, seeds in objectives.items()}
 
 
 def _ends(losses: list[float]) -> list[float]:

@@ -36,8 +36,9 @@ def learning_rate(outer: Outer, step: int) -> float:
 
 
 class Training:
-    """``step``: outer steps done; ``losses``: the mean objective of each of them;
-    ``skipped``: meta-gradients that were not finite; ``norm``: of the last one, before clipping."""
+    """``step``: outer steps done; ``by_lesson``: the objective of each task in each of them, and
+    ``losses`` their means; ``skipped``: meta-gradients that were not finite; ``norm``: of the last
+    one, before clipping."""
 
     def __init__(
         self, config: Config, optimizer: LearnedOptimizer, theta: Tensor, ranks: Ranks | None = None
@@ -54,7 +55,7 @@ class Training:
         ]
         self.step, self.skipped, self.norm = 0, 0, 0.0
         self.losses: list[float] = []
-        self.by_lesson: list[float] = []
+        self.by_lesson: list[list[float]] = []
 
     def _numbers(self, lesson: int) -> Tensor:
         particles = self.config.estimation.particles
@@ -72,8 +73,8 @@ class Training:
         self.skipped += int((~good).sum())
         if good.any():
             self._descend(gradients[good].mean(dim=0))
-        self.by_lesson = losses[:, 0].tolist()
-        self.losses.append(sum(self.by_lesson) / len(self.by_lesson))
+        self.by_lesson.append(losses[:, 0].tolist())
+        self.losses.append(sum(self.by_lesson[-1]) / len(self.lessons))
         self.step += 1
 
     def _descend(self, gradient: Tensor) -> None:
@@ -85,9 +86,10 @@ class Training:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that changes, with all particles in the first process; numbers as tensors."""
-        counters = {"step": self.step, "skipped": self.skipped}
+        counters = {"step": self.step, "skipped": self.skipped, "norm": self.norm}
         found = {name: torch.tensor(value) for name, value in counters.items()}
         found["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        found["by_lesson"] = torch.tensor(self.by_lesson).view(self.step, len(self.lessons))
         found["theta"] = self.theta
         found |= {f"adam.{name}": value for name, value in self.adam.state[self.theta].items()}
         for k, runs in enumerate(self.runs):
@@ -99,6 +101,9 @@ class Training:
         device = self.theta.device
         self.step, self.skipped = int(tensors["step"]), int(tensors["skipped"])
         self.losses = tensors["losses"].tolist()
+        unknown = torch.full((self.step, len(self.lessons)), math.nan)  # runs of before 0.2
+        self.by_lesson = tensors.get("by_lesson", unknown).tolist()
+        self.norm = float(tensors.get("norm", math.nan))
         self.theta.copy_(tensors["theta"])
         kept = _below("adam.", tensors)
         if kept:  # none before the first step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -31,7 +31,8 @@ class Progress(NamedTuple):
         mean = sum(self.recent) / len(self.recent)
         return (
             f"outer step {self.step} of {self.steps}  meta-loss {mean:.4f}  "
-            f"gradient {self.norm:.2g}  lr {self.lr:.2g}"
+            + (f"gradient {self.norm:.2g}  " if math.isfinite(self.norm) else "")
+            + f"lr {self.lr:.2g}"
             + (f"  skipped {self.skipped}" if self.skipped else "")
         )
 
@@ -60,6 +61,12 @@ class View(LiveView):
             self.task, total=progress.steps, completed=progress.step, description=str(progress)
         )
 
+    def evaluated(self, step: int, score: float, adam_lr: float) -> None:
+        """A held-out evaluation, in a line that stays."""
+        self.say(
+            f"outer step {step}: held-out objective {self.gap(score)} against Adam at {adam_lr:g}"
+        )
+
     @staticmethod
     def gap(score: float) -> str:
         """A log ratio as a change of the objective."""
@@ -86,10 +93,10 @@ class Curves:
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, p.step)
 
-    def evaluation(self, record: Mapping[str, Any]) -> None:
-        self.writer.add_scalar("held-out/score", record["score"], record["step"])
-        for task, value in record["objectives"].items():
-            self.writer.add_scalar(f"held-out/{task}", value, record["step"])
+    def evaluation(self, step: int, score: float, objectives: Mapping[str, float]) -> None:
+        self.writer.add_scalar("held-out/score", score, step)
+        for task, value in objectives.items():
+            self.writer.add_scalar(f"held-out/{task}", value, step)
 
     def close(self) -> None:
         self.writer.close()

@@ -109,9 +109,10 @@ def _preset(arguments: Arguments) -> dict[str, Any]:
 
 
 def resume(arguments: Arguments) -> int:
-    """Continue a search that was stopped or killed, from its last commit.
+    """Continue a run of either engine that was stopped or killed, as if nothing had happened.
 
     l2o resume runs/first
+    l2o resume runs/learned
     """
     options_of = parser(resume)
     options_of.add_argument("run", type=Path, help="the directory of the run")

@@ -22,10 +22,10 @@ def watch(arguments: Arguments) -> int:
     """Show a run live, from another terminal; it ends with the run.
 
     l2o watch runs/first
-    l2o watch runs/first --once
+    l2o watch runs/learned --once
     """
     options_of = parser(watch)
-    options_of.add_argument("run", type=Path, help="the directory of the run")
+    options_of.add_argument("run", type=Path, help="the directory of a run, of either engine")
     options_of.add_argument("--every", type=float, default=1.0, help="seconds between two looks")
     options_of.add_argument("--once", action="store_true", help="one line, and no more")
     options = options_of.parse_args(list(arguments))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,22 @@ EXAMPLES = 32
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Root mean square change since initialisation: ``change [widths, steps, layers]``."""
+    """Root mean square change since initialisation: ``each [seeds, widths, steps, layers]``."""
 
     widths: tuple[int, ...]
     steps: tuple[int, ...]
     layers: tuple[str, ...]
-    change: np.ndarray
+    each: np.ndarray
+
+    @cached_property
+    def change(self) -> np.ndarray:
+        """``[widths, steps, layers]``: the mean over seeds."""
+        return self.each.mean(axis=0)
+
+    def range(self, layer: int) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest and the largest change of the seeds after the last step, ``[widths]``."""
+        last = self.each[:, :, -1, layer]
+        return last.min(axis=0), last.max(axis=0)
 
     def ratios(self) -> dict[str, float]:
         """Largest over smallest width's change after the last step, for each layer.
@@ -83,8 +94,8 @@ def coordinate_check(
         rule = make_rule(task)
         runs = [_changes(task, rule, marks, seed, lr, device) for seed in seeds]
         layers = tuple(runs[0][0])
-        found.append(np.mean([[list(at.values()) for at in run] for run in runs], axis=0))
-    return Coordinates(tuple(widths), tuple(marks), layers, np.array(found))
+        found.append([[list(at.values()) for at in run] for run in runs])
+    return Coordinates(tuple(widths), tuple(marks), layers, np.array(found).swapaxes(0, 1))
 
 
 @torch.no_grad()
@@ -130,7 +141,8 @@ def _ratio(change: np.ndarray) -> float:
 def draw(checks: Mapping[str, Coordinates], path: Path) -> None:
     """A figure: a column for each check (title: its key).
 
-    Above, the last step's change against the width, a line a layer; below, the change of the layer
+    Above, the last step's change against the width, a line a layer, its range over seeds shaded;
+    below, the change of the layer
     with the largest ratio against the step, a line a width.
     """
     import matplotlib
@@ -146,12 +158,14 @@ def draw(checks: Mapping[str, Coordinates], path: Path) -> None:
         for k, layer in enumerate(check.layers):
             colour = shades(k / max(len(check.layers) - 1, 1))
             column[0].loglog(check.widths, check.change[:, -1, k], ".-", color=colour, label=layer)
+            column[0].fill_between(check.widths, *check.range(k), color=colour, alpha=0.15, lw=0)
         worst = max(check.ratios().items(), key=lambda item: item[1])[0]
         for i, width in enumerate(check.widths):
             colour = shades(i / max(len(check.widths) - 1, 1))
             change = check.change[i, :, check.layers.index(worst)]
             column[1].loglog(check.steps, change, ".-", color=colour, label=str(width))
-        column[0].set(title=f"{title}, step {check.steps[-1]}", xlabel="width")
+        seeds = f"mean and range of {len(check.each)} seeds"
+        column[0].set(title=f"{title}, step {check.steps[-1]}: {seeds}", xlabel="width")
         column[1].set(title=f"{title}, {worst}", xlabel="step")
         for panel, marks in zip(column, (check.widths, check.steps), strict=True):
             panel.set_xticks(marks, [str(mark) for mark in marks])

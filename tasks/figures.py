@@ -58,20 +58,22 @@ def curve(measured: Measured, t: int, names: dict[str, str]) -> Figure:
     colours, marks = _colours(measured), measured.marks[t]
     with drawing() as (figure, axes):
         for rule, curves in zip(measured.rules, measured.curves[t], strict=True):
-            middle = statistics.median(curves)
-            low, high = np.sort(curves, axis=0)[[0, -1]]
-            shown = np.isfinite(middle)
-            x = np.array(marks)
-            axes.plot(x[shown], middle[shown], color=colours[rule], label=names[rule])
-            axes.fill_between(
-                x, low, high, where=np.isfinite(high), color=colours[rule], alpha=0.15, linewidth=0
-            )
+            band(axes, marks, curves, colours[rule], names[rule])
         loss_axis(axes, measured.curves[t][:, :, 1:], measured.curves[t][:, :, 0].max())
         axes.set_xlabel("step")
         axes.set_title(measured.tasks[t], loc="left")
         axes.legend(loc="upper right")
     caption = f"Validation loss: median and range of {len(measured.seeds)} fresh seeds, tuned."
     return Figure(f"curve-{t}", figure, caption)
+
+
+def band(axes: Any, at: Sequence[int], curves: np.ndarray, colour: str, label: str) -> None:
+    """Median and range of ``curves [seeds, at]``, where they are finite."""
+    x, middle = np.array(at), statistics.median(curves)
+    low, high = curves.min(axis=0), curves.max(axis=0)
+    shown = np.isfinite(middle)
+    axes.plot(x[shown], middle[shown], color=colour, label=label)
+    axes.fill_between(x, low, high, where=np.isfinite(high), color=colour, alpha=0.15, linewidth=0)
 
 
 def loss_axis(axes: Any, losses: np.ndarray, top: float) -> None:

@@ -41,6 +41,11 @@ def iqm(values: np.ndarray) -> np.ndarray:
         return np.nan_to_num(stats.trim_mean(flat, 0.25, axis=-1), nan=math.inf, posinf=math.inf)
 
 
+def mean(values: np.ndarray) -> np.ndarray:
+    """``[..., tasks, seeds] -> [...]``."""
+    return values.mean(axis=(-2, -1))
+
+
 def log_ratios(losses: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """``log(losses / reference)``, +inf where the loss is, -inf where only the reference's is.
 
@@ -64,12 +69,12 @@ def over_seeds(values: np.ndarray) -> Interval:
     return _interval(values.size, resampled, *(np.arange(seeds),) * tasks)
 
 
-def over_tasks(values: np.ndarray) -> Interval:
+def over_tasks(values: np.ndarray, average: Callable[..., np.ndarray] = iqm) -> Interval:
     """The same over tasks and seeds: would other tasks like these give the same?"""
     tasks, seeds = values.shape
 
     def resampled(task: np.ndarray, seed: np.ndarray, axis: int = -1) -> np.ndarray:
-        return iqm(values[task[..., :, None], seed[..., None, :]])
+        return average(values[task[..., :, None], seed[..., None, :]])
 
     return _interval(values.size, resampled, np.arange(tasks), np.arange(seeds))
 

@@ -1,19 +1,22 @@
 """The report of a meta-training run, finished, stopped and not yet saved."""
 
+import re
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from l2o import meta_report, meta_run
+from l2o import meta_curves, meta_report, meta_run
 from l2o.cli import main
 from l2o.distribution import Distribution
-from l2o.held_out import HeldOut
+from l2o.held_out import SEED, HeldOut
 from l2o.meta_config import Config, Estimation, Evaluation, Outer
 from l2o.meta_view import View
 from l2o.ranks import Ranks
 from l2o.tuned import TunedAdam
+from tasks.page import Figure, Tiles
 
 CONFIG = Config(
     train=Distribution(widths=(4,), batch_size=8),
@@ -22,6 +25,7 @@ CONFIG = Config(
     outer=Outer(steps=6, warmup=3, save_every=2),
     evaluation=Evaluation(every=2, steps=6, seeds=2),
 )
+PAIR = ((0, 1), (0, 1))
 OPTIMIZER = TunedAdam(lr=0.01)
 
 
@@ -39,7 +43,7 @@ def narrow(monkeypatch):
     monkeypatch.setattr(meta_report, "WIDTHS", (4, 8))
 
 
-@pytest.mark.parametrize(("saved", "figures"), [(True, 6), (False, 0)])
+@pytest.mark.parametrize(("saved", "figures"), [(True, 7), (False, 0)])
 def test_a_run_is_reported_at_any_time(finished, tmp_path, saved, figures):
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     if not saved:
@@ -64,12 +68,53 @@ def test_the_report_measures_on_seeds_that_did_not_choose(finished):
         fresh = by_rule["Adam at 0.001"]
         assert fresh.objectives.shape == (meta_report.SEEDS,)
         assert fresh.curves.shape == (meta_report.SEEDS, len(fresh.steps))
-        assert 0.5 < fresh.objectives.mean() / adam < 2
-        assert fresh.objectives.mean() != pytest.approx(adam, rel=1e-6)
-    gap = meta_report.against_adam(measured, CONFIG)
+        assert 0.5 < fresh.objectives.mean() / np.mean(adam) < 2
+        assert fresh.objectives.mean() != pytest.approx(np.mean(adam), rel=1e-6)
+    gaps = meta_report.against_adam(measured, CONFIG)
+    gap = gaps["objective"]
     ratios = [
         np.log(rules["kept"].objectives / rules["Adam at 0.001"].objectives)
         for rules in measured.values()
     ]
-    assert gap.mean == pytest.approx(np.mean(ratios), rel=1e-5)
-    assert gap.n == meta_report.SEEDS
+    assert gap.tasks == len(measured)
+    assert gap.seeds.n == meta_report.SEEDS
+    for found in (gap.seeds, gap.both):
+        assert found.mean == pytest.approx(np.mean(ratios), rel=1e-5)
+        assert found.low < found.mean < found.high
+
+
+def test_every_curve_and_tile_tells_n_and_seeds(finished):
+    page = meta_report.page(finished, "l2o report ...")
+    parts = [part for section in page.sections for part in section.parts]
+    captions = {part.name: part.caption for part in parts if isinstance(part, Figure)}
+    first, fresh = SEED, SEED + CONFIG.evaluation.seeds
+    assert "n = 1 tasks × 2 particles of 1 run (seed 0)" in captions["meta-loss"]
+    for name in ("held-out-gap", "held-out"):
+        assert f"seeds ({first} to {first + 1})" in captions[name]
+    assert "n = 2 tasks × 2" in captions["held-out-gap"]
+    assert "95 % bootstrap interval" in captions["held-out-gap"]
+    for name, caption in captions.items():
+        if name.startswith("curve"):
+            assert f"seeds ({fresh} to {fresh + 4})" in caption
+        if name.startswith("coordinates"):
+            assert "n = 2 seeds (0 and 1)" in caption
+    (tiles,) = [part.tiles for part in parts if isinstance(part, Tiles)]
+    measured = [what for _, what in tiles if "against" in what]
+    assert len(measured) == 2
+    for what in measured:
+        assert re.search(r"\(.* to .*; n = 2 tasks × 5 fresh seeds\)", what)
+
+
+def test_the_band_of_the_held_out_curve_is_over_tasks_and_seeds(finished):
+    """Resampled here by itself: tasks and seeds with replacement, seeds alike for all tasks."""
+    found = meta_run.saved(finished)
+    assert found is not None
+    own, adam = (np.array([*x]) for x in (found.history[1]["objectives"].values(), found.adam))
+    gaps = np.log(own / adam)
+    assert gaps.shape == (2, 2)
+    means = [gaps[np.ix_(t, s)].mean() for t in product(*PAIR) for s in product(*PAIR)]
+    drawn = meta_curves.gap(CONFIG, found).drawing.axes[0]
+    (band,) = drawn.collections
+    at_first = band.get_paths()[0].vertices[:, 1][band.get_paths()[0].vertices[:, 0] == 2]
+    assert at_first.min() == pytest.approx(100 * np.expm1(min(means)), rel=1e-6)
+    assert at_first.max() == pytest.approx(100 * np.expm1(max(means)), rel=1e-6)

@@ -78,7 +78,9 @@ def test_what_is_measured():
     check = coordinate_check(MLP, lambda task: Shift(), [8, 16], 5, seeds=[0, 1], lr=0.1)
     assert check.layers == ("w0", "b0", "w1", "b1")
     assert check.steps == (1, 2, 4, 5)
-    assert check.change.shape == (2, 4, 4)
+    assert check.each.shape == (2, 2, 4, 4)
+    low, high = check.range(1)
+    assert np.all((low <= check.change[:, -1, 1]) & (check.change[:, -1, 1] <= high))
     pixels = MLP().data.batch("validation", torch.arange(32))[0].flatten(1).double().sum(1)
     for width in range(2):
         for k, step in enumerate(check.steps):
@@ -88,7 +90,7 @@ def test_what_is_measured():
 
 
 def table(*changes):
-    return Coordinates((64, 128), (1,), ("w0",), np.array(changes).reshape(2, 1, 1))
+    return Coordinates((64, 128), (1,), ("w0",), np.array(changes).reshape(1, 2, 1, 1))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,127 @@
+"""Figures of what a meta-training run wrote down of itself: the meta-loss, the held-out curves."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+
+from l2o.held_out import SEED
+from l2o.meta_config import Config
+from l2o.meta_run import Saved
+from tasks.figures import sparse_ticks
+from tasks.page import COLOURS, GREY, Figure, drawing
+from tasks.statistics import mean, over_tasks
+
+
+def adam_at(config: Config) -> str:
+    """What the Adam that is compared with is called."""
+    return f"Adam at {config.evaluation.adam_lr:g}"
+
+
+def meta_loss(config: Config, found: Saved) -> Figure:
+    losses = found.tensors["losses"].numpy()
+    by_task = found.tensors.get("by_lesson", torch.full((len(losses), 1), math.nan)).numpy()
+    window = max(1, len(losses) // 20)
+    steps = np.arange(1, len(losses) + 1)
+    smooth = _smooth(losses[:, None], window)[:, 0]
+    each = _smooth(by_task, window)
+    with drawing() as (figure, axes):
+        axes.plot(steps, losses, color=COLOURS[0], alpha=0.25, linewidth=0.7)
+        axes.plot(steps[window - 1 :], smooth, color=COLOURS[0], label="mean of the tasks")
+        axes.fill_between(
+            steps[window - 1 :],
+            each.min(axis=1),
+            each.max(axis=1),
+            color=COLOURS[0],
+            alpha=0.12,
+            linewidth=0,
+            label="from the easiest task to the hardest",
+        )
+        axes.set_xlabel("outer step")
+        axes.set_ylabel("meta-loss")
+        axes.legend(loc="best")
+    tasks, particles = len(config.train.tasks()), config.estimation.particles
+    caption = (
+        f"Meta-loss: the mean bounded training loss, 1 if nothing is learned, over n = {tasks} "
+        f"tasks × {particles} particles of 1 run (seed {config.seed}). Thick line and band: means "
+        f"of {window} outer steps; thin: every one."
+    )
+    if np.isnan(by_task).any():
+        caption += " Tasks were not kept apart by the version that began this run."
+    return Figure("meta-loss", figure, caption)
+
+
+def _smooth(columns: np.ndarray, window: int) -> np.ndarray:
+    """``[steps, K]``: moving means of each column."""
+    return np.lib.stride_tricks.sliding_window_view(columns, window, axis=0).mean(axis=-1)
+
+
+def gap(config: Config, found: Saved) -> Figure:
+    """What chooses the outer step to keep, with what is known of its uncertainty."""
+    steps = [past["step"] for past in found.history]
+    best = min(found.history, key=lambda past: past["score"])
+    gaps = [_log_ratios(past, found.adam) for past in found.history]
+    intervals = [over_tasks(gap, average=mean) for gap in gaps]
+    low, middle, high = (
+        100 * np.expm1([getattr(x, name) for x in intervals]) for name in ("low", "mean", "high")
+    )
+    with drawing() as (figure, axes):
+        axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--", label=adam_at(config))
+        axes.axvline(best["step"], color=GREY, linewidth=0.8)
+        axes.plot(steps, middle, "o-", color=COLOURS[1], ms=3, label="learned optimizer")
+        known = np.isfinite(low) & np.isfinite(high)
+        axes.fill_between(steps, low, high, where=known, color=COLOURS[1], alpha=0.15, linewidth=0)
+        axes.set_xlabel("outer step")
+        axes.set_ylabel("held-out objective, %")
+        axes.legend(loc="best")
+    tasks, seeds = gaps[-1].shape
+    caption = (
+        f"The held-out objective against {adam_at(config)}: mean of n = {tasks} tasks × {seeds} "
+        f"{_seeds(config, seeds)}, band: 95 % bootstrap interval over both. It chose the outer "
+        "step to keep (grey line), where it is therefore optimistic."
+    )
+    if not known.all():
+        caption += " No band: only one number is known of each task."
+    return Figure("held-out-gap", figure, caption)
+
+
+def _log_ratios(past: dict[str, Any], adam: list[list[float]]) -> np.ndarray:
+    """``[tasks, seeds]``; one seed, the mean, where either is known no better."""
+    own, other = (np.array([*rows]) for rows in (past["objectives"].values(), adam))
+    if own.shape != other.shape:
+        own, other = (rows.mean(axis=1, keepdims=True) for rows in (own, other))
+    return np.log(own / other)
+
+
+def _seeds(config: Config, known: int) -> str:
+    count = config.evaluation.seeds
+    if known == 1 < count:
+        return f"mean of {count} seeds"
+    return f"seeds ({SEED} to {SEED + count - 1})" if count > 1 else f"seed ({SEED})"
+
+
+def held_out(config: Config, found: Saved) -> Figure:
+    names, steps = list(found.history[0]["objectives"]), [past["step"] for past in found.history]
+    with drawing() as (figure, axes):
+        for k, (name, adam) in enumerate(zip(names, found.adam, strict=True)):
+            colour = COLOURS[k % len(COLOURS)]
+            each = [past["objectives"][name] for past in found.history]
+            axes.plot(steps, [fmean(seeds) for seeds in each], color=colour, label=name)
+            low, high = (list(map(end, each)) for end in (min, max))
+            axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.axhline(fmean(adam), color=colour, linestyle="--", linewidth=0.8)
+        axes.set_xlabel("outer step")
+        axes.set_ylabel("held-out objective")
+        axes.set_yscale("log")
+        sparse_ticks(axes, wide=False)
+        axes.legend(loc="upper right")
+    count = len(found.adam[0])
+    caption = (
+        f"The same, task by task, not divided by Adam's (dashed): mean and range of n = {count} "
+        f"{_seeds(config, count)}."
+    )
+    return Figure("held-out", figure, caption)

@@ -1,0 +1,92 @@
+"""Look at a meta-training run while somebody else is at it; never writes.
+
+What is seen is the run's last save; it saves every ``outer.save_every`` steps.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from l2o import meta_run
+from l2o.meta_config import Config
+from l2o.meta_run import Saved
+from l2o.meta_train import learning_rate
+from l2o.meta_view import Progress, View
+from tasks.command import Arguments, parser
+from tasks.wording import duration
+
+SEEN = ("step", "skipped", "norm", "losses")
+"""The tensors of a save that are looked at."""
+
+
+def watch(arguments: Arguments) -> int:
+    """Show a run live, from another terminal; it ends with the run.
+
+    l2o watch runs/first
+    l2o watch runs/learned --once
+    """
+    options_of = parser(watch)
+    options_of.add_argument("run", type=Path, help="the directory of a run, of either engine")
+    options_of.add_argument("--every", type=float, default=1.0, help="seconds between two looks")
+    options_of.add_argument("--once", action="store_true", help="one line, and no more")
+    options = options_of.parse_args(list(arguments))
+    if not 0 < options.every < math.inf:
+        raise ValueError(f"--every: got {options.every}, expected a positive number of seconds")
+    run_dir, console = options.run, Console()
+    config = Config.from_dict(meta_run.facts(run_dir)["config"])
+    if not options.once:
+        _follow(run_dir, config, options.every, console)
+    console.print(line(run_dir, config), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _follow(run_dir: Path, config: Config, every: float, console: Console) -> None:
+    """Until the run has taken all its steps."""
+    with View(console) as view:
+        told = -1  # the outer step of the last held-out evaluation that was said
+        while (found := meta_run.saved(run_dir, SEEN)) is None or _left(config, found):
+            if found is not None:
+                view.show(progress(config, found))
+                for past in found.history:
+                    if past["step"] > told:
+                        view.evaluated(past["step"], past["score"], config.evaluation.adam_lr)
+                        told = past["step"]
+            time.sleep(every)
+
+
+def _left(config: Config, found: Saved) -> int:
+    return config.outer.steps - int(found.tensors["step"])
+
+
+def progress(config: Config, found: Saved) -> Progress:
+    """The state of a run as of a save."""
+    step, losses = int(found.tensors["step"]), found.tensors["losses"].tolist()
+    return Progress(
+        step=step,
+        steps=config.outer.steps,
+        loss=losses[-1],
+        recent=losses[-50:],
+        norm=float(found.tensors.get("norm", math.nan)),
+        lr=learning_rate(config.outer, step - 1),
+        skipped=int(found.tensors["skipped"]),
+        seconds=found.seconds,
+        by_task={},
+    )
+
+
+def line(run_dir: Path, config: Config) -> str:
+    """The last save of a run in a line, and how long ago it was."""
+    found = meta_run.saved(run_dir, SEEN)
+    if found is None:
+        return f"outer step 0 of {config.outer.steps}: nothing has been saved yet"
+    best = min(found.history, key=lambda past: past["score"])
+    age = time.time() - (run_dir / meta_run.STATE).stat().st_mtime
+    state = f"saved {duration(max(age, 0.0))} ago" if _left(config, found) else "finished"
+    return (
+        f"{progress(config, found)}  held-out objective {View.gap(best['score'])} against Adam at "
+        f"outer step {best['step']}  {duration(found.seconds)}  {state}"
+    )

@@ -1,0 +1,156 @@
+"""``l2o watch`` of a meta-training run: at any time, whatever its state, without touching it."""
+
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from l2o import meta_run
+from l2o.cli import main
+from l2o.distribution import Distribution
+from l2o.meta_config import Config, Estimation, Evaluation, Outer
+from l2o.meta_view import View
+from l2o.ranks import Ranks
+from l2o.tuned import TunedAdam
+
+CONFIG = Config(
+    train=Distribution(widths=(4,), batch_size=8),
+    held_out=Distribution(widths=(8,), batch_size=8),
+    estimation=Estimation(particles=2, truncation=2, horizon=(4, 6)),
+    outer=Outer(steps=4, warmup=1, save_every=2),
+    evaluation=Evaluation(every=2, steps=4, seeds=2),
+)
+
+
+def begin(folder: Path) -> Path:
+    optimizer = TunedAdam(lr=0.01)
+    meta_run.begin(folder, CONFIG, optimizer, optimizer.initial(0), ["l2o", "meta-train"])
+    return folder
+
+
+def proceed(folder: Path) -> None:
+    with View(silent=True) as view:
+        meta_run.proceed(folder, Ranks(), view)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = begin(tmp_path_factory.mktemp("runs") / "learned")
+    proceed(folder)
+    return folder
+
+
+@pytest.fixture
+def half_way(finished, tmp_path, monkeypatch) -> Path:
+    """A run that was killed after its first save."""
+    folder, save = begin(tmp_path / "half"), meta_run.Run._save
+
+    def save_and_die(run):
+        save(run)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(meta_run.Run, "_save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            proceed(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_in_one_line(finished, capsys):
+    before = contents(finished)
+    assert main(["watch", "--every", "0.1", str(finished)]) == 0
+    shown = capsys.readouterr().out.strip()
+    assert shown.startswith("outer step 4 of 4  meta-loss 0.")
+    assert shown.endswith("finished")
+    assert "held-out objective" in shown
+    assert "nan" not in shown
+    assert contents(finished) == before
+
+
+def test_one_look_at_a_run_that_goes_on(half_way, capsys):
+    before = contents(half_way)
+    assert main(["watch", str(half_way), "--once"]) == 0
+    shown = capsys.readouterr().out
+    assert "outer step 2 of 4" in shown
+    assert "saved 0 s ago" in shown or "saved 1 s ago" in shown
+    assert contents(half_way) == before
+
+
+def test_a_run_before_its_first_save(tmp_path, capsys):
+    assert main(["watch", str(begin(tmp_path / "new")), "--once"]) == 0
+    assert capsys.readouterr().out == "outer step 0 of 4: nothing has been saved yet\n"
+
+
+def test_following_ends_with_the_run(half_way, capsys):
+    later = threading.Thread(target=lambda: (time.sleep(0.3), proceed(half_way)))
+    later.start()
+    assert main(["watch", str(half_way), "--every", "0.05"]) == 0
+    later.join()
+    shown = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("outer step 0: held-out objective") for line in shown)
+    assert "outer step 4 of 4" in shown[-1]
+    assert shown[-1].endswith("finished")
+
+
+@pytest.mark.parametrize("command", [["watch", "--once"], ["report"]], ids=["watch", "report"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("absent", "run"),
+        ("facts", "run.json: damaged"),
+        ("state", "state.safetensors: damaged"),
+        ("version", "state.safetensors: format_version is 9, expected 1 or 2"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(finished, tmp_path, capsys, command, damage, message):
+    folder = tmp_path / "run"
+    if damage != "absent":
+        shutil.copytree(finished, folder)
+    state = folder / meta_run.STATE
+    if damage == "facts":
+        (folder / meta_run.FACTS).write_text("{")
+    elif damage == "state":
+        state.write_bytes(state.read_bytes()[:1000])
+    elif damage == "version":
+        save_file(load_file(state), state, {"format_version": "9"})
+    assert main([*command, str(folder)]) == 2
+    out, error = capsys.readouterr()
+    assert (out, error.count("\n")) == ("", 1)
+    assert message in error
+
+
+def older(folder: Path) -> None:
+    """Rewrite a save as version 1 had it: means over seeds, no task by itself."""
+    path = folder / meta_run.STATE
+    with safe_open(path, framework="pt") as file:
+        header = {name: json.loads(value) for name, value in file.metadata().items()}
+    record = header["record"]
+    record["adam"] = [sum(seeds) / len(seeds) for seeds in record["adam"]]
+    for past in record["history"]:
+        past["objectives"] = {k: sum(v) / len(v) for k, v in past["objectives"].items()}
+    tensors = load_file(path)
+    for name in ("by_lesson", "norm"):
+        del tensors[name]
+    header["format_version"] = 1
+    save_file(tensors, path, {name: json.dumps(value) for name, value in header.items()})
+
+
+def test_saves_of_version_1_are_watched_reported_and_gone_on_with(half_way, finished, capsys):
+    older(half_way)
+    assert main(["watch", str(half_way), "--once"]) == 0
+    assert "gradient nan" not in capsys.readouterr().out
+    assert main(["report", str(half_way)]) == 0
+    assert main(["resume", str(half_way)]) == 0
+    assert load_file(half_way / meta_run.STATE)["theta"].equal(
+        load_file(finished / meta_run.STATE)["theta"]
+    )
+    assert main(["report", str(half_way)]) == 0
