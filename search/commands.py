@@ -49,7 +49,23 @@ PRESETS: dict[str, dict[str, Any]] = {
         "verdict.trials": 16,
         "verdict.seeds": 10,
     },
+    # A million in ten minutes: batches that fill a GPU, and populations that outlive a batch.
+    "gpu": {
+        "device": "cuda",
+        "budget.candidates": 1_000_000,
+        "budget.minutes": 10.0,
+        "evolution.population": 8000,
+        "evolution.tournament": 32,
+        "evolution.batch": 1024,
+        "evolution.ahead": 4,
+        "verdict.finalists": 20,
+        "verdict.trials": 16,
+        "verdict.seeds": 10,
+    },
 }
+SHARERS = 2
+"""Worker processes on a GPU: while one has it, the other prepares its batch. More would each take
+its memory and compile its kernels, and the process that makes candidates is slower than two."""
 
 
 def search(arguments: Arguments) -> int:
@@ -93,7 +109,7 @@ def search(arguments: Arguments) -> int:
         evolution=options.evolution,
         verdict=options.verdict,
     )
-    workers = _workers(options.workers)
+    workers = _workers(options.workers, options.device)
     with run.begin(options.run_dir, config) as archive:
         return _proceed(archive, workers)
 
@@ -118,9 +134,9 @@ def resume(arguments: Arguments) -> int:
     options_of.add_argument("run", type=Path, help="the directory of the run")
     _add_workers(options_of)
     options = options_of.parse_args(list(arguments))
-    workers = _workers(options.workers)
     with open_existing(options.run) as archive:
-        return _proceed(archive, workers)
+        device = archive.run()["config"]["funnel"]["device"]
+        return _proceed(archive, _workers(options.workers, device))
 
 
 def _add_workers(options_of: Any) -> None:
@@ -128,14 +144,16 @@ def _add_workers(options_of: Any) -> None:
         "--workers",
         type=int | None,
         default=None,
-        help="worker processes; 0: none, all in this one; default: one a core",
+        help=f"worker processes; 0: none, all in this one; default: one a core, {SHARERS} on a GPU",
     )
 
 
-def _workers(given: int | None) -> int:
-    if given is not None and given < 0:
+def _workers(given: int | None, device: str) -> int:
+    if given is None:
+        return SHARERS if device.startswith("cuda") else os.cpu_count() or 1
+    if given < 0:
         raise ValueError(f"workers: got {given}, expected at least 0")
-    return os.cpu_count() or 1 if given is None else given
+    return given
 
 
 def _proceed(archive: Archive, workers: int) -> int:

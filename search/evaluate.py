@@ -180,6 +180,7 @@ class _Climb:
         factors = torch.tensor(funnel.factors)
         self.owner = torch.arange(len(job.texts)).repeat_interleave(len(factors))
         self.lr = (torch.tensor(job.lrs)[:, None] * factors).flatten()
+        self.who, self.rates = self.owner.tolist(), self.lr.tolist()  # read one by one, often
         self.population = Population.of(self.programs, self.owner.to(funnel.device))
         self.alive = torch.arange(len(self.owner))
         self.gap = torch.zeros(len(self.owner))  # sum over finished tasks of final log ratios
@@ -222,28 +223,27 @@ class _Climb:
         ratio = torch.log(scoring.finite(losses) / ref[rung])
         best = [math.inf] * len(self.programs)
         for i, loss, gap in zip(instances.tolist(), losses.tolist(), ratio.tolist(), strict=True):
-            p = int(self.owner[i])
+            p = self.who[i]
             best[p] = min(best[p], gap)
             known = loss if math.isfinite(loss) else None
-            self.measurements[p].append(Measurement(name, step, float(self.lr[i]), known))
-        for p in {int(self.owner[i]) for i in instances.tolist()}:
+            self.measurements[p].append(Measurement(name, step, self.rates[i], known))
+        for p in {self.who[i] for i in instances.tolist()}:
             self.ladders[p].append(best[p])
         hurdle = self.job.hurdles[task * len(self.funnel.rungs) + rung]
         return ratio.isfinite() & (ratio <= hurdle)
 
     def outcomes(self, rungs: int) -> list[Outcome]:
-        survivors: dict[int, list[int]] = {}
+        gaps, survivors = self.gap.tolist(), dict[int, list[int]]()
         for i in self.alive.tolist():
-            survivors.setdefault(int(self.owner[i]), []).append(i)
+            survivors.setdefault(self.who[i], []).append(i)
         results = []
         for p, ladder in enumerate(self.ladders):
             fate, score, lr = "stopped", None, None
             if p in survivors and len(ladder) == rungs:
-                best = min(survivors[p], key=lambda i: float(self.gap[i]))
-                fate, score, lr = "evaluated", float(self.gap[best]) / self.tasks, self.lr[best]
+                best = min(survivors[p], key=gaps.__getitem__)
+                fate, score, lr = "evaluated", gaps[best] / self.tasks, self.rates[best]
             elif not math.isfinite(ladder[-1]):
                 fate = "diverged"
             finite = tuple(x for x in ladder if math.isfinite(x))
-            lr = None if lr is None else float(lr)
             results.append(Outcome(fate, score, lr, finite, tuple(self.measurements[p])))
         return results

@@ -138,8 +138,9 @@ class Search:
         self._show()
 
     def _write(self, batch: Batch, fresh: list[Candidate], outcomes: list[Outcome]) -> None:
+        evaluated = {c.id for c in fresh}
         for c in batch.candidates:
-            if c in fresh or c.fate == "duplicate":
+            if c.id in evaluated or c.fate == "duplicate":
                 self.archive.decide(c.id, str(c.fate), c.lr, c.score, c.ladder)
         seed = self.config.funnel.seed
         self.archive.add_evaluations(

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from l2o.cli import main
 from search import run
 from search.archive import open_existing
+from search.commands import PRESETS, _workers
 from search.config import BASELINES, Budget, Config
 from search.evaluate import Funnel
 from search.evolve import Settings
@@ -170,7 +172,7 @@ def test_kill_9_and_resume_end_with_the_same_rows(finished, tmp_path):
 
 
 def test_trials_run_where_the_search_does(finished, monkeypatch):
-    jobs: Any = Inline(lambda context: None, None)
+    jobs: Any = Inline(lambda context: lambda job: None, None)
     monkeypatch.setattr("search.evaluate.check_device", lambda device: None)
     monkeypatch.setattr(jobs, "completed", lambda: iter(()))
     config = replace(CONFIG, funnel=replace(CONFIG.funnel, device="cuda"))
@@ -218,6 +220,39 @@ def test_ctrl_c_finishes_the_batch_and_says_so(finished, tmp_path):
 def test_bad_settings_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         change()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_runs(preset, tmp_path):
+    small = {
+        "run-dir": tmp_path / "run",
+        "workers": 0,
+        "device": "cpu",
+        "budget.candidates": 40,
+        "evolution.batch": 8,
+        "funnel.length": 1.0,
+        "funnel.suite": "tiny_suites:proxy",
+        "verdict.held_out": "tiny_suites:held_out",
+        "verdict.meta_validation": "null",
+        "verdict.finalists": 1,
+        "verdict.trials": 2,
+        "verdict.seeds": 2,
+    }
+    options = [f"--{name}={value}" for name, value in small.items()]
+    assert main(["search", "--preset", preset, *options]) == 0
+    with open_existing(tmp_path / "run", readonly=True) as archive:
+        facts = archive.run()
+    chosen, found = PRESETS[preset], facts["config"]
+    assert found["evolution"]["population"] == chosen["evolution.population"]
+    assert found["budget"]["minutes"] == chosen["budget.minutes"]
+    assert "winner" in facts
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "count"), [(None, "cuda:1", 2), (5, "cuda", 5), (0, "cpu", 0)]
+)
+def test_a_gpu_has_few_workers(given, device, count):
+    assert _workers(given, device) == count
 
 
 def test_a_bad_run_makes_no_directory(tmp_path):
