@@ -1,8 +1,8 @@
 """A program as a file of its own: one ``torch.optim.Optimizer`` that imports nothing but torch.
 
-The file is torch's contract for optimizers (``skeleton.py``) around two functions that hold the
-rule (``functions.py``), for one parameter at a time and for all at once, made of statements as
-torch code (``statements.py``). Names are chosen in ``naming.py``.
+The file is torch's contract for optimizers (``skeleton.py``, ``parts.py``) around two functions
+that hold the rule (``functions.py``), for one parameter at a time and for all at once, made of
+statements as torch code (``statements.py``). Names are chosen in ``naming.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cached_property
 from textwrap import fill, indent
 
 from search.analyze import check, live
-from search.export import skeleton
+from search.export import parts, skeleton
 from search.export.functions import Functions
 from search.export.naming import fold, hyper_parameters, single_names, state_keys
 from search.export.statements import GLOBAL
@@ -91,7 +91,7 @@ class _Export:
         curved = self.functions.reads("h")
         columns = [*self.keys.values(), *(["hessian"] if curved else [])]
         columns += ["step"] if self.functions.reads("t") else []
-        missing = skeleton.MISSING.rstrip() if curved else self.create
+        missing = parts.MISSING.rstrip() if curved else self.create
         in_groups = indent(self.create.replace("group[", "groups[p]["), 8 * " ")
         loop, foreach = self.functions.loop(), self.functions.foreach()
         slots = {
@@ -102,19 +102,22 @@ class _Export:
             "STATES": _tuple(self.keys.values()),
             "COLUMNS": _tuple(columns),
             "HYPER": _tuple(["lr", *self.hyper]),
-            "NOTE": skeleton.MODEL_NOTE.rstrip() if self.functions.is_global else "",
+            "NOTE": parts.MODEL_NOTE.rstrip() if self.functions.is_global else "",
             "RATE": repr(self.lr),
             "ARGUMENTS": "\n".join(f"{n}: float = {value!r}," for n, value in self.hyper.items()),
             "CHECKS": "\n".join(self.checks()),
             "DEFAULTS": "\n".join(f'"{name}": {name},' for name in self.hyper),
-            "UPDATE": skeleton.UPDATE_MODEL if self.functions.is_global else skeleton.UPDATE_GROUPS,
-            "COLLECT": skeleton.COLLECT.format(create=missing) if columns else "",
-            "CURVATURE": skeleton.CURVATURE.replace("{create}", in_groups),
-            "FLIP": skeleton.FLIP,
-            "TICK": skeleton.TICK if self.functions.reads("t") else "",
-            "LOCAL": "" if self.functions.reduces else skeleton.LOCAL,
-            "SHARDED": skeleton.SHARDED if self.functions.reduces else "",
+            "UPDATE": parts.UPDATE_MODEL if self.functions.is_global else parts.UPDATE_GROUPS,
+            "COLLECT": parts.COLLECT.format(create=missing) if columns else "",
+            "CURVATURE": parts.CURVATURE.replace("{create}", in_groups),
+            "FLIP": parts.FLIP,
+            "TICK": parts.TICK if self.functions.reads("t") else "",
+            "LOCAL": "" if self.functions.reduces else parts.LOCAL,
+            "SHARDED": parts.SHARDED if self.functions.reduces else "",
             "STEPS": ", steps" if self.functions.reads("t") else "",
+            "PIECES": self.pieces,
+            "BLOCK": "" if self.functions.is_global else parts.BLOCK,
+            "ABC": "Callable, Iterable" + ("" if self.functions.is_global else ", Iterator"),
             "HELPERS": self.helpers(loop + foreach),
             "LOOP": loop,
             "FOREACH": foreach,
@@ -126,10 +129,19 @@ class _Export:
         return "\n".join(lines) + "\n"
 
     @property
+    def pieces(self) -> str:
+        """How the work is cut up for a CPU; norms need whole tensors, others the whole model."""
+        if self.functions.is_global:
+            return ""
+        if self.functions.reduces:
+            return parts.PIECES.format(rows=parts.ROWS)
+        return parts.PIECES.format(rows=parts.CUT_ROWS) + parts.CUT
+
+    @property
     def create(self) -> str:
         """The code that makes the state of a parameter ``p``."""
-        code = skeleton.CREATE_STATES if self.keys else ""
-        code += skeleton.CREATE_STEP if self.functions.reads("t") else ""
+        code = parts.CREATE_STATES if self.keys else ""
+        code += parts.CREATE_STEP if self.functions.reads("t") else ""
         return (code or "    pass").rstrip()
 
     def checks(self) -> Iterator[str]:
@@ -144,9 +156,9 @@ class _Export:
 
     def helpers(self, code: str) -> str:
         """The functions that ``code`` calls and torch does not have, each once."""
-        text = skeleton.SCALAR if "_scalar(" in code else ""
+        text = parts.SCALAR if "_scalar(" in code else ""
         used = {statement.op for statement in self.program.statements} & GLOBAL
-        return text + "".join(dict.fromkeys(p for op in sorted(used) for p in skeleton.HELPERS[op]))
+        return text + "".join(dict.fromkeys(p for op in sorted(used) for p in parts.HELPERS[op]))
 
 
 def _refusal(name: str, accepted: str) -> str:

@@ -38,7 +38,7 @@ It moves the parameters by $FORM.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import $ABC
 from typing import Any
 
 import torch
@@ -49,14 +49,15 @@ from torch.optim import Optimizer
 STATES = ($STATES)
 COLUMNS = ($COLUMNS)
 HYPER = ($HYPER)
+$BLOCK
 
 
 class $NAME(Optimizer):
     """The rule at the top of this file. Every argument but the first can differ by group.
 
-    ``lr``: a number, or a tensor of one element. ``foreach``: multi-tensor functions (None: on
-    accelerators). ``capturable``: step counters on the device. ``differentiable``: record steps
-    for autograd. States of half-precision parameters are float32.$NOTE
+    ``lr``: a number, or a tensor of one element. ``foreach``: multi-tensor functions (None: unless
+    ``differentiable``). ``capturable``: step counters on the device. ``differentiable``: record
+    steps for autograd. States of half-precision parameters are float32.$NOTE
     """
 
     def __init__(
@@ -148,6 +149,13 @@ class $NAME(Optimizer):
             $COLLECT
 
 
+def _hyper(group: dict[str, Any]) -> dict[str, Any]:
+    """What a step reads of a group; a tensor ``lr`` without axes, to suit any parameter."""
+    lr = group["lr"]
+    lr = lr.reshape(()) if isinstance(lr, Tensor) else lr
+    return {name: group[name] for name in HYPER} | {"lr": lr}
+
+
 def _prepare(group: dict[str, Any], params: list, grads: list, *columns: list) -> list[list]:
     """The lists as the rule wants them: real, gradients to descend, in working precision."""
     lr = group["lr"]
@@ -177,7 +185,7 @@ def _wants_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
     $SHARDED
     if group["foreach"] is not None:
         return group["foreach"]
-    return not group["differentiable"] and all(p.device.type not in ("cpu", "meta") for p in params)
+    return not group["differentiable"] and all(p.device.type != "meta" for p in params)
 
 
 def _alike(params: list, *columns: list) -> list[list[list]]:
@@ -188,6 +196,9 @@ def _alike(params: list, *columns: list) -> list[list[list]]:
     return [[list(column) for column in zip(*rows, strict=True)] for rows in parts.values()]
 
 
+$PIECES
+
+
 $HELPERS
 
 
@@ -196,154 +207,3 @@ $LOOP
 
 $FOREACH
 '''
-
-CREATE_STATES = """\
-    for name in STATES:
-        state[name] = torch.zeros_like(p, dtype=_working_dtype(p))
-"""
-CREATE_STEP = """\
-    device = p.device if group["capturable"] else "cpu"
-    state["step"] = torch.zeros((), dtype=torch.float32, device=device)
-"""
-COLLECT = """\
-state = self.state[p]
-if not state:
-{create}
-for column, name in zip(columns, COLUMNS, strict=True):
-    column.append(state[name])
-"""
-CURVATURE = '''\
-def set_hessian(self, loss: Tensor, generator: torch.Generator | None = None) -> None:
-    """Estimate the diagonal of the Hessian of ``loss``: before ``loss.backward()``, unscaled.
-
-    The rule needs it before its first step, and keeps it until the next call, which may come
-    every few steps. Hutchinson's estimate: z * (H z) with random signs z. Processes that train
-    together should average ``state[p]["hessian"]``, each having seen its own part of the batch.
-    """
-    groups = {p: group for group in self.param_groups for p in group["params"]}
-    params = [p for p in groups if p.requires_grad]
-    grads = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
-    signs, total = [], 0.0
-    for x in _real(grads):
-        z = torch.randint(2, x.shape, generator=generator, device=x.device) * 2 - 1
-        signs.append(z.to(x.dtype))
-        total = total + (x * signs[-1]).sum().to(loss.device)
-    products = torch.autograd.grad(total, params, retain_graph=True, materialize_grads=True)
-    for p, z, product in zip(params, signs, _real(products), strict=True):
-        state, h = self.state[p], z * product
-        if not state:
-{create}
-        h = torch.view_as_complex(h) if p.is_complex() else h
-        state["hessian"] = h.to(_working_dtype(p))
-'''
-MISSING = """\
-    raise RuntimeError("the rule reads a Hessian: call set_hessian(loss) before step()")
-"""
-FLIP = "columns[-1] = [-h for h in columns[-1]]"
-TICK = """\
-*columns, steps = columns
-torch._foreach_add_(steps, 1)
-if not (group["capturable"] or torch.compiler.is_compiling()):
-    steps = [step.item() for step in steps]
-"""
-
-LOCAL = """\
-for i, p in enumerate(params):
-    if hasattr(p, "to_local"):  # sharded; the rule is elementwise, so the shard here will do
-        grads[i] = grads[i].redistribute(p.device_mesh, p.placements)
-params, grads, *columns = (
-    [x.to_local() if hasattr(x, "to_local") else x for x in tensors]
-    for tensors in (params, grads, *columns)
-)
-"""
-SHARDED = """\
-if any(hasattr(p, "to_local") for p in params):
-    return False  # few multi-tensor functions are known to sharded tensors
-"""
-
-UPDATE_GROUPS = """\
-for group in self.param_groups:
-    params, grads, columns = [], [], [[] for _ in COLUMNS]
-    self._init_group(group, params, grads, *columns)
-    if not params:
-        continue
-    lists = _prepare(group, params, grads, *columns)
-    hyper = {name: group[name] for name in HYPER}
-    if _wants_foreach(group, params):
-        for part in _alike(*lists):
-            _foreach(*part, **hyper)
-    else:
-        _loop(*lists, **hyper)
-"""
-UPDATE_MODEL = """\
-lists = [[] for _ in ("params", "grads", *COLUMNS)]
-hyper = {name: [] for name in HYPER}
-foreach = True
-for group in self.param_groups:
-    params, grads, columns = [], [], [[] for _ in COLUMNS]
-    self._init_group(group, params, grads, *columns)
-    if not params:
-        continue
-    for whole, part in zip(lists, _prepare(group, params, grads, *columns), strict=True):
-        whole.extend(part)
-    for name in HYPER:
-        hyper[name] += [group[name]] * len(params)
-    foreach = foreach and _wants_foreach(group, params)
-if not lists[0]:
-    return
-if foreach and len(_alike(*lists)) == 1:
-    _foreach(*lists, **hyper)
-else:
-    _loop(*lists, **hyper)
-"""
-MODEL_NOTE = """
-
-    Norms and inner products are taken over all parameters of the optimizer that have a gradient,
-    as if they were one vector; on parameters sharded by FSDP2 they are those of the whole model,
-    under ZeroRedundancyOptimizer only of the process's own share.
-"""
-
-SCALAR = '''\
-def _scalar(x: float | Tensor) -> Tensor:
-    """A number as a tensor, for functions that raise where torch's give infinity or NaN."""
-    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
-
-
-'''
-DOT = '''\
-def _dot(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
-    """The inner product of two lists, each as one vector; a copy for every parameter's device."""
-    terms = [(x * y).sum() for x, y in zip(xs, ys, strict=True)]
-    terms = [x.full_tensor() if hasattr(x, "full_tensor") else x for x in terms]  # sharded
-    total = torch.stack([x.to(terms[0].device) for x in terms]).sum()
-    return [total.to(x.device) for x in terms]
-
-
-'''
-GLOBAL_NORM = """\
-def _global_norm(xs: list[Tensor]) -> list[Tensor]:
-    return [x.sqrt() for x in _dot(xs, xs)]
-
-
-"""
-COSINE_SIM = """\
-def _cosine_sim(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
-    products = zip(_dot(xs, ys), _dot(xs, xs), _dot(ys, ys), strict=True)
-    return [xy / ((xx * yy).sqrt() + 1e-8) for xy, xx, yy in products]
-
-
-"""
-CLIP = """\
-def _clip_by_global_norm(xs: list[Tensor], limits: list[Any]) -> list[Tensor]:
-    rows = zip(xs, limits, _global_norm(xs), strict=True)
-    return [x * (limit / (norm + 1e-8)).clamp(max=1) for x, limit, norm in rows]
-
-
-"""
-HELPERS = {
-    "dot": (DOT,),
-    "global_norm": (DOT, GLOBAL_NORM),
-    "cosine_sim": (DOT, COSINE_SIM),
-    "clip_by_global_norm": (DOT, GLOBAL_NORM, CLIP),
-}
-"""What each function of the whole model calls."""

@@ -158,6 +158,8 @@ class _Calls:
             self.result = f"torch._foreach_pow({POWERS[op]}, {self.args[0].text})"
         elif _is_lerp(op, self.args):
             self.lerp()
+        elif op == "mul" and self.target.spent and self.copied():
+            self.result = self.copied()
         elif op in WITH_NUMBERS and self.args[0].kind == self.target.kind:
             self.binary(op, self.args[0], self.args[1])
         elif op in COMMUTE:
@@ -174,6 +176,11 @@ class _Calls:
             other = self.denominator(left, right)
         self.args[0] = left
         self.call(WITH_NUMBERS[op], 0, other)
+
+    def copied(self) -> str:
+        """``x`` where a state becomes ``1.0 * x``; else nothing."""
+        x, y = self.args if self.args[1].text == "1.0" else self.args[::-1]
+        return x.text if y.text == "1.0" and x.kind == self.target.kind else ""
 
     def prefers(self, one: Operand, other: Operand) -> bool:
         """Whether ``one`` is the better place for the result: the target, or else any memory."""

@@ -1,0 +1,189 @@
+"""The text that some exported optimizers need and others do not: what goes into the slots.
+
+A rule may keep states, count steps, read a Hessian, or look at whole tensors or the whole model.
+"""
+
+CREATE_STATES = """\
+    for name in STATES:
+        state[name] = torch.zeros_like(p, dtype=_working_dtype(p))
+"""
+CREATE_STEP = """\
+    device = p.device if group["capturable"] else "cpu"
+    state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+"""
+COLLECT = """\
+state = self.state[p]
+if not state:
+{create}
+for column, name in zip(columns, COLUMNS, strict=True):
+    column.append(state[name])
+"""
+CURVATURE = '''\
+def set_hessian(self, loss: Tensor, generator: torch.Generator | None = None) -> None:
+    """Estimate the diagonal of the Hessian of ``loss``: before ``loss.backward()``, unscaled.
+
+    The rule needs it before its first step, and keeps it until the next call, which may come
+    every few steps. Hutchinson's estimate: z * (H z) with random signs z. Processes that train
+    together should average ``state[p]["hessian"]``, each having seen its own part of the batch.
+    """
+    groups = {p: group for group in self.param_groups for p in group["params"]}
+    params = [p for p in groups if p.requires_grad]
+    grads = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+    signs, total = [], 0.0
+    for x in _real(grads):
+        z = torch.randint(2, x.shape, generator=generator, device=x.device) * 2 - 1
+        signs.append(z.to(x.dtype))
+        total = total + (x * signs[-1]).sum().to(loss.device)
+    products = torch.autograd.grad(total, params, retain_graph=True, materialize_grads=True)
+    for p, z, product in zip(params, signs, _real(products), strict=True):
+        state, h = self.state[p], z * product
+        if not state:
+{create}
+        h = torch.view_as_complex(h) if p.is_complex() else h
+        state["hessian"] = h.to(_working_dtype(p))
+'''
+MISSING = """\
+    raise RuntimeError("the rule reads a Hessian: call set_hessian(loss) before step()")
+"""
+FLIP = "columns[-1] = [-h for h in columns[-1]]"
+TICK = """\
+*columns, steps = columns
+torch._foreach_add_(steps, 1)
+if not (group["capturable"] or torch.compiler.is_compiling()):
+    steps = [step.item() for step in steps]
+"""
+
+LOCAL = """\
+for i, p in enumerate(params):
+    if hasattr(p, "to_local"):  # sharded; the rule is elementwise, so the shard here will do
+        grads[i] = grads[i].redistribute(p.device_mesh, p.placements)
+params, grads, *columns = (
+    [x.to_local() if hasattr(x, "to_local") else x for x in tensors]
+    for tensors in (params, grads, *columns)
+)
+"""
+SHARDED = """\
+if any(hasattr(p, "to_local") for p in params):
+    return False  # few multi-tensor functions are known to sharded tensors
+"""
+
+UPDATE_GROUPS = """\
+for group in self.param_groups:
+    params, grads, columns = [], [], [[] for _ in COLUMNS]
+    self._init_group(group, params, grads, *columns)
+    if not params:
+        continue
+    lists = _prepare(group, params, grads, *columns)
+    hyper = _hyper(group)
+    if not _wants_foreach(group, params):
+        _loop(*lists, **hyper)
+        continue
+    for part in _alike(*lists):
+        whole = part[0][0].device.type != "cpu" or torch.compiler.is_compiling()
+        for piece in [part] if whole else _pieces(*part):
+            _foreach(*piece, **hyper)
+"""
+UPDATE_MODEL = """\
+lists = [[] for _ in ("params", "grads", *COLUMNS)]
+hyper = {name: [] for name in HYPER}
+foreach = True
+for group in self.param_groups:
+    params, grads, columns = [], [], [[] for _ in COLUMNS]
+    self._init_group(group, params, grads, *columns)
+    if not params:
+        continue
+    for whole, part in zip(lists, _prepare(group, params, grads, *columns), strict=True):
+        whole.extend(part)
+    for name, value in _hyper(group).items():
+        hyper[name] += [value] * len(params)
+    foreach = foreach and _wants_foreach(group, params)
+if not lists[0]:
+    return
+if foreach and len(_alike(*lists)) == 1:
+    _foreach(*lists, **hyper)
+else:
+    _loop(*lists, **hyper)
+"""
+BLOCK = (
+    "BLOCK = 2**16  # numbers at a time on a CPU, whose cache holds all that a step needs of them"
+)
+PIECES = '''\
+def _pieces(params: list, *columns: list) -> Iterator[list[list]]:
+    """The lists in pieces of at most BLOCK numbers, or one tensor."""
+    rows, size = [], 0
+    for row in {rows}:
+        if rows and size + row[0].numel() > BLOCK:
+            yield [list(column) for column in zip(*rows, strict=True)]
+            rows, size = [], 0
+        rows.append(row)
+        size += row[0].numel()
+    yield [list(column) for column in zip(*rows, strict=True)]
+'''
+ROWS = "zip(params, *columns, strict=True)"
+CUT_ROWS = "(part for whole in zip(params, *columns, strict=True) for part in _cut(whole))"
+CUT = '''\
+
+
+def _cut(row: tuple) -> Iterable[tuple]:
+    """A parameter and what belongs to it; a large one in parts, as views."""
+    size, shape = row[0].numel(), row[0].shape
+    if size <= BLOCK or not all(x.is_contiguous() for x in row if isinstance(x, Tensor)):
+        return [row]
+    count = -(-size // BLOCK)
+    columns = []
+    for x in row:  # steps are one number for the whole of it
+        is_alike = isinstance(x, Tensor) and x.shape == shape
+        columns.append(x.view(-1).split(BLOCK) if is_alike else [x] * count)
+    return zip(*columns, strict=True)
+'''
+MODEL_NOTE = """
+
+    Norms and inner products are taken over all parameters of the optimizer that have a gradient,
+    as if they were one vector; on parameters sharded by FSDP2 they are those of the whole model,
+    under ZeroRedundancyOptimizer only of the process's own share.
+"""
+
+SCALAR = '''\
+def _scalar(x: float | Tensor) -> Tensor:
+    """A number as a tensor, for functions that raise where torch's give infinity or NaN."""
+    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
+
+
+'''
+DOT = '''\
+def _dot(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
+    """The inner product of two lists, each as one vector; a copy for every parameter's device."""
+    terms = [(x * y).sum() for x, y in zip(xs, ys, strict=True)]
+    terms = [x.full_tensor() if hasattr(x, "full_tensor") else x for x in terms]  # sharded
+    total = torch.stack([x.to(terms[0].device) for x in terms]).sum()
+    return [total.to(x.device) for x in terms]
+
+
+'''
+GLOBAL_NORM = """\
+def _global_norm(xs: list[Tensor]) -> list[Tensor]:
+    return [x.sqrt() for x in _dot(xs, xs)]
+
+
+"""
+COSINE_SIM = """\
+def _cosine_sim(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
+    products = zip(_dot(xs, ys), _dot(xs, xs), _dot(ys, ys), strict=True)
+    return [xy / ((xx * yy).sqrt() + 1e-8) for xy, xx, yy in products]
+
+
+"""
+CLIP = """\
+def _clip_by_global_norm(xs: list[Tensor], limits: list[Any]) -> list[Tensor]:
+    rows = zip(xs, limits, _global_norm(xs), strict=True)
+    return [x * (limit / (norm + 1e-8)).clamp(max=1) for x, limit, norm in rows]
+
+
+"""
+HELPERS = {
+    "dot": (DOT,),
+    "global_norm": (DOT, GLOBAL_NORM),
+    "cosine_sim": (DOT, COSINE_SIM),
+    "clip_by_global_norm": (DOT, GLOBAL_NORM, CLIP),
+}
+"""What each function of the whole model calls."""
