@@ -297,12 +297,14 @@ def main() -> None:
     parser.add_argument("--rules", nargs="*", default=[], help="optimizers, as for l2o export")
     parser.add_argument("--device", default="cuda", help="of gpu: cuda, cuda:N or cpu")
     parser.add_argument("--small", action="store_true", help="of gpu: only see that it works")
+    parser.add_argument("--parts", nargs="*", default=[], help="of gpu: what to measure")
+    parser.add_argument("--minutes", type=float, default=10, help="of gpu: length of the search")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="of gpu: results")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.what == "gpu":
         try:
-            gpu(options.device, options.small, options.out)
+            gpu(options.device, options.small, options.out, options.parts, options.minutes)
         except ValueError as error:
             parser.exit(2, f"{error}\n")
         return
