@@ -100,7 +100,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("interpreted")
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs Triton, which is for Linux (l2o[test], l2o[gpu])")
+needs_triton = pytest.mark.skipif(
+    find_spec("triton") is None, reason="needs Triton, which is for Linux (l2o[test], l2o[gpu])"
+)
+
+
+@needs_triton
+def test_a_tensor_too_long_for_32_bits_is_refused() -> None:
+    from l2o.kernels import gpu
+
+    layout = Layout((ParamSpec("w", (2**16, 2**15)),))
+    with pytest.raises(ValueError, match=r"got a tensor of shape \(65536, 32768\), expected below"):
+        gpu._map(layout, (1.0,), torch.device("cpu"))
+
+
+@needs_triton
 @pytest.mark.parametrize("name", CASES)
 def test_interpreted_kernel_follows_the_reference(name: str, folder: Path) -> None:
     check(interpreted(folder)[name], CASES[name])
