@@ -21,7 +21,8 @@ from tasks.evaluation import Plan
 from tasks.results import Results
 from tasks.statistics import Measured, Standing
 from tasks.suites import SUITES, names, resolve
-from tasks.wording import interval, per_cent, times
+from tasks.targets import FACTORS
+from tasks.wording import change, times, too_few
 
 REFERENCE = "adamw"
 
@@ -81,17 +82,16 @@ def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Ta
     tasks, seeds, trials = len(measured.tasks), len(measured.seeds), len(measured.settings)
     shown = Table(
         title=f"against {reference}: {tasks} tasks, {seeds} fresh seeds, {trials} trials each",
-        caption="Loss: final, on validation, interquartile mean over tasks and seeds with its 95 % "
-        "bootstrap interval over seeds. Tie: the paired test finds nothing (q >= 0.05). Speed: the "
-        "steps that the reference takes to its final loss / those that the rule takes, median over "
-        "tasks. Diverged: share of the trials.",
+        caption=f"Loss: final, on validation, interquartile mean of n = {tasks * seeds} runs with "
+        "its 95 % bootstrap interval over seeds. Tie: the paired test finds nothing (q >= 0.05)."
+        f"{too_few(tasks * seeds)} Speed: the steps that the reference takes to its final loss / "
+        "those that the rule takes, median over tasks. Diverged: share of the trials.",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
     shown.add_column("rank", justify="right", no_wrap=True)
-    shown.add_column("rule", overflow="fold", min_width=16)
-    shown.add_column("loss", justify="right", no_wrap=True)
-    for name in ("interval", "verdict"):
+    shown.add_column("rule", overflow="fold", min_width=12)
+    for name in ("loss", "verdict"):
         shown.add_column(name, no_wrap=True)
     for name in ("q", "speed", "diverged"):
         shown.add_column(name, justify="right", no_wrap=True)
@@ -100,12 +100,11 @@ def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Ta
         shown.add_row(
             str(s.rank),
             s.rule,
-            per_cent(s.gap.mean),
-            interval(s.gap) if known else "",
+            change(s.gap) if known else "–",
             s.verdict,
             f"{s.q:.2g}" if known else "",
-            times([speed.mean for speed in s.speed_ups]),
-            f"{100 * s.tuning.diverged:.0f} %",
+            times([x.faster.mean for x in s.reached]),
+            f"{100 * s.tuning.diverged.mean:.0f} %",
         )
     return shown
 
@@ -113,17 +112,30 @@ def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Ta
 def summary(results: Results, measured: Measured, table: Sequence[Standing]) -> dict[str, Any]:
     """Everything that was found, as JSON can hold it; what is not finite is null."""
     facts = results.facts()
+    reference = facts["reference"]
+    base = measured.rules.index(reference)
     sources, cards = results.rules(), results.tasks()
     return _plain(
         {
             "plan": facts["plan"],
             "command": facts.get("command"),
             "environment": facts.get("environment"),
-            "reference": facts.get("reference"),
+            "reference": reference,
             "rules": {name: sources[name][1] for name in measured.rules},
             "tasks": {name: cards[name][1] for name in measured.tasks},
             "seeds": list(measured.seeds),
-            "standings": [_named(s) for s in table],
+            "standings": [_standing(s, measured.tasks) for s in table],
+            "targets": dict(zip(measured.tasks, statistics.targets(measured, base), strict=True)),
+            "profiles": {
+                "times slower": FACTORS.tolist(),
+                "share of tasks": dict(
+                    zip(
+                        measured.rules,
+                        statistics.profiles(measured, reference).tolist(),
+                        strict=True,
+                    )
+                ),
+            },
             "losses": {
                 rule: dict(zip(measured.tasks, measured.final[r].tolist(), strict=True))
                 for r, rule in enumerate(measured.rules)
@@ -143,6 +155,11 @@ def summary(results: Results, measured: Measured, table: Sequence[Standing]) -> 
             },
         }
     )
+
+
+def _standing(standing: Standing, tasks: Sequence[str]) -> dict[str, Any]:
+    found = _named(standing)
+    return found | {"reached": dict(zip(tasks, found["reached"], strict=True))}
 
 
 def _named(value: Any) -> Any:

@@ -12,9 +12,9 @@ import torch
 from l2o.held_out import SEED
 from l2o.meta_config import Config
 from l2o.meta_run import Saved
+from tasks.averages import mean, over_tasks
 from tasks.figures import sparse_ticks
 from tasks.page import COLOURS, GREY, Figure, drawing
-from tasks.statistics import mean, over_tasks
 
 
 def adam_at(config: Config) -> str:

@@ -23,6 +23,7 @@ from l2o.meta_config import Config
 from l2o.meta_curves import adam_at, gap, held_out, meta_loss
 from l2o.meta_run import Saved
 from l2o.tuned import TunedAdam
+from tasks.averages import mean, over_tasks
 from tasks.coordinates import Coordinates, coordinate_check
 from tasks.evaluation import marks
 from tasks.figures import band, loss_axis, sparse_ticks
@@ -30,7 +31,7 @@ from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, scaled
 from tasks.page import COLOURS, GREY, Figure, Page, Part, Program, Section, Table, Tiles, drawing
 from tasks.scoring import Interval, compare, interval
-from tasks.statistics import log_ratios, mean, over_tasks
+from tasks.statistics import log_ratios
 from tasks.types import Task, UpdateRule
 from tasks.unroll import unroll
 from tasks.wording import distance, duration, per_cent

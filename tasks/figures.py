@@ -10,7 +10,9 @@ import numpy as np
 
 from tasks import statistics
 from tasks.page import COLOURS, GREY, Figure, drawing
-from tasks.statistics import FACTORS, Measured, Standing
+from tasks.scoring import TUNING_SEED
+from tasks.statistics import Measured, Standing
+from tasks.targets import FACTORS, middle
 from tasks.wording import interval, per_cent
 
 
@@ -20,6 +22,11 @@ def short(rules: Sequence[str]) -> dict[str, str]:
     brief = [name if len(name) <= 24 else name[:23] + "…" for name in brief]
     clear = len(set(brief)) == len(brief)
     return dict(zip(rules, brief if clear else rules, strict=True))
+
+
+def _seeds(measured: Measured) -> str:
+    first, last, n = measured.seeds[0], measured.seeds[-1], len(measured.seeds)
+    return f"n = {n} fresh seeds ({first} to {last})" if n > 1 else f"n = 1 fresh seed ({first})"
 
 
 def _colours(measured: Measured) -> dict[str, str]:
@@ -46,10 +53,10 @@ def ranking(
         f"rule-{y}": f"{s.rule}: {per_cent(s.gap.mean)} ({interval(s.gap)})"
         for y, s in enumerate(shown)
     }
-    tasks, seeds = measured.final.shape[1:]
+    tasks = len(measured.tasks)
     caption = (
-        f"Left is better. Thick: 95 % interval over {seeds} seeds; thin: over seeds and {tasks} "
-        "tasks. Diverged rules are not shown."
+        f"Left is better. Interquartile mean over {tasks} tasks and {_seeds(measured)}; thick: "
+        "95 % interval over seeds, thin: over seeds and tasks. Diverged rules are not shown."
     )
     return Figure("ranking", figure, caption, hover)
 
@@ -63,16 +70,16 @@ def curve(measured: Measured, t: int, names: dict[str, str]) -> Figure:
         axes.set_xlabel("step")
         axes.set_title(measured.tasks[t], loc="left")
         axes.legend(loc="upper right")
-    caption = f"Validation loss: median and range of {len(measured.seeds)} fresh seeds, tuned."
+    caption = f"Validation loss of the tuned rules: median and range of {_seeds(measured)}."
     return Figure(f"curve-{t}", figure, caption)
 
 
 def band(axes: Any, at: Sequence[int], curves: np.ndarray, colour: str, label: str) -> None:
     """Median and range of ``curves [seeds, at]``, where they are finite."""
-    x, middle = np.array(at), statistics.median(curves)
+    x, centre = np.array(at), middle(curves)
     low, high = curves.min(axis=0), curves.max(axis=0)
-    shown = np.isfinite(middle)
-    axes.plot(x[shown], middle[shown], color=colour, label=label)
+    shown = np.isfinite(centre)
+    axes.plot(x[shown], centre[shown], color=colour, label=label)
     axes.fill_between(x, low, high, where=np.isfinite(high), color=colour, alpha=0.15, linewidth=0)
 
 
@@ -100,14 +107,19 @@ def budget(measured: Measured, table: Sequence[Standing], names: dict[str, str])
     with drawing() as (figure, axes):
         for s in table:
             spent = range(1, len(s.tuning.budget) + 1)
-            loss = 100 * np.expm1(s.tuning.budget)
+            loss, low, high = 100 * np.expm1([x[:3] for x in s.tuning.budget]).T
             axes.plot(spent, loss, color=colours[s.rule], label=names[s.rule])
+            if np.isfinite(low).all():
+                axes.fill_between(spent, low, high, color=colours[s.rule], alpha=0.06, linewidth=0)
         axes.set_xlabel("trials")
         axes.set_ylabel("loss above the rule's best, %")
         axes.set_yscale("symlog", linthresh=1)
         axes.yaxis.set_major_formatter("{x:g}")
         axes.legend(loc="upper right")
-    caption = f"Expected best of so many trials, mean of {len(measured.tasks)} tasks, tuning seed."
+    caption = (
+        f"Expected best of so many trials on the tuning seed ({TUNING_SEED}), mean of n = "
+        f"{len(measured.tasks)} tasks; band: 95 % interval over tasks."
+    )
     return Figure("budget", figure, caption)
 
 
@@ -127,8 +139,8 @@ def sensitivity(measured: Measured, t: int, names: dict[str, str]) -> Figure:
         axes.set_title(measured.tasks[t], loc="left")
         axes.legend(loc="best")
     caption = (
-        f"All {len(lr)} trials on the tuning seed; a dot has no weight decay, a cross has some. "
-        "Trials that diverged or ended above the start are not shown."
+        f"All {len(lr)} trials, each once, on the tuning seed ({TUNING_SEED}); a dot has no weight "
+        "decay, a cross has some. Trials that diverged or ended above the start are not shown."
     )
     return Figure(f"sensitivity-{t}", figure, caption)
 
@@ -151,7 +163,10 @@ def transfer(
         axes.set_ylabel("best learning rate")
         axes.set_title(f"{cards[members[0]]['family']} on {cards[members[0]]['data']}", loc="left")
         axes.legend(loc="best")
-    caption = f"The best of {len(rates)} trials at each {size}, tuning seed; flat lines transfer."
+    caption = (
+        f"The best of {len(rates)} trials at each {size}, on one seed ({TUNING_SEED}), so without "
+        "an interval; neighbouring rates of the grid may be as good. Flat lines transfer."
+    )
     return Figure(f"transfer-{size}-{members[0]}", figure, caption)
 
 
@@ -167,7 +182,8 @@ def profile(measured: Measured, names: dict[str, str], reference: str) -> Figure
         axes.set_ylim(-3, 103)
         axes.legend(loc="best")
     caption = (
-        f"Performance profile over {len(measured.tasks)} tasks, medians of {len(measured.seeds)} "
-        f"seeds. Solved: the final validation loss of tuned {reference} is reached."
+        f"Performance profile over n = {len(measured.tasks)} tasks, medians of {_seeds(measured)}. "
+        f"Solved: the final validation loss of tuned {reference} is reached. The mean height is "
+        "the AlgoPerf score of the table, which has its interval."
     )
     return Figure("profile", figure, caption)

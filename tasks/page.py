@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
 """Told apart by most colour-blind readers (Okabe and Ito), darkest first."""
 GREY = "#8A8A8A"
+NO_BREAK = "\N{NO-BREAK SPACE}"
 SIZE = (4.6, 3.1)
 """Inches. Narrow, so that 8-point text is still 8 points on a phone."""
 STYLE: Any = {
@@ -127,7 +128,7 @@ def html(page: Page) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{CSS}</style></head>\n<body><main>\n"
-        f'<h1>{title}</h1>\n<p class="lead">{escape(page.lead)}</p>\n{body}\n'
+        f'<h1>{title}</h1>\n<p class="lead">{_text(page.lead)}</p>\n{body}\n'
         f"<footer>Written by <code>{escape(page.remade_by)}</code></footer>\n"
         "</main></body></html>\n"
     )
@@ -152,8 +153,13 @@ def _grid(figures: list[str]) -> list[str]:
 
 
 def _figure(figure: Figure, command: str) -> str:
-    caption = f"{escape(figure.caption)} <code>{escape(command)}</code>"
+    caption = f"{_text(figure.caption)} <code>{escape(command)}</code>"
     return f"<figure>{svg(figure)}<figcaption>{caption}</figcaption></figure>"
+
+
+def _text(text: str) -> str:
+    """Escaped; numbers stay on one line with their units and with what they are the values of."""
+    return escape(re.sub(r"(?<=\d) (?=%)|(?<=\bn) (?==)|(?<=\bn =) (?=\d)", NO_BREAK, text))
 
 
 def _table(table: Table) -> str:
@@ -167,7 +173,7 @@ def _table(table: Table) -> str:
 def _cell(cell: str | Program) -> str:
     if isinstance(cell, Program):
         return _program(cell)
-    text = escape(cell)
+    text = _text(re.sub(r"\([^()]{1,24}\)", lambda m: m[0].replace(" ", NO_BREAK), cell))
     # Long names may be broken after their separators.
     return re.sub(r"([/_.(=-])(?=[A-Za-z_])", r"\1<wbr>", text) if len(cell) > 12 else text
 
@@ -180,12 +186,12 @@ def _program(program: Program) -> str:
 
 
 def _tiles(tiles: Tiles) -> str:
-    each = (f"<div><b>{escape(n)}</b><span>{escape(what)}</span></div>" for n, what in tiles.tiles)
+    each = (f"<div><b>{_text(n)}</b><span>{_text(what)}</span></div>" for n, what in tiles.tiles)
     return f'<div class="tiles">{"".join(each)}</div>'
 
 
 _RENDERERS: dict[type, Callable[[Any], str]] = {
-    str: lambda text: f"<p>{escape(text)}</p>\n",
+    str: lambda text: f"<p>{_text(text)}</p>\n",
     Table: _table,
     Program: _program,
     Tiles: _tiles,

@@ -12,9 +12,10 @@ from tasks import figures, statistics
 from tasks.evaluation import measured as measured_in
 from tasks.page import Page, Part, Program, Section, Table, Tiles
 from tasks.results import Results
-from tasks.scoring import Interval
+from tasks.scoring import TUNING_SEED, Interval
 from tasks.statistics import Measured, Standing
-from tasks.wording import distance, interval, per_cent, times
+from tasks.tuning import NEAR
+from tasks.wording import change, distance, factor, interval, portion, times, too_few
 
 
 def page(results: Results, remade_by: str) -> Page:
@@ -65,10 +66,9 @@ def _ranking(
     columns = (
         "rank",
         "rule",
-        "loss",
-        "interval, seeds",
         "verdict",
         "q",
+        "final loss",
         "interval, seeds and tasks",
         "test loss",
         "over the run",
@@ -77,25 +77,26 @@ def _ranking(
         (
             str(s.rank),
             s.rule,
-            per_cent(s.gap.mean),
-            interval(s.gap),
             s.verdict,
             "" if s.verdict == "reference" else f"{s.q:.2g}",
-            interval(s.gap_tasks),
-            per_cent(s.test.mean),
-            per_cent(s.area.mean),
+            *(
+                "–" if s.verdict == "reference" else said
+                for said in (change(s.gap), interval(s.gap_tasks), change(s.test), change(s.area))
+            ),
         )
         for s in table
     ]
+    pairs = tasks * seeds
     return [
         Tiles(tiles),
         Table(columns, rows),
-        f"Final loss against tuned {reference}, paired by task and seed: interquartile mean of "
-        f"n = {tasks * seeds} log ratios with its 95 % bootstrap interval. The interval over seeds "
-        "asks whether other seeds would tell the same on these tasks; the one over seeds and "
-        "tasks, whether other tasks would. Rules tie unless a paired Wilcoxon test tells them "
-        "apart, false discoveries over all pairs controlled at 5 %; the rank is one more than the "
-        "number of rules that are better.",
+        f"Against tuned {reference}, paired by task and seed: interquartile mean of n = {pairs} "
+        "log ratios, in brackets its 95 % bootstrap interval over seeds: would other seeds tell "
+        "the same on these tasks? The one over seeds and tasks asks whether other tasks would. "
+        "Over the run: the mean log validation loss along the learning curve. Rules tie unless a "
+        "paired Wilcoxon test tells them apart, false discoveries over all pairs of rules "
+        "controlled at 5 % (q); the rank is one more than the number of rules that are better."
+        + too_few(pairs),
         figures.ranking(measured, table, names, reference),
     ]
 
@@ -106,29 +107,65 @@ def _ranking(
 def _speed(
     measured: Measured, table: Sequence[Standing], names: dict[str, str], reference: str
 ) -> list[Part]:
-    head = ("rule", *measured.tasks, "median", "time a step")
+    head = ("rule", "AlgoPerf score", "fewer steps", "less time", "time a step")
     rows = [
         (
             s.rule,
-            *(_factor(x) for x in s.speed_ups),
-            times([x.mean for x in s.speed_ups]),
-            f"{s.seconds:.2f}x",
+            portion(s.profile),
+            times([x.faster.mean for x in s.reached]),
+            times([x.quicker for x in s.reached]),
+            factor(s.seconds),
         )
         for s in table
     ]
+    tasks, seeds = len(measured.tasks), len(measured.seeds)
     return [
         Table(head, rows),
-        f"How many times fewer steps than {reference} needs to reach its own final loss, with the "
-        f"95 % interval over {len(measured.seeds)} seeds. Time a step is relative to {reference}, "
-        "measured over the batch of trials; rules of torch.optim run one model at a time.",
+        f"How fast a rule gets to the final loss of tuned {reference}. The AlgoPerf score is the "
+        f"mean height of the profile below, with its 95 % interval over n = {seeds} seeds. Steps "
+        f"and time: how many times fewer than {reference} needs, median of {tasks} tasks; time a "
+        f"step is relative to {reference}, with its 95 % interval over tasks, measured once a task "
+        "over the batch of trials (rules of torch.optim run one model at a time).",
         figures.profile(measured, names, reference),
+        Table(
+            ("task", "rule", "target", "steps", "fewer steps", "time", "less time"),
+            _targets(measured, table, reference),
+        ),
+        f"Steps and seconds of one model to the target, with the 95 % interval over {seeds} seeds; "
+        "never: not within the steps of the task.",
     ]
 
 
-def _factor(x: Interval) -> str:
-    if not x.mean > 0:
+def _targets(
+    measured: Measured, table: Sequence[Standing], reference: str
+) -> list[tuple[str, ...]]:
+    goals = statistics.targets(measured, measured.rules.index(reference))
+    return [
+        (
+            task if k == 0 else "",
+            s.rule,
+            f"{goals[t]:.4g}" if k == 0 else "",
+            _steps(s.reached[t].steps),
+            factor(s.reached[t].faster),
+            _seconds(s.reached[t].seconds),
+            times([s.reached[t].quicker]),
+        )
+        for t, task in enumerate(measured.tasks)
+        for k, s in enumerate(table)
+    ]
+
+
+def _steps(x: Interval) -> str:
+    if not math.isfinite(x.mean):
         return "never"
-    return f"{x.mean:.2f}x" + (f" ({x.low:.2f}–{x.high:.2f})" if math.isfinite(x.low) else "")
+    ends = [f"{end:,.0f}" if math.isfinite(end) else "never" for end in (x.low, x.high)]
+    return f"{x.mean:,.0f} ({' to '.join(ends) if x.low > 0 else 'n = 1'})"
+
+
+def _seconds(x: float) -> str:
+    if not math.isfinite(x):
+        return "never"
+    return f"{1000 * x:.3g} ms" if x < 1 else f"{x:.3g} s"
 
 
 # ---------------------------------------------------------------------------------------- curves
@@ -142,23 +179,25 @@ def _curves(measured: Measured, names: dict[str, str]) -> list[Part]:
 
 
 def _tuning(measured: Measured, table: Sequence[Standing], names: dict[str, str]) -> list[Part]:
-    trials = len(measured.settings)
+    trials, tasks = len(measured.settings), len(measured.tasks)
+    quarter, half = max(1, trials // 4), max(1, trials // 2)
     rows = [
         (
             s.rule,
-            per_cent(s.tuning.budget[max(1, trials // 4) - 1]),
-            per_cent(s.tuning.budget[max(1, trials // 2) - 1]),
-            f"{100 * s.tuning.good:.0f} %",
-            f"{100 * s.tuning.diverged:.0f} %",
-            f"{100 * s.diverged:.0f} %",
+            change(s.tuning.budget[quarter - 1]),
+            change(s.tuning.budget[half - 1]),
+            change(s.tuning.near),
+            portion(s.tuning.good),
+            portion(s.tuning.diverged),
+            portion(s.diverged),
         )
         for s in table
     ]
-    quarter, half = max(1, trials // 4), max(1, trials // 2)
     head = (
         "rule",
         f"with {quarter} trials",
         f"with {half} trials",
+        "near the best rate",
         "good trials",
         "trials diverged",
         "fresh runs diverged",
@@ -166,8 +205,12 @@ def _tuning(measured: Measured, table: Sequence[Standing], names: dict[str, str]
     return [
         Table(head, rows),
         f"What a smaller budget costs: the expected loss of the best of so many of the {trials} "
-        "trials, against the best of all, on the tuning seed. Good trials end within 10 % of the "
-        "rule's best.",
+        f"trials, against the best of all, on the tuning seed ({TUNING_SEED}). Near the best rate: "
+        f"the mean loss, against the best, of the trials whose learning rate is within a factor of "
+        f"{NEAR:g} of the best one's (–: there is none). Good trials end within 10 % of the rule's "
+        f"best. Means of n = {tasks} tasks with their 95 % bootstrap intervals over tasks; shares "
+        f"that diverged (of {trials * tasks} trials, of {tasks * len(measured.seeds)} fresh runs) "
+        "with exact binomial ones.",
         figures.budget(measured, table, names),
         *(figures.sensitivity(measured, t, names) for t in range(len(measured.tasks))),
     ]

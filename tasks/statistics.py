@@ -2,8 +2,7 @@
 
 Everything is computed from an array of losses ``[rules, tasks, seeds]`` and its learning curves.
 Losses are compared as log ratios to a reference rule on the same task and seed, so tasks of any
-scale can be averaged and 0.01 means about one per cent. Averages are interquartile means (the mean
-of the middle half), which a single lucky or diverged run cannot move. Two rules differ when the
+scale can be averaged (``averages.py``) and 0.01 means about one per cent. Two rules differ when the
 paired Wilcoxon test over all tasks and seeds says so after the false discoveries of all pairs are
 controlled (Benjamini and Hochberg 1995); otherwise they tie.
 
@@ -13,37 +12,22 @@ A run that diverged has an infinite loss. It counts as the worst there is, never
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
+from tasks import averages
+from tasks.averages import across, iqm, over_seeds, over_tasks, share
 from tasks.scoring import Interval
+from tasks.targets import Reached, middle, profile, reached, scores, steps_to
+from tasks.tuning import Tuning, tuning
 
 ALPHA = 0.05
 """Expected share of false discoveries among the differences that are reported."""
 WORST = math.log(100.0)
 """What a diverged run counts in a paired test, as a log ratio; larger ratios count the same."""
-RESAMPLES = 2000
-FACTORS = np.linspace(1.0, 4.0, 61)
-"""How much slower than the fastest rule: the abscissa of a performance profile, as AlgoPerf's."""
-CLOSE = math.log(1.1)
-"""A trial is good when its loss is within 10 % of the rule's best."""
-
-
-def iqm(values: np.ndarray) -> np.ndarray:
-    """``[..., tasks, seeds] -> [...]``: the mean of the middle half; infinite if that is."""
-    flat = values.reshape(*values.shape[:-2], -1)
-    with np.errstate(invalid="ignore"):
-        return np.nan_to_num(stats.trim_mean(flat, 0.25, axis=-1), nan=math.inf, posinf=math.inf)
-
-
-def mean(values: np.ndarray) -> np.ndarray:
-    """``[..., tasks, seeds] -> [...]``."""
-    return values.mean(axis=(-2, -1))
 
 
 def log_ratios(losses: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -56,50 +40,6 @@ def log_ratios(losses: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.where(np.isposinf(losses) & np.isposinf(reference), 0.0, ratios)
 
 
-def over_seeds(values: np.ndarray) -> Interval:
-    """Interquartile mean of ``[tasks, seeds]`` and its 95 % bootstrap interval over seeds.
-
-    Seeds are drawn for each task by itself: would other seeds give the same, on these tasks?
-    """
-    tasks, seeds = values.shape
-
-    def resampled(*index: np.ndarray, axis: int = -1) -> np.ndarray:
-        return iqm(values[np.arange(tasks)[:, None], np.stack(index, axis=-2)])
-
-    return _interval(values.size, resampled, *(np.arange(seeds),) * tasks)
-
-
-def over_tasks(values: np.ndarray, average: Callable[..., np.ndarray] = iqm) -> Interval:
-    """The same over tasks and seeds: would other tasks like these give the same?"""
-    tasks, seeds = values.shape
-
-    def resampled(task: np.ndarray, seed: np.ndarray, axis: int = -1) -> np.ndarray:
-        return average(values[task[..., :, None], seed[..., None, :]])
-
-    return _interval(values.size, resampled, np.arange(tasks), np.arange(seeds))
-
-
-def _interval(n: int, resampled: Callable[..., np.ndarray], *samples: np.ndarray) -> Interval:
-    """``resampled(*samples)`` and its percentile interval when ``samples`` are drawn anew."""
-    value = float(resampled(*samples))
-    if len(samples[-1]) < 2:
-        return Interval(value, -math.inf, math.inf, n)  # one seed says nothing about others
-    if len(samples) == 2 and len(samples[0]) < 2:
-        samples, resampled = samples[1:], partial(resampled, samples[0])
-    if not math.isfinite(value):
-        return Interval(value, value, value, n)
-    drawn = stats.bootstrap(
-        samples,
-        resampled,
-        n_resamples=RESAMPLES,
-        vectorized=True,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).bootstrap_distribution
-    low, high = np.sort(drawn)[[int(0.025 * RESAMPLES), int(0.975 * RESAMPLES) - 1]]
-    return Interval(value, float(low), float(high), n)
-
-
 def p_value(first: np.ndarray, second: np.ndarray) -> float:
     """That two rules with paired losses (same shape) are equally good, by Wilcoxon's test."""
     gaps = np.clip(log_ratios(first, second), -WORST, WORST).ravel()
@@ -107,6 +47,11 @@ def p_value(first: np.ndarray, second: np.ndarray) -> float:
         return 1.0
     _, p = stats.wilcoxon(gaps, zero_method="zsplit")
     return float(p)  # type: ignore[arg-type]
+
+
+def least_p(pairs: int) -> float:
+    """The smallest p-value that the test can give of so many pairs: they all agree."""
+    return min(1.0, 2.0 ** (1 - pairs))
 
 
 def q_values(losses: np.ndarray) -> np.ndarray:
@@ -132,92 +77,6 @@ def beaten_by(losses: np.ndarray) -> np.ndarray:
 def ranks(losses: np.ndarray) -> list[int]:
     """1 + how many rules are better; rules that tie with the best share rank 1."""
     return [1 + int(row.sum()) for row in beaten_by(losses)]
-
-
-# --------------------------------------------------------------------------------- time to target
-
-
-def steps_to(curves: np.ndarray, marks: Sequence[int], target: float) -> np.ndarray:
-    """``[..., marks] -> [...]``: the step at which a curve first is at ``target``, or inf.
-
-    Between two marks it is interpolated.
-    """
-    at, reached = np.asarray(marks, float), curves <= target
-    after = reached.argmax(axis=-1)[..., None]
-    before = np.maximum(after - 1, 0)
-    above, below = np.take_along_axis(curves, before, -1), np.take_along_axis(curves, after, -1)
-    with np.errstate(all="ignore"):  # no slope at the first point, nor from a diverged one
-        share = np.nan_to_num((above - target) / (above - below), nan=1.0, posinf=1.0)
-    steps = at[before] + share * (at[after] - at[before])
-    return np.where(reached.any(axis=-1), steps[..., 0], math.inf)
-
-
-def median(curves: np.ndarray) -> np.ndarray:
-    """``[..., seeds, marks] -> [..., marks]``; inf where half of the runs diverged."""
-    ordered, seeds = np.sort(curves, axis=-2), curves.shape[-2]
-    return (ordered[..., (seeds - 1) // 2, :] + ordered[..., seeds // 2, :]) / 2
-
-
-def speed_up(
-    curves: np.ndarray, reference: np.ndarray, marks: Sequence[int], target: float
-) -> Interval:
-    """How many times fewer steps than the reference to ``target``, with its interval over seeds.
-
-    ``curves`` and ``reference``: ``[seeds, marks]``; medians over seeds are compared. 0 if never.
-    """
-    needed = steps_to(median(reference), marks, target)
-
-    def resampled(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        return needed / np.maximum(steps_to(median(curves[index]), marks, target), 1.0)
-
-    return _interval(len(curves), resampled, np.arange(len(curves)))
-
-
-def profile(steps: np.ndarray) -> np.ndarray:
-    """Performance profiles ``[rules, len(FACTORS)]`` of steps to target ``[rules, tasks]``.
-
-    The share of tasks on which a rule reaches the target within so many times the steps of the
-    fastest rule (Dolan and Moré 2002); tasks whose target nobody reaches are left out.
-    """
-    fastest = steps.min(axis=0)
-    known = np.isfinite(fastest)
-    ratio = steps[:, known] / np.maximum(fastest[known], 1.0)
-    return (ratio[:, :, None] <= FACTORS * (1 + 1e-9)).mean(axis=1)
-
-
-# -------------------------------------------------------------------------------- how it was tuned
-
-
-def best_of(losses: np.ndarray, trials: int) -> float:
-    """The expected smallest of ``trials`` losses drawn from ``losses`` without replacement."""
-    ordered, total = np.sort(losses), len(losses)
-    ways = [math.comb(total - 1 - i, trials - 1) for i in range(total - trials + 1)]
-    return float(np.dot(ways, ordered[: len(ways)]) / math.comb(total, trials))
-
-
-class Tuning(NamedTuple):
-    """``budget``: the expected log ratio to the rule's own best after 1, 2, ... trials, averaged
-    over tasks; ``good``: share of the trials within 10 % of the best; ``diverged``: share that
-    diverged."""
-
-    budget: tuple[float, ...]
-    good: float
-    diverged: float
-
-
-def tuning(losses: np.ndarray, untrained: np.ndarray) -> Tuning:
-    """``losses [tasks, trials]`` of one rule and each task's loss ``[tasks]`` before training.
-
-    A trial that ends above where it started counts as untrained: nobody would use it.
-    """
-    used = np.minimum(losses, untrained[:, None])
-    gaps = np.log(used / used.min(axis=1, keepdims=True))
-    budget = [
-        float(np.mean([best_of(row, k) for row in gaps])) for k in range(1, gaps.shape[1] + 1)
-    ]
-    return Tuning(
-        tuple(budget), float((gaps <= CLOSE).mean()), float((~np.isfinite(losses)).mean())
-    )
 
 
 # ---------------------------------------------------------------------------------- all together
@@ -251,9 +110,10 @@ class Standing(NamedTuple):
     area: Interval  # mean over the learning curve, over seeds
     q: float  # against the reference
     verdict: str  # against the reference: better, worse, tie or reference
-    speed_ups: tuple[Interval, ...]  # steps to the reference's final loss, by task
-    seconds: float  # of a step, relative to the reference, median over tasks
-    diverged: float  # share of the fresh runs
+    reached: tuple[Reached, ...]  # the reference's final loss, by task
+    profile: Interval  # AlgoPerf's score, of 1, over seeds; higher is better
+    seconds: Interval  # of a step, relative to the reference, median over tasks
+    diverged: Interval  # share of the fresh runs
     tuning: Tuning
 
 
@@ -264,23 +124,27 @@ def standings(measured: Measured, reference: str) -> list[Standing]:
         raise ValueError(f"reference: got {reference!r}, expected one of {known}")
     base = measured.rules.index(reference)
     q, beaten = q_values(measured.final), beaten_by(measured.final)
+    solved = scores(measured.curves, measured.marks, targets(measured, base))
+    rates, before = np.array([lr for lr, _ in measured.settings]), untrained(measured)
     table = []
     for r, rule in enumerate(measured.rules):
         verdict = "better" if beaten[base, r] else "worse" if beaten[r, base] else "tie"
+        ratios = log_ratios(measured.final[r], measured.final[base])
         table.append(
             Standing(
                 rule=rule,
                 rank=1 + int(beaten[r].sum()),
-                gap=over_seeds(log_ratios(measured.final[r], measured.final[base])),
-                gap_tasks=over_tasks(log_ratios(measured.final[r], measured.final[base])),
+                gap=over_seeds(ratios),
+                gap_tasks=over_tasks(ratios),
                 test=over_seeds(log_ratios(measured.test[r], measured.test[base])),
                 area=over_seeds(area(measured, r) - area(measured, base)),
                 q=float(q[r, base]),
                 verdict="reference" if r == base else verdict,
-                speed_ups=tuple(_speed_ups(measured, r, base)),
-                seconds=float(np.median(measured.seconds[r] / measured.seconds[base])),
-                diverged=float((~np.isfinite(measured.final[r])).mean()),
-                tuning=tuning(measured.trials[r], untrained(measured)),
+                reached=tuple(_reached(measured, r, base)),
+                profile=solved[r],
+                seconds=across(measured.seconds[r] / measured.seconds[base], averages.median),
+                diverged=share(~np.isfinite(measured.final[r])),
+                tuning=tuning(measured.trials[r], before[r], rates),
             )
         )
     return sorted(table, key=lambda s: (s.rank, s.gap.mean, s.rule))
@@ -298,20 +162,25 @@ def area(measured: Measured, rule: int) -> np.ndarray:
 
 
 def untrained(measured: Measured) -> np.ndarray:
-    """``[tasks]``: the loss before the first step, mean over seeds."""
-    return np.array([curves[0, :, 0].mean() for curves in measured.curves])
+    """``[rules, tasks]``: the loss before the first step, mean over seeds."""
+    return np.stack([curves[:, :, 0].mean(axis=1) for curves in measured.curves], axis=1)
 
 
 def targets(measured: Measured, base: int) -> list[float]:
     """Of each task: the median final validation loss of the tuned reference."""
-    return [float(median(curves[base])[-1]) for curves in measured.curves]
+    return [float(middle(curves[base])[-1]) for curves in measured.curves]
 
 
-def _speed_ups(measured: Measured, rule: int, base: int) -> list[Interval]:
+def _reached(measured: Measured, rule: int, base: int) -> list[Reached]:
     return [
-        speed_up(curves[rule], curves[base], marks, target)
-        for curves, marks, target in zip(
-            measured.curves, measured.marks, targets(measured, base), strict=True
+        reached(curves[rule], curves[base], marks, target, (own, other))
+        for curves, marks, target, own, other in zip(
+            measured.curves,
+            measured.marks,
+            targets(measured, base),
+            measured.seconds[rule].tolist(),
+            measured.seconds[base].tolist(),
+            strict=True,
         )
     ]
 
@@ -320,7 +189,7 @@ def profiles(measured: Measured, reference: str) -> np.ndarray:
     """Performance profiles ``[rules, len(FACTORS)]``, the target that of ``reference``."""
     goals = targets(measured, measured.rules.index(reference))
     steps = [
-        [steps_to(median(curve), marks, goal) for curve in curves]
+        [steps_to(middle(curve), marks, goal) for curve in curves]
         for curves, marks, goal in zip(measured.curves, measured.marks, goals, strict=True)
     ]
     return profile(np.array(steps).T)

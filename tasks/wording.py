@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tasks.scoring import Interval
+from tasks.statistics import ALPHA, least_p
 
 
 def per_cent(ratio: float, digits: int = 1) -> str:
@@ -25,8 +26,34 @@ def interval(x: Interval) -> str:
     if not math.isfinite(x.mean):
         return ""
     if not math.isfinite(x.low):
-        return "one seed"
+        return "n = 1"
     return f"{_end(x.low)} to {_end(x.high)}"
+
+
+def change(x: Interval) -> str:
+    """A log ratio with its interval, as changes: ``-3.1 % (-4.0 to -2.2)``."""
+    return _with(per_cent(x.mean), interval(x))
+
+
+def portion(x: Interval) -> str:
+    """A share with its interval: ``8 % (0 to 26)``."""
+    if not math.isfinite(x.low):
+        return _with(f"{100 * x.mean:.0f} %", "n = 1")
+    return _with(f"{100 * x.mean:.0f} %", f"{100 * x.low:.0f} to {100 * x.high:.0f}")
+
+
+def factor(x: Interval) -> str:
+    """So many times, with its interval: ``1.43x (1.20 to 1.61)``; 0 means never."""
+    if not x.mean > 0:
+        return "never"
+    known = math.isfinite(x.low)
+    low, high = (f"{end:.2f}" if end > 0 else "never" for end in (x.low, x.high))
+    return _with(f"{x.mean:.2f}x", f"{low} to {high}" if known else "n = 1")
+
+
+def _with(number: str, ends: str) -> str:
+    number = number.replace(" %", "\N{NO-BREAK SPACE}%")
+    return f"{number} ({ends})" if ends else number
 
 
 def _end(ratio: float) -> str:
@@ -41,6 +68,17 @@ def times(factors: Sequence[float]) -> str:
     """The median of speed-ups over tasks, of two middle ones the smaller; 0 means never."""
     middle = sorted(factors)[(len(factors) - 1) // 2]
     return f"{middle:.2f}x" if middle > 0 else "never"
+
+
+def too_few(pairs: int) -> str:
+    """A sentence where no test of so many pairs can find anything; else nothing."""
+    least = least_p(pairs)
+    if least < ALPHA:
+        return ""
+    return (
+        f" With {pairs} pairs its p-value cannot be below {least:.2g}, so everything is a tie: "
+        "more seeds are needed to tell rules apart."
+    )
 
 
 def duration(seconds: float) -> str:

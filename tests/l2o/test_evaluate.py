@@ -57,8 +57,9 @@ def test_rules_of_every_kind_end_in_one_table_and_a_report(here, capsys):
     rules = ["lion", "sign.txt", "learned", "torch.optim.SGD(momentum=0.9)"]
     assert evaluate(*rules) == 0
     shown = capsys.readouterr().out
-    for word in ("lion", "sign.txt", "learned", "reference", "rank", "interval"):
+    for word in ("lion", "sign.txt", "learned", "reference", "rank", "interval", "diverged"):
         assert word in shown
+    assert "everything is a tie" in " ".join(shown.split())
     found = json.loads((here / "r.json").read_text())
     assert {s["rule"] for s in found["standings"]} == {"adamw", *rules}
     assert found["command"][:2] == ["l2o", "evaluate"]
@@ -67,6 +68,14 @@ def test_rules_of_every_kind_end_in_one_table_and_a_report(here, capsys):
     (adamw,) = [s for s in found["standings"] if s["rule"] == "adamw"]
     assert (adamw["gap"]["mean"], adamw["verdict"], adamw["gap"]["n"]) == (0, "reference", 4)
 
+    for name in ("gap", "gap_tasks", "test", "area", "profile", "seconds", "diverged"):
+        assert set(adamw[name]) == {"mean", "low", "high", "n"}
+    assert set(adamw["tuning"]) == {"budget", "near", "good", "diverged"}
+    assert [x["faster"]["mean"] for x in adamw["reached"].values()] == [1, 1]
+    assert all(x["seconds"] > 0 and x["steps"]["n"] == 2 for x in adamw["reached"].values())
+    assert [*found["targets"]] == [*adamw["reached"]] == [*found["tasks"]]
+    assert len(found["profiles"]["share of tasks"]["adamw"]) == 61
+
     assert evaluate(*rules) == 0
     assert "fresh runs" not in capsys.readouterr().out  # nothing was run again
     assert json.loads((here / "r.json").read_text()) == found
@@ -74,6 +83,9 @@ def test_rules_of_every_kind_end_in_one_table_and_a_report(here, capsys):
     assert main(["report", "r.sqlite"]) == 0
     text = (here / "r.html").read_text()
     assert "l2o evaluate lion sign.txt" in text
+    for word in ("AlgoPerf score", "less time", "near the best rate", "fresh runs diverged"):
+        assert word in text
+    assert "everything is a tie" in text  # 2 tasks of 2 seeds cannot tell rules apart
     assert "Transfer" in text  # the tasks of this suite differ in their width
     assert len(list((here / "r-figures").glob("*.png"))) == text.count("<figure>") >= 6
 

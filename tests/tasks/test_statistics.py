@@ -1,15 +1,19 @@
 """Statistics: known answers, symmetries, and that noise is called noise."""
 
 import math
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from tasks import statistics
-from tasks.statistics import Measured, best_of, iqm, log_ratios, median, profile, steps_to
+from tasks import averages, statistics, targets
+from tasks.averages import iqm, over_seeds, over_tasks
+from tasks.statistics import Measured, log_ratios
+from tasks.targets import FACTORS, middle, profile, reached, steps_to
+from tasks.tuning import best_of, tuning
 
 INF = math.inf
 
@@ -44,8 +48,8 @@ def test_intervals_cover_the_truth_and_do_not_depend_on_the_hour():
     hits = 0
     for seed in range(40):
         values = noise(seed, 4, 8)
-        found = statistics.over_seeds(values)
-        assert found == statistics.over_seeds(values)
+        found = over_seeds(values)
+        assert found == over_seeds(values)
         assert found.low <= found.mean <= found.high
         hits += found.low <= 0 <= found.high
     assert hits >= 33  # 95 % in the limit; percentile intervals of 8 seeds are a little short
@@ -53,17 +57,51 @@ def test_intervals_cover_the_truth_and_do_not_depend_on_the_hour():
 
 def test_other_tasks_are_less_certain_than_other_seeds():
     values = np.arange(4.0)[:, None] + 0.01 * noise(0, 4, 5)
-    seeds, tasks = statistics.over_seeds(values), statistics.over_tasks(values)
+    seeds, tasks = over_seeds(values), over_tasks(values)
     assert tasks.high - tasks.low > 20 * (seeds.high - seeds.low)
     assert seeds.mean == tasks.mean
 
 
-@pytest.mark.parametrize("over", [statistics.over_seeds, statistics.over_tasks])
+@pytest.mark.parametrize("over", [over_seeds, over_tasks])
 @pytest.mark.parametrize(("tasks", "seeds"), [(1, 1), (3, 1), (1, 4), (2, 4)])
 def test_one_seed_has_no_interval(over, tasks, seeds):
     found = over(noise(0, tasks, seeds))
     assert math.isfinite(found.low) == math.isfinite(found.high) == (seeds > 1)
     assert found.n == tasks * seeds
+
+
+def each_draw(values):
+    """All ways to draw ``len(values)`` numbers with replacement."""
+    return product(range(values), repeat=values)
+
+
+def middle_half(values):
+    """As rliable has it: of the sorted runs of all tasks, a quarter is cut at either end."""
+    flat = np.sort(np.ravel(values))
+    cut = len(flat) // 4
+    return flat[cut : len(flat) - cut].mean()
+
+
+def test_intervals_are_those_of_all_draws():
+    """Enumerated, not drawn: 27 ways for each of 3 tasks; then tasks and seeds together."""
+    values = noise(5, 3, 3) + np.arange(3)[:, None]
+    by_seed = [
+        middle_half([values[t][list(index)] for t, index in enumerate(choice)])
+        for choice in product(each_draw(3), repeat=3)
+    ]
+    by_task = [middle_half(values[np.ix_(t, s)]) for t in each_draw(3) for s in each_draw(3)]
+    for found, drawn in ((over_seeds(values), by_seed), (over_tasks(values), by_task)):
+        assert found.mean == pytest.approx(middle_half(values))
+        for end, level in ((found.low, 0.025), (found.high, 0.975)):
+            assert np.mean(np.array(drawn) < end - 1e-9) <= level + 0.01
+            assert np.mean(np.array(drawn) <= end + 1e-9) >= level - 0.01
+
+
+def test_shares_have_exact_intervals():
+    none, some = averages.share(np.zeros(12, bool)), averages.share(np.arange(10) < 3)
+    assert none[:3] == pytest.approx((0, 0, 1 - 0.025 ** (1 / 12)))
+    low, high = stats.beta.ppf([0.025, 0.975], [3, 4], [8, 7])
+    assert some == pytest.approx((0.3, low, high, 10))
 
 
 def losses(*shifts, tasks=4, seeds=5, spread=0.02):
@@ -97,6 +135,43 @@ def test_q_values_are_symmetric_and_no_smaller_than_p(seed, rules):
         assert q[a, b] >= statistics.p_value(table[a], table[b]) - 1e-12
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_p_values_are_those_of_all_signs(tied):
+    """Wilcoxon's test by its definition: how many of the 2^n ways to sign the ranks are as far."""
+    gaps = np.array([0.3, -0.1, 0.2, 0.5, 0.7, -0.4, 0.6, 0.8])
+    if tied:  # those that diverged are equally far
+        gaps[np.abs(gaps) >= 0.5] *= INF
+    ranked = stats.rankdata(np.abs(gaps))
+    observed = ranked @ np.sign(gaps)
+    far = [abs(ranked @ signs) >= abs(observed) for signs in product((-1, 1), repeat=8)]
+    table = np.exp(gaps).reshape(2, 4)
+    assert statistics.p_value(table, np.ones((2, 4))) == pytest.approx(np.mean(far))
+
+
+@pytest.mark.parametrize("pairs", [1, 4, 5, 6, 10])
+def test_the_least_p_value(pairs):
+    table = np.exp(np.arange(1.0, pairs + 1))[None]
+    found = statistics.p_value(table, np.ones((1, pairs)))
+    assert found == pytest.approx(statistics.least_p(pairs))
+    assert (found < statistics.ALPHA) == (pairs > 5)
+
+
+def test_false_discoveries_by_the_step_up_procedure():
+    """Benjamini and Hochberg 1995: reject the k smallest, k the last with p_k <= k / m * alpha."""
+    table = np.exp(np.array([0, 0, 0.02, 0.03, 0.3])[:, None, None] + 0.03 * noise(8, 5, 3, 4))
+    q = statistics.q_values(table)
+    pairs = sorted(
+        (statistics.p_value(table[a], table[b]), a, b) for a, b in combinations(range(5), 2)
+    )
+    last = max(
+        (k for k, (p, *_) in enumerate(pairs, 1) if p <= k / len(pairs) * statistics.ALPHA),
+        default=0,
+    )
+    assert 0 < last < len(pairs)
+    for k, (_, a, b) in enumerate(pairs, 1):
+        assert (q[a, b] <= statistics.ALPHA) == (k <= last)
+
+
 def test_divergence_counts_against_a_rule():
     table = losses(0.0, 0.0)
     table[1, :, :3] = INF
@@ -120,25 +195,66 @@ def test_steps_to_a_target_from_a_diverged_point():
 
 
 def test_half_of_the_runs_must_reach_it():
-    assert median(np.array([[1.0], [2.0], [INF]])) == [2.0]
-    assert median(np.array([[1.0], [INF]])) == [INF]
+    assert middle(np.array([[1.0], [2.0], [INF]])) == [2.0]
+    assert middle(np.array([[1.0], [INF]])) == [INF]
 
 
 def test_speed_up_of_twice_the_speed():
     marks = tuple(range(0, 101, 5))
     slow = np.exp(-np.array(marks) / 50)[None].repeat(5, 0)
     fast = np.exp(-np.array(marks) / 25)[None].repeat(5, 0)
-    found = statistics.speed_up(fast, slow, marks, float(slow[0, -1]))
-    assert found.mean == pytest.approx(2, rel=1e-2)
-    assert statistics.speed_up(slow, fast, marks, float(fast[0, -1])).mean == 0
+    found = reached(fast, slow, marks, float(slow[0, -1]), (3.0, 2.0))
+    assert found.steps.mean == pytest.approx(50, rel=1e-2)
+    assert found.faster.mean == pytest.approx(2, rel=1e-2)
+    assert found.seconds == pytest.approx(150, rel=1e-2)
+    assert found.quicker == pytest.approx(4 / 3, rel=1e-2)
+    never = reached(slow, fast, marks, float(fast[0, -1]), (3.0, 2.0))
+    assert (never.steps.mean, never.seconds, never.faster.mean, never.quicker) == (INF, INF, 0, 0)
+
+
+def test_seeds_that_never_reach_the_target_are_in_the_interval():
+    marks = (0, 10)
+    curves = np.array([[2.0, 0.5], [2.0, 0.5], [2.0, 1.5]])
+    found = reached(curves, curves[:1], marks, 1.0, (1.0, 1.0))
+    assert found.steps.mean == pytest.approx(20 / 3)
+    assert (found.steps.high, found.faster.low) == (INF, 0)
+    alone = reached(curves[:1], curves[:1], marks, 1.0, (1.0, 1.0))
+    assert (alone.faster.low, alone.faster.high) == (-INF, INF)
 
 
 def test_profile():
     steps = np.array([[10.0, 30.0, INF], [20.0, 10.0, INF]])
     shares = profile(steps)
-    at = {factor: int(np.argmin(abs(statistics.FACTORS - factor))) for factor in (1.0, 2.0, 3.0)}
-    assert [shares[0, at[f]] for f in (1.0, 2.0, 3.0)] == [0.5, 0.5, 1.0]
-    assert [shares[1, at[f]] for f in (1.0, 2.0, 3.0)] == [0.5, 1.0, 1.0]
+    at = {factor: int(np.argmin(abs(FACTORS - factor))) for factor in (1.0, 2.0, 3.0)}
+    # The third task is solved by nobody, so nobody solves more than two of three.
+    assert [shares[0, at[f]] for f in (1.0, 2.0, 3.0)] == [1 / 3, 1 / 3, 2 / 3]
+    assert [shares[1, at[f]] for f in (1.0, 2.0, 3.0)] == [1 / 3, 2 / 3, 2 / 3]
+
+
+def test_the_score_is_the_area_under_the_profile():
+    steps = np.array([[10.0, 30.0, INF, 7.0], [20.0, 10.0, INF, INF], [39.0, 11.0, INF, 50.0]])
+    fine = np.linspace(1, 4, 300_001)
+    fastest = [10, 10, INF, 7]
+    for rule, score in zip(steps, targets.profile_scores(steps), strict=True):
+        slower = [own / best if own < INF else INF for own, best in zip(rule, fastest, strict=True)]
+        height = np.mean([fine >= ratio for ratio in slower], axis=0)
+        assert score == pytest.approx(np.trapezoid(height, fine) / 3, abs=1e-4)
+    assert targets.profile_scores(np.full((2, 1), INF)).tolist() == [0, 0]
+
+
+def test_scores_with_their_intervals():
+    """Equal rules score alike on every draw of seeds; twice as slow is two thirds of the height."""
+    decay = np.exp(-np.arange(0.0, 4.01, 0.1))
+    slow = (decay * np.exp(0.05 * noise(0, 6, 1)))[None]
+    curves, marks = np.concatenate([slow * decay, slow, slow]), tuple(range(0, 410, 10))
+    first, second, third = targets.scores([curves], [marks], [0.2])
+    assert second == third
+    assert first.mean == 1
+    assert second.mean == pytest.approx(2 / 3, abs=0.05)
+    assert second.low <= second.mean <= second.high
+    assert first.n == 6
+    alone = targets.scores([curves[:, :1]], [marks], [0.2])[0]
+    assert (alone.low, alone.high) == (-INF, INF)
 
 
 # -------------------------------------------------------------------------------- how it was tuned
@@ -152,12 +268,26 @@ def test_best_of_is_the_mean_over_all_subsets(values, data):
 
 
 def test_tuning():
-    found = statistics.tuning(np.array([[1.0, 1.05, 2.0, INF]]), np.array([4.0]))
-    assert found.good == 0.5
-    assert found.diverged == 0.25
-    assert found.budget[-1] == 0
-    assert list(found.budget) == sorted(found.budget, reverse=True)
-    assert found.budget[0] == pytest.approx(np.log([1.0, 1.05, 2.0, 4.0]).mean())
+    rates = np.array([0.01, 0.02, 0.03, 0.04])
+    found = tuning(np.array([[1.0, 1.05, 2.0, INF]]), np.array([4.0]), rates)
+    assert found.good.mean == 0.5
+    assert found.diverged.mean == 0.25
+    budget = [x.mean for x in found.budget]
+    assert budget[-1] == 0
+    assert budget == sorted(budget, reverse=True)
+    assert budget[0] == pytest.approx(np.log([1.0, 1.05, 2.0, 4.0]).mean())
+    assert found.near.mean == pytest.approx(np.log([1.05, 2.0]).mean())  # 0.04 is too far
+    assert found.near.low == -INF  # one task
+    assert math.isnan(tuning(np.ones((1, 2)), np.ones(1), np.array([1e-3, 1.0])).near.mean)
+
+
+def test_tuning_has_intervals_over_tasks():
+    losses = np.exp(noise(0, 5, 4))
+    found = tuning(losses, np.full(5, 1e9), np.array([0.01, 0.02, 0.03, 0.04]))
+    gaps = np.log(losses / losses.min(axis=1, keepdims=True)).mean(axis=1)
+    drawn = [gaps[list(index)].mean() for index in product(range(5), repeat=5)]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert found.budget[0][:3] == pytest.approx((gaps.mean(), low, high), abs=0.05)
 
 
 def measured(curves):
@@ -190,8 +320,11 @@ def test_standings_tell_who_is_better():
     }
     assert table[0].rule == "b"
     assert table[0].gap.mean == pytest.approx(-8, abs=0.05)
-    assert table[0].speed_ups[0].mean == pytest.approx(2, rel=0.05)
+    assert table[0].reached[0].faster.mean == pytest.approx(2, rel=0.05)
+    assert table[0].profile.mean == 1
+    assert table[1].profile.mean == pytest.approx(2 / 3, abs=0.05)
     assert table[0].area.mean < 0
+    assert (table[0].diverged.mean, table[0].diverged.n) == (0, 20)
 
 
 def test_a_reference_that_was_not_measured():

@@ -1,0 +1,108 @@
+"""Averages of runs ``[tasks, seeds]``, with how sure one can be of them.
+
+The average is the interquartile mean (the mean of the middle half), which a single lucky or
+diverged run cannot move; its interval is a bootstrap over seeds, those of each task drawn by
+themselves, as Agarwal et al. 2021 (arXiv 2108.13264) recommend for few runs, or over tasks and
+seeds. Resampling always uses the same random numbers, so that a report can be made again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from scipy import stats
+
+from tasks.scoring import Interval
+
+RESAMPLES = 2000
+Average = Callable[[np.ndarray], np.ndarray]
+"""``[..., tasks, seeds] -> [...]``."""
+
+
+def iqm(values: np.ndarray) -> np.ndarray:
+    """``[..., tasks, seeds] -> [...]``: the mean of the middle half; infinite if that is."""
+    flat = values.reshape(*values.shape[:-2], -1)
+    with np.errstate(invalid="ignore"):
+        return np.nan_to_num(stats.trim_mean(flat, 0.25, axis=-1), nan=math.inf, posinf=math.inf)
+
+
+def mean(values: np.ndarray) -> np.ndarray:
+    """``[..., tasks, seeds] -> [...]``."""
+    return values.mean(axis=(-2, -1))
+
+
+def median(values: np.ndarray) -> np.ndarray:
+    """``[..., tasks, seeds] -> [...]``."""
+    return np.median(values, axis=(-2, -1))
+
+
+def over_seeds(values: np.ndarray) -> Interval:
+    """Interquartile mean of ``[tasks, seeds]`` and its 95 % bootstrap interval over seeds.
+
+    Seeds are drawn for each task by itself: would other seeds give the same, on these tasks?
+    """
+    tasks, seeds = values.shape
+
+    def resampled(*index: np.ndarray, axis: int = -1) -> np.ndarray:
+        return iqm(values[np.arange(tasks)[:, None], np.stack(index, axis=-2)])
+
+    return bootstrapped(values.size, resampled, *(np.arange(seeds),) * tasks)
+
+
+def over_tasks(values: np.ndarray, average: Average = iqm) -> Interval:
+    """The same over tasks and seeds: would other tasks like these give the same?
+
+    One of many seeds, or of one task, says nothing about others: an infinite interval.
+    """
+    tasks, seeds = values.shape
+
+    def resampled(task: np.ndarray, seed: np.ndarray, axis: int = -1) -> np.ndarray:
+        return average(values[task[..., :, None], seed[..., None, :]])
+
+    return bootstrapped(values.size, resampled, np.arange(tasks), np.arange(seeds))
+
+
+def across(values: np.ndarray, average: Average = mean) -> Interval:
+    """The mean of ``[tasks]`` single numbers, with its interval over tasks alone."""
+
+    def resampled(task: np.ndarray, axis: int = -1) -> np.ndarray:
+        return average(values[task][..., None])
+
+    return bootstrapped(values.size, resampled, np.arange(len(values)))
+
+
+def share(hits: np.ndarray) -> Interval:
+    """How many of ``hits`` (bool) are, with the exact binomial interval (Clopper and Pearson)."""
+    found = stats.binomtest(int(hits.sum()), hits.size)
+    low, high = found.proportion_ci(method="exact")
+    return Interval(float(hits.mean()), float(low), float(high), hits.size)
+
+
+def bootstrapped(n: int, resampled: Callable[..., np.ndarray], *samples: np.ndarray) -> Interval:
+    """``resampled(*samples)`` and its percentile interval when ``samples`` are drawn anew."""
+    value = float(resampled(*samples))
+    if len(samples[-1]) < 2:
+        return Interval(value, -math.inf, math.inf, n)  # one seed says nothing about others
+    if len(samples) == 2 and len(samples[0]) < 2:
+        samples, resampled = samples[1:], partial(resampled, samples[0])
+    if not math.isfinite(value):
+        return Interval(value, value, value, n)
+    with np.errstate(invalid="ignore"):  # some resamples may hold nothing but diverged runs
+        drawn = stats.bootstrap(
+            samples,
+            resampled,
+            n_resamples=RESAMPLES,
+            vectorized=True,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).bootstrap_distribution
+    return Interval(value, *ends(drawn), n)
+
+
+def ends(drawn: np.ndarray) -> tuple[float, float]:
+    """Where the middle 95 % of ``drawn`` begins and ends, infinite values among them."""
+    low, high = np.sort(drawn)[[int(0.025 * len(drawn)), int(0.975 * len(drawn)) - 1]]
+    return float(low), float(high)

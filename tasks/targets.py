@@ -1,0 +1,127 @@
+"""How fast a rule gets where the tuned reference ends: steps, seconds, performance profiles.
+
+The target of a task is the reference's final validation loss, the median over seeds; what is
+compared is when the median of a rule's learning curves first gets there. A *performance profile* is
+the share of tasks on which a rule is at most so many times slower than the fastest (Dolan and Moré
+2002), and the score of AlgoPerf (Dahl et al. 2023, arXiv 2306.07179) is its mean height from 1 to
+4 times.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.averages import RESAMPLES, bootstrapped, ends
+from tasks.scoring import Interval
+
+SLOWEST = 4.0
+FACTORS = np.linspace(1.0, SLOWEST, 61)
+"""How much slower than the fastest rule: the abscissa of a performance profile, as AlgoPerf's."""
+
+
+class Reached(NamedTuple):
+    """When a rule gets to the target of a task: ``steps``, infinite if never, and ``seconds`` of
+    one model; how many times fewer steps (``faster``) and less time (``quicker``) than the
+    reference, 0 if never. Intervals are over seeds; seconds were measured once."""
+
+    steps: Interval
+    seconds: float
+    faster: Interval
+    quicker: float
+
+
+def steps_to(curves: np.ndarray, marks: Sequence[int], target: float) -> np.ndarray:
+    """``[..., marks] -> [...]``: the step at which a curve first is at ``target``, or inf.
+
+    Between two marks it is interpolated.
+    """
+    at, reached = np.asarray(marks, float), curves <= target
+    after = reached.argmax(axis=-1)[..., None]
+    before = np.maximum(after - 1, 0)
+    above, below = np.take_along_axis(curves, before, -1), np.take_along_axis(curves, after, -1)
+    with np.errstate(all="ignore"):  # no slope at the first point, nor from a diverged one
+        share = np.nan_to_num((above - target) / (above - below), nan=1.0, posinf=1.0)
+    steps = at[before] + share * (at[after] - at[before])
+    return np.where(reached.any(axis=-1), steps[..., 0], math.inf)
+
+
+def middle(curves: np.ndarray) -> np.ndarray:
+    """``[..., seeds, marks] -> [..., marks]``: medians; inf where half of the runs diverged."""
+    ordered, seeds = np.sort(curves, axis=-2), curves.shape[-2]
+    return (ordered[..., (seeds - 1) // 2, :] + ordered[..., seeds // 2, :]) / 2
+
+
+def reached(
+    curves: np.ndarray,
+    reference: np.ndarray,
+    marks: Sequence[int],
+    target: float,
+    seconds: tuple[float, float],
+) -> Reached:
+    """``curves`` and ``reference``: ``[seeds, marks]``; ``seconds``: theirs, of a step."""
+
+    def resampled(index: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.maximum(steps_to(middle(curves[index]), marks, target), 1.0)
+
+    steps = bootstrapped(len(curves), resampled, np.arange(len(curves)))
+    needed = float(steps_to(middle(reference), marks, target))
+    known = math.isfinite(steps.low)  # not so if there is one seed
+    faster = Interval(
+        needed / steps.mean,
+        needed / steps.high if known else -math.inf,
+        needed / steps.low if known else math.inf,
+        steps.n,
+    )
+    if not math.isfinite(steps.mean):
+        faster = Interval(0.0, 0.0, 0.0, steps.n)
+    own, other = seconds
+    return Reached(steps, steps.mean * own, faster, faster.mean * other / own)
+
+
+def slowness(steps: np.ndarray) -> np.ndarray:
+    """Steps to target ``[rules, tasks, ...]`` in units of the fastest rule's; inf if never."""
+    fastest = np.maximum(steps.min(axis=0), 1.0)
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(steps), np.maximum(steps, 1.0) / fastest, math.inf)
+
+
+def profile(steps: np.ndarray) -> np.ndarray:
+    """Performance profiles ``[rules, len(FACTORS)]`` of steps to target ``[rules, tasks]``.
+
+    A task whose target nobody reaches is solved by nobody.
+    """
+    return (slowness(steps)[:, :, None] <= FACTORS * (1 + 1e-9)).mean(axis=1)
+
+
+def profile_scores(steps: np.ndarray) -> np.ndarray:
+    """AlgoPerf's scores ``[rules, ...]`` of steps ``[rules, tasks, ...]``: the mean of the profile
+    from 1 to SLOWEST, exactly."""
+    return (np.clip(SLOWEST - slowness(steps), 0.0, None) / (SLOWEST - 1)).mean(axis=1)
+
+
+def scores(
+    curves: Sequence[np.ndarray], marks: Sequence[Sequence[int]], goals: Sequence[float]
+) -> list[Interval]:
+    """AlgoPerf's score of each rule, with its interval over seeds, drawn for each task by itself.
+
+    ``curves``: of each task, ``[rules, seeds, marks]``; ``goals``: the target of each.
+    """
+    tasks = list(zip(curves, marks, goals, strict=True))
+    values = profile_scores(
+        np.stack([steps_to(middle(own), at, goal) for own, at, goal in tasks], axis=1)
+    )
+    seeds = curves[0].shape[1]
+    n = len(tasks) * seeds
+    if seeds < 2:
+        return [Interval(float(value), -math.inf, math.inf, n) for value in values]
+    generator = np.random.default_rng(0)
+    columns = []
+    for own, at, goal in tasks:
+        drawn = generator.integers(seeds, size=(RESAMPLES, seeds))  # paired: the same for all rules
+        columns.append(np.stack([steps_to(middle(rule[drawn]), at, goal) for rule in own]))
+    spread = profile_scores(np.stack(columns, axis=1))
+    return [Interval(float(v), *ends(row), n) for v, row in zip(values, spread, strict=True)]
