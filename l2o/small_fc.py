@@ -11,6 +11,10 @@ Also learned: how fast the seven running averages behind the features forget. Th
 
 With a ``nominal`` rule, say a program found by search, the network only learns a correction:
 update = nominal update + learned step.
+
+``weight_decay`` shrinks the parameters by that share a step, besides what a user asks for. Learned
+steps keep their size when gradients get small, so without it parameters drift for as long as
+training goes on: trained on 1,000 steps, the optimizer is lost after some 5,000.
 """
 
 from __future__ import annotations
@@ -52,10 +56,13 @@ class SmallFC(LearnedOptimizer):
     hidden_layers: int = 2
     step_mult: float = 1e-3
     exp_mult: float = 1e-3
+    weight_decay: float = 0.0
     nominal: UpdateRule | None = field(default=None, metadata=UNSAVED)
 
     def __post_init__(self) -> None:
         positive(hidden_size=self.hidden_size, hidden_layers=self.hidden_layers)
+        if not 0 <= self.weight_decay < 1:
+            raise ValueError(f"weight_decay: got {self.weight_decay}, expected 0 or more, below 1")
 
     def init_theta(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Weights truncated normal with standard deviation 1/sqrt(inputs), all else zero."""
@@ -96,6 +103,7 @@ class SmallFCRule(LearnedRule):
         self, grads: Tensor, state: State, params: Params, info: StepInfo
     ) -> tuple[Tensor, State]:
         step = self.fastest(grads, state, params)
+        info = info._replace(weight_decay=info.weight_decay + self.optimizer.weight_decay)
         nominal = self.optimizer.nominal
         if nominal is None:
             return step(self, grads, state, params, info)

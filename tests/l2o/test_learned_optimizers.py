@@ -124,6 +124,17 @@ def test_lr_and_decay_mean_what_they_mean_elsewhere(name: str) -> None:
     torch.testing.assert_close(both, 0.5 * (plain + 0.25 * params.flat))
 
 
+@pytest.mark.parametrize("nominal", [None, TunedAdam(lr=0.01).rule(torch.zeros(4))])
+def test_own_decay_adds_to_what_a_user_asks_for(nominal) -> None:
+    def trained(own: float, asked: float):
+        optimizer = SmallFC(weight_decay=own, nominal=nominal)
+        rule = optimizer.rule(optimizer.initial())
+        return unroll(TASK, rule, instances=1, steps=3, lr=0.5, weight_decay=asked).inner.params
+
+    torch.testing.assert_close(trained(0.2, 0.1), trained(0.0, 0.3))
+    assert not torch.equal(trained(0.2, 0.0), trained(0.0, 0.0))
+
+
 @each
 def test_meta_gradients_are_finite_and_cover_theta(name: str) -> None:
     """Even where a tensor's gradient is exactly zero, as it is behind dead units."""
@@ -198,6 +209,7 @@ def test_nominal_rule_gets_a_learned_correction() -> None:
     [
         (lambda: SmallFC(hidden_size=0), "hidden_size: got 0"),
         (lambda: SmallFC(hidden_layers=-1), "hidden_layers: got -1"),
+        (lambda: SmallFC(weight_decay=1.0), "weight_decay: got 1.0"),
         (lambda: Velo(lstm_size=0), "lstm_size: got 0"),
         (lambda: TunedAdam(beta1=1.0), "beta1: got 1.0"),
         (lambda: TunedAdam(lr=0.0), "lr: got 0.0"),
