@@ -2,9 +2,14 @@
 
     python scripts/bench_optimizers.py [RULE ...]
 
-Eager optimizers are bimodal from process to process (memory is laid out anew), so every number is
-the median over processes of the median over steps, with the smallest and the largest process.
-Beside it stands the time that the unavoidable memory traffic takes at the speed of a copy: each
+An exported rule is held against two other ways to run its own statements: multi-tensor functions
+over whole parameters, which is how one writes an eager optimizer, and its step compiled by
+``torch.compile``. Other people's optimizers stand beside it.
+
+Eager optimizers are bimodal from process to process (memory is laid out anew), so subjects take
+turns, each time in a process of its own. A time is the median over processes of the median over
+steps, a ratio that of the ratios within a turn; behind them the smallest and the largest. The last
+column has the time that the unavoidable memory traffic takes at the speed of a copy: each
 parameter, gradient and state read once, each parameter and state written once.
 """
 
@@ -17,7 +22,9 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,19 +33,25 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from turns import Spread
 
 from search.rules import load
 
 STEPS = 12
-EXPORTED = ("lion", "adamw", "sign_momentum", "adan", "cautious_lion")
+DISCOVERED = str(Path(__file__).parents[1] / "checkpoints" / "normalised_momentum")
+RULES = ("lion", "sign_momentum", "cautious_lion", "adamw", "adan", DISCOVERED)
+WAYS = ("exported", "whole", "compiled")
+"""As it is; multi-tensor functions over whole parameters; compiled."""
 TORCH: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "torch AdamW, foreach": partial(torch.optim.AdamW, foreach=True),
     "torch AdamW, fused": partial(torch.optim.AdamW, fused=True),
 }
-OTHERS = {
-    "lion-pytorch Lion": ("lion_pytorch", "Lion"),
-    "pytorch_optimizer Lion": ("pytorch_optimizer", "Lion"),
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lion-pytorch Lion": ("lion_pytorch", {}),
+    "lion-pytorch Lion, foreach": ("lion_pytorch.foreach", {}),
+    "pytorch_optimizer Lion, foreach": ("pytorch_optimizer", {"foreach": True}),
 }
+"""Their modules, and what makes them fast."""
 
 
 def parameters(width: int = 384, layers: int = 5, words: int = 2048) -> list[Tensor]:
@@ -59,9 +72,15 @@ def make(subject: str, params: list[Tensor]) -> torch.optim.Optimizer:
     if subject in TORCH:
         return TORCH[subject](params, **settings)
     if subject in OTHERS:
-        module, name = OTHERS[subject]
-        return getattr(__import__(module), name)(params, **settings)
-    return load(subject.removeprefix("exported ")).optimizer(params, foreach=True, **settings)
+        module, more = OTHERS[subject]
+        return import_module(module).Lion(params, **settings, **more)
+    way, name = subject.split(" ", 1)
+    optimizer = load(name).optimizer(params, **settings)
+    if way == "whole":
+        sys.modules[type(optimizer).__module__].__dict__["_pieces"] = lambda *lists: [lists]
+    if way == "compiled":
+        optimizer.step = torch.compile(optimizer.step)
+    return optimizer
 
 
 def measure(subject: str) -> dict[str, float]:
@@ -96,31 +115,49 @@ def measure(subject: str) -> dict[str, float]:
 
 
 def report(console: Console, processes: int, rules: list[str]) -> None:
-    """Print the table; subjects take turns, each time in a process of its own."""
-    subjects = [*(f"exported {name}" for name in (*EXPORTED, *rules)), *TORCH]
+    """Print the table."""
+    subjects = [*TORCH]
     for name, (module, _) in OTHERS.items():
-        if find_spec(module) is None:
-            console.print(f"{name}: skipped, {module} is not installed")
+        if find_spec(module.partition(".")[0]) is None:
+            console.print(f"{name}: skipped, it is not installed")
         else:
             subjects.append(name)
+    names = [*RULES, *rules]
+    subjects += [f"{way} {name}" for name in names for way in WAYS]
     found: dict[str, list[dict[str, float]]] = {subject: [] for subject in subjects}
     for _ in range(processes):
         for subject in subjects:
             command = [sys.executable, __file__, "--subject", subject]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[subject].append(json.loads(done.stdout))
-    reference = median(run["step"] for run in found["torch AdamW, foreach"])
-    table = Table(box=box.SIMPLE_HEAD)
-    for title in ("optimizer", "ms a step", "/ AdamW foreach", "/ memory traffic"):
-        table.add_column(title, justify="left" if title == "optimizer" else "right")
-    for subject, runs in found.items():
-        steps = [1e3 * run["step"] for run in runs]
-        middle, floor = median(steps), 1e3 * median(run["floor"] for run in runs)
-        spread = f"{middle:.1f} ({min(steps):.1f}–{max(steps):.1f})"
-        table.add_row(subject, spread, f"{middle / 1e3 / reference:.2f}", f"{middle / floor:.1f}")
     n = sum(p.numel() for p in parameters())
     console.print(f"step() on {n:,} parameters, {processes} processes each, one thread")
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("optimizer", "ms a step", *(f"/ {column}" for column in COLUMNS)):
+        table.add_column(title, justify="left" if title == "optimizer" else "right")
+    for subject in [*found][: -len(names) * len(WAYS)]:
+        table.add_row(subject, *cells(found, subject, None))
+    for name in names:
+        table.add_row(f"exported {Path(name).name}", *cells(found, f"exported {name}", name))
     console.print(table)
+
+
+COLUMNS = ("AdamW foreach", "whole foreach", "compiled", "memory traffic")
+
+
+def cells(
+    found: dict[str, list[dict[str, float]]], subject: str, name: str | None
+) -> tuple[str, ...]:
+    """Time and ratios; ``name``: of the rule, if other ways to run it were measured."""
+    steps = Spread(tuple(run["step"] for run in found[subject]))
+
+    def over(times: list[float]) -> str:
+        return str(Spread(tuple(x / y for x, y in zip(steps.turns, times, strict=True))))
+
+    others = ["torch AdamW, foreach", *(f"{way} {name}" for way in WAYS[1:] if name)]
+    ratios = [over([run["step"] for run in found[other]]) for other in others]
+    ratios += [""] * (len(WAYS) - len(others))
+    return str(steps.scaled(1e3)), *ratios, over([run["floor"] for run in found[subject]])
 
 
 def main() -> None:

@@ -156,7 +156,8 @@ class _Export:
 
     def helpers(self, code: str) -> str:
         """The functions that ``code`` calls and torch does not have, each once."""
-        text = parts.SCALAR if "_scalar(" in code else ""
+        text = parts.SCALAR if "_scalar(" in code or "_power(" in code else ""
+        text += parts.POWER if "_power(" in code else ""
         used = {statement.op for statement in self.program.statements} & GLOBAL
         return text + "".join(dict.fromkeys(p for op in sorted(used) for p in parts.HELPERS[op]))
 

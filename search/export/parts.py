@@ -150,6 +150,18 @@ def _scalar(x: float | Tensor) -> Tensor:
 
 
 '''
+POWER = '''\
+def _power(x: float | Tensor, y: float | Tensor) -> float | Tensor:
+    """x ** y, of numbers as of tensors."""
+    if isinstance(x, Tensor) or isinstance(y, Tensor):
+        return _scalar(x) ** _scalar(y)
+    try:
+        return x**y if x > 0 else (_scalar(x) ** _scalar(y)).item()
+    except OverflowError:
+        return float("inf")
+
+
+'''
 DOT = '''\
 def _dot(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
     """The inner product of two lists, each as one vector; a copy for every parameter's device."""

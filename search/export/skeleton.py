@@ -185,7 +185,9 @@ def _wants_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
     $SHARDED
     if group["foreach"] is not None:
         return group["foreach"]
-    return not group["differentiable"] and all(p.device.type != "meta" for p in params)
+    # A compiler for CPUs makes one pass of a parameter's statements, not of all parameters'.
+    alone = ("meta", "cpu") if torch.compiler.is_compiling() else ("meta",)
+    return not group["differentiable"] and all(p.device.type not in alone for p in params)
 
 
 def _alike(params: list, *columns: list) -> list[list[list]]:

@@ -73,7 +73,9 @@ def expression(op: str, args: Sequence[Operand]) -> str:
 
 def _on_numbers(op: str, args: Sequence[Operand], texts: list[str]) -> str:
     """Python's arithmetic where it cannot raise; else torch's, on a 0-dimensional tensor."""
-    if op not in PLAIN and not (op == "power" and args[0].unit):
+    if op == "power" and not args[0].unit:
+        return f"_power({texts[0].strip('()')}, {texts[1].strip('()')})"
+    if op not in PLAIN and op != "power":
         texts = [f"_scalar{x}" if x.startswith("(") else f"_scalar({x})" for x in texts]
     return _formatted(op, texts)
 
