@@ -20,9 +20,13 @@ from search.program import parse, to_text
 from search.tables import Evaluation, Record
 from search.view import Curves, Progress, View
 from search.workers import Executor, Failure
+from tasks.files import RunError
 from tasks.interrupt import Interrupted
 
 Enough = Callable[[list[Candidate]], bool]
+MOST_FAILURES = 2
+"""Batches in a row that may fail. A program may be too much for a worker; what fails again and
+again is the machine, and a search that goes on would only fill its archive."""
 
 
 class Search:
@@ -50,6 +54,7 @@ class Search:
         told = self.evolution.told
         self.curves = Curves(archive.run_dir / "tensorboard", purge_step=told or None)
         self.busy = 0.0
+        self.failures = 0  # batches in a row
         self.enough, self.found = enough, False
 
     def to_the_end(self) -> None:
@@ -112,7 +117,13 @@ class Search:
     def _integrate(self, result: Any) -> None:
         """One step of the search, in one transaction."""
         batch = self.waiting.pop(self.evolution.told)
+        self.failures = self.failures + 1 if isinstance(result, Failure) else 0
         if isinstance(result, Failure):
+            if self.failures > MOST_FAILURES:
+                raise RunError(
+                    f"{self.archive.run_dir}: {self.failures} batches in a row failed, the last "
+                    f"because: {result.reason}; once that is mended, go on with l2o resume"
+                )
             self.view.say(f"batch {batch.number} failed: {result.reason}")
             result = [Outcome("failed", None, None, (), ()) for _ in batch.fresh]
         fresh = batch.fresh

@@ -26,8 +26,14 @@ from typing import Any
 Run = Callable[[Any], Any]
 Function = str | Callable[[Any], Run]
 
-OUT_OF_MEMORY = 12
-"""Exit status of a worker that met a MemoryError: its heap is not to be trusted afterwards."""
+OUT_OF_MEMORY, DEVICE_LOST = 12, 13
+"""Exit statuses of a worker that met a MemoryError, whose heap is not to be trusted afterwards, or
+an error of a GPU, which no later call of the same process gets past."""
+
+DEVICE_ERRORS = (
+    "AcceleratorError",
+    "CudaAPIError",
+)  # of torch and numba, which may not be imported
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,20 @@ class Failure:
     detail: str = ""
 
 
+class DeviceLost(OSError):
+    """A GPU that worked when it was checked does not work any more."""
+
+
 def attempt(run: Run, job: Any) -> Any:
-    """``run(job)``, or a Failure if it raises."""
+    """``run(job)``, or a Failure if it raises. Raises MemoryError and DeviceLost: see there."""
     try:
         return run(job)
     except MemoryError:
         raise
     except Exception as error:
+        if any(kind.__name__ in DEVICE_ERRORS for kind in type(error).__mro__):
+            reason = str(error).partition("\n")[0]
+            raise DeviceLost(f"device: it was there and is lost: {reason}") from error
         return failure(error)
 
 
@@ -101,6 +114,9 @@ def serve(fileno: int) -> None:
             message = pickle.dumps((time.perf_counter() - start, result))
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
+        except DeviceLost as error:
+            print(error, file=sys.stderr, flush=True)
+            os._exit(DEVICE_LOST)
         except Exception as error:  # a result that cannot be pickled
             message = pickle.dumps((time.perf_counter() - start, failure(error)))
         pipe.send_bytes(message)

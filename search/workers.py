@@ -33,12 +33,22 @@ from dataclasses import dataclass
 from multiprocessing.connection import Pipe, wait
 from typing import Any, Protocol, Self
 
-from search.serve import OUT_OF_MEMORY, Failure, Function, attempt, failure, load, name_of
+from search.serve import (
+    DEVICE_LOST,
+    OUT_OF_MEMORY,
+    Failure,
+    Function,
+    attempt,
+    failure,
+    load,
+    name_of,
+)
 
 TICK = 0.1
 """Seconds between looks at deadlines and at dead workers."""
 START_LIMIT = 600.0
 """Seconds a worker may take to import and build before it counts as hung."""
+ENDINGS = {OUT_OF_MEMORY: "out of memory", DEVICE_LOST: "lost its device"}
 ONE_THREAD = {
     f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA", "VECLIB_MAXIMUM")
 }
@@ -159,7 +169,7 @@ class _Worker:
         self.pipe.close()
         if status < 0:
             return f"killed by {signal.Signals(-status).name}"
-        return "out of memory" if status == OUT_OF_MEMORY else f"exited with status {status}"
+        return ENDINGS.get(status, f"exited with status {status}")
 
 
 class Processes(Executor):

@@ -19,16 +19,16 @@ from search import run
 from search.archive import open_existing
 from search.commands import PRESETS, _workers
 from search.config import BASELINES, Budget, Config
-from search.evaluate import Funnel
+from search.evaluate import Calibration, Funnel
 from search.evolve import Settings
 from search.history import POINTS, leaders, meta_validation
-from search.loop import fates
+from search.loop import Search, fates
 from search.run import begin, proceed
 from search.verdict import Verdict, is_discovery, standings
 from search.view import View
 from search.workers import Inline
 from search.zoo import ZOO
-from tasks.files import RunExists
+from tasks.files import RunError, RunExists
 
 HERE = Path(__file__).parent
 CONFIG = Config(
@@ -220,6 +220,25 @@ def test_ctrl_c_finishes_the_batch_and_says_so(finished, tmp_path):
 def test_bad_settings_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         change()
+
+
+def test_a_search_whose_every_batch_fails_is_stopped(finished, tmp_path):
+    """And what failed last is still to be done."""
+
+    def out_of_order(_):
+        def run(job):
+            raise RuntimeError("no luck")
+
+        return run
+
+    with open_existing(finished, readonly=True) as archive:
+        calibration = Calibration(**archive.run()["calibration"])
+    with open_existing(start(tmp_path / "run")) as archive, quiet() as view:
+        jobs = Inline(out_of_order, None)
+        search = Search(archive, CONFIG, calibration, jobs, view, 0, lambda: False)
+        with pytest.raises(RunError, match=r"3 batches in a row failed, .* RuntimeError: no luck;"):
+            search.to_the_end()
+        assert min(archive.pending()) == 2
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from search.serve import DeviceLost
 from search.workers import Executor, Failure, Inline, Processes, executor
 
 JOBS = f"{Path(__file__).with_name('worker_jobs.py')}:build"
@@ -104,6 +105,14 @@ def test_an_exception_is_a_failure_and_not_retried(workers: int, tmp_path: Path)
         assert "_raise" in failed.detail
 
 
+def test_without_workers_a_lost_device_ends_the_run() -> None:
+    with (
+        executor(JOBS, 0, workers=0) as engine,
+        pytest.raises(DeviceLost, match=r"lost: CUDA error: an illegal memory access was enc\w+$"),
+    ):
+        results(engine, [("lose device", None)])
+
+
 def test_a_result_that_cannot_be_pickled_is_a_failure(pair: Processes) -> None:
     (result,) = results(pair, [("unpicklable", None)])
     assert isinstance(result, Failure)
@@ -114,6 +123,7 @@ DEATHS = {
     "die": "SIGKILL",
     "segfault": "SIGSEGV",
     "out of memory": "out of memory",
+    "lose device": "lost its device",
     "exit": "status 3",
     "hang": "not finished after 1 s",
 }

@@ -42,6 +42,14 @@ def _out_of_memory(*_: Any) -> None:
     raise MemoryError
 
 
+class AcceleratorError(RuntimeError):
+    """As torch calls it."""
+
+
+def _lose_device(*_: Any) -> None:
+    raise AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+
+
 def _raise(argument: Any, _: Any) -> None:
     raise KeyError(argument)
 
@@ -72,6 +80,7 @@ DEEDS: dict[str, Callable[[Any, Any], Any]] = {
     "segfault": _segfault,
     "die": _die,
     "out of memory": _out_of_memory,
+    "lose device": _lose_device,
     "raise": _raise,
     "child": _child,
     "threads": _threads,
