@@ -32,6 +32,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("search.commands:data", "which data sets there are; fetch those that need it"),
 }
 
+DEVICE_ERRORS = ("AcceleratorError", "OutOfMemoryError")
+"""What torch raises where a GPU breaks or is too small, which nobody can mend here."""
+
 
 def main(arguments: Arguments | None = None) -> int:
     """Run ``l2o COMMAND ...``; the exit status."""
@@ -49,6 +52,10 @@ def main(arguments: Arguments | None = None) -> int:
         return 0
     except (ArgumentError, ValueError, OSError) as error:
         return _refuse(f"l2o {name}", error)
+    except RuntimeError as error:
+        if type(error).__name__ not in DEVICE_ERRORS:
+            raise
+        return _refuse(f"l2o {name}", str(error).partition("\n")[0])
     except KeyboardInterrupt:
         return 130
 

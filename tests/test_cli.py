@@ -113,3 +113,21 @@ def test_every_command_with_a_device_is_tried(capsys):
         with pytest.raises(SystemExit):
             main([name, "--help"])
         assert ("--device " in capsys.readouterr().out) == (name in ON_A_DEVICE), name
+
+
+@pytest.mark.parametrize("error", [torch.AcceleratorError, torch.OutOfMemoryError])
+def test_a_device_that_breaks_in_between_costs_one_line(capsys, monkeypatch, error):
+    def breaks(_):
+        raise error("CUDA error: unspecified launch failure\nmore")
+
+    monkeypatch.setattr("l2o.cli.command", lambda name: breaks)
+    assert refused(capsys, "zoo") == "l2o zoo: CUDA error: unspecified launch failure\n"
+
+
+def test_other_errors_of_ours_are_not_hidden(monkeypatch):
+    def breaks(_):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("l2o.cli.command", lambda name: breaks)
+    with pytest.raises(RuntimeError, match="a defect"):
+        main(["zoo"])
