@@ -263,14 +263,19 @@ def zoo(arguments: Arguments) -> int:
 
     l2o zoo
     l2o zoo lion
+    l2o zoo --json
     """
-    from search.zoo.table import table  # it runs them all
+    from search.zoo.table import known, table  # they run them all
 
     options_of = parser(zoo)
     options_of.add_argument("name", type=str, nargs="?", default=None, help="of one")
+    options_of.add_argument("--json", action="store_true", help="all, with their texts")
     options = options_of.parse_args(list(arguments))
     if options.name is not None:
         print(rule(options.name), end="")
+        return 0
+    if options.json:
+        print(json.dumps(known(), indent=2))
         return 0
     Console(width=None if sys.stdout.isatty() else 120).print(table())
     return 0

@@ -14,6 +14,8 @@ from search.zoo.entry import Entry
 
 TEXT = "rule.txt"
 """The program in the folder of a shipped rule."""
+LEARNED = "theta.safetensors"
+"""What the folder of a learned optimizer holds instead."""
 
 
 class Found(NamedTuple):
@@ -39,6 +41,11 @@ def rule(name: str) -> Program:
 
 def _text_of(path: Path) -> Path:
     """The file with the program where ``path`` is a shipped rule's folder; else ``path``."""
+    if (path / LEARNED).is_file():
+        raise ValueError(
+            f"{path}: a learned optimizer is no program; l2o.load({str(path)!r}).optimizer(model) "
+            "makes a torch.optim.Optimizer of it"
+        )
     return path / TEXT if (path / TEXT).is_file() else path
 
 

@@ -3,19 +3,20 @@
 All are directions with the usual decoupled weight decay, and their epsilon is that of division,
 1e-8, whatever the authors' default is. Bias corrections are powers, ``power(c, -1.0)``, so no
 epsilon meets them. ``power(g, 0.0)`` is one for every element, and its norm counts elements.
-
-What is no program, and why:
-
-* Muon, Shampoo, SOAP, K-FAC: matrix products and decompositions; programs see tensors elementwise
-  and through their norms.
-* Adafactor's factored second moment: means of rows and of columns. ``adafactor_unfactored`` is
-  what it does to vectors.
-* M-FAC: a window of a thousand past gradients and their Gram matrix.
 """
 
 from __future__ import annotations
 
 from search.zoo.entry import entry
+
+NO_PROGRAM = {
+    "Muon, Shampoo, SOAP, K-FAC": "matrix products and decompositions, where programs see tensors "
+    "elementwise and through their norms",
+    "M-FAC": "a window of a thousand past gradients and their Gram matrix",
+    "Adafactor, factored": "means of rows and of columns; adafactor_unfactored is what it does to "
+    "vectors",
+}
+"""Optimizers that no program can be, and why."""
 
 _ADABELIEF = """
     def update(w, g, m, v, t):

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import search
+import search.rules
 from search.archive import create
 from search.export.build import to_class
 from search.zoo import ZOO
@@ -125,3 +127,10 @@ def test_shipped_rules_have_names_and_cards() -> None:
         assert card["name"] == folder.name
         assert {"command", "seed", "scores", "environment", "licence"} <= card.keys()
         trained(model(), entry.optimizer(model().parameters(), lr=1e-3))
+
+
+@pytest.mark.parametrize("find", [search.load, search.rules.rule])
+def test_learned_optimizers_are_sent_where_they_are_loaded(tmp_path: Path, find: Any) -> None:
+    (tmp_path / "theta.safetensors").touch()
+    with pytest.raises(ValueError, match=r"is no program; l2o\.load\('.*'\)\.optimizer\(model\)"):
+        find(tmp_path)

@@ -1,8 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from search.analyze import canonical, check
+from search.commands import zoo
 from search.ops import OPS, Kind
 from search.program import ProgramSyntaxError, input_kinds, kinds, parse, to_text
 from search.zoo import NAMED, ZOO, load, lookup, with_states
@@ -50,12 +53,33 @@ def test_rules_that_read_a_hessian_have_names_but_no_search_starts_from_them(ent
     assert entry.name not in ZOO
     assert lookup(entry.name) is NAMED[entry.name] is entry
     assert load(entry.name) is entry.program
-    assert row(entry)[3:5] == ("reads a Hessian", "mixed")
+    assert row(entry)[3:6] == ("reads a Hessian", "–", "mixed")
 
 
 def test_the_table():
-    assert row(ZOO["lion"]) == ("lion", "1", "3", "Lion form", "Adam-like", "Chen et al. 2023")
-    assert row(ZOO["lion_group"])[1:5] == ("1", "4", "normalised", "mixed")
+    lion = ("lion", "1", "3", "Lion form", "invariant", "Adam-like", "Chen et al. 2023")
+    assert row(ZOO["lion"]) == lion
+    assert row(ZOO["lion_group"])[1:6] == ("1", "4", "normalised", "invariant", "mixed")
+    assert row(ZOO["momentum"])[3:6] == ("linear filter", "linear", "SGD-like")
+    assert row(ZOO["radam"])[3:6] == ("mixed", "mixed", "mixed")
+
+
+def test_all_of_it_as_json(capsys):
+    assert zoo(["--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [rule["name"] for rule in found["rules"]] == list(NAMED)
+    assert all(parse(rule["text"]) == NAMED[rule["name"]].program for rule in found["rules"])
+    assert all(rule["mup_reason"] for rule in found["rules"] if rule["mup"] == "mixed")
+    assert {"Muon", "K-FAC", "M-FAC"} <= {
+        x for names in found["no_program"] for x in names.split(", ")
+    }
+
+
+def test_the_command_says_what_is_no_program(capsys):
+    assert zoo([]) == 0
+    shown = capsys.readouterr().out
+    assert "Muon, Shampoo, SOAP, K-FAC: matrix products" in shown
+    assert "M-FAC: a window" in shown
 
 
 @pytest.mark.parametrize("find", [lookup, load])
