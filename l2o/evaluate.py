@@ -54,11 +54,11 @@ def evaluate(arguments: Arguments) -> int:
     torch.set_num_threads(_positive(options.threads))
     console = Console()
     with Results(options.out) as results:
-        results.set_fact("environment", environment(options.device))
+        made_in = environment(options.device)
         results.set_fact("command", ["l2o", "evaluate", *arguments])
         results.set_fact("reference", options.reference)
         try:
-            evaluation.evaluate(plan, rules, results, options.device, console.print)
+            evaluation.evaluate(plan, rules, results, options.device, console.print, made_in)
         except KeyboardInterrupt:
             console.print("stopped, nothing is lost; the same command goes on")
             return 130
@@ -119,7 +119,7 @@ def summary(results: Results, measured: Measured, table: Sequence[Standing]) -> 
         {
             "plan": facts["plan"],
             "command": facts.get("command"),
-            "environment": facts.get("environment"),
+            "environments": facts.get("environments", []),
             "reference": reference,
             "rules": {name: sources[name][1] for name in measured.rules},
             "tasks": {name: cards[name][1] for name in measured.tasks},

@@ -32,15 +32,16 @@ def meta_loss(config: Config, found: Saved) -> Figure:
     with drawing() as (figure, axes):
         axes.plot(steps, losses, color=COLOURS[0], alpha=0.25, linewidth=0.7)
         axes.plot(steps[window - 1 :], smooth, color=COLOURS[0], label="mean of the tasks")
-        axes.fill_between(
-            steps[window - 1 :],
-            each.min(axis=1),
-            each.max(axis=1),
-            color=COLOURS[0],
-            alpha=0.12,
-            linewidth=0,
-            label="from the easiest task to the hardest",
-        )
+        if np.isfinite(each).any():
+            axes.fill_between(
+                steps[window - 1 :],
+                each.min(axis=1),
+                each.max(axis=1),
+                color=COLOURS[0],
+                alpha=0.12,
+                linewidth=0,
+                label="from the easiest task to the hardest",
+            )
         axes.set_xlabel("outer step")
         axes.set_ylabel("meta-loss")
         axes.legend(loc="best")
@@ -76,11 +77,12 @@ def gap(config: Config, found: Saved) -> Figure:
         known = np.isfinite(low) & np.isfinite(high)
         axes.fill_between(steps, low, high, where=known, color=COLOURS[1], alpha=0.15, linewidth=0)
         axes.set_xlabel("outer step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel("held-out objective, %")
         axes.legend(loc="best")
     tasks, seeds = gaps[-1].shape
     caption = (
-        f"The held-out objective against {adam_at(config)}: mean of n = {tasks} tasks × {seeds} "
+        f"The held-out objective against {adam_at(config)}: mean of n = {tasks} tasks"
         f"{_seeds(config, seeds)}, band: 95 % bootstrap interval over both. It chose the outer "
         "step to keep (grey line), where it is therefore optimistic."
     )
@@ -100,8 +102,8 @@ def _log_ratios(past: dict[str, Any], adam: list[list[float]]) -> np.ndarray:
 def _seeds(config: Config, known: int) -> str:
     count = config.evaluation.seeds
     if known == 1 < count:
-        return f"mean of {count} seeds"
-    return f"seeds ({SEED} to {SEED + count - 1})" if count > 1 else f"seed ({SEED})"
+        return f", each the mean of {count} seeds"
+    return f" × {count} seeds ({SEED} to {SEED + count - 1})" if count > 1 else f" × seed {SEED}"
 
 
 def held_out(config: Config, found: Saved) -> Figure:
@@ -110,18 +112,20 @@ def held_out(config: Config, found: Saved) -> Figure:
         for k, (name, adam) in enumerate(zip(names, found.adam, strict=True)):
             colour = COLOURS[k % len(COLOURS)]
             each = [past["objectives"][name] for past in found.history]
-            axes.plot(steps, [fmean(seeds) for seeds in each], color=colour, label=name)
+            centre = [fmean(seeds) for seeds in each]
+            axes.plot(steps, centre, "o-", color=colour, ms=3, label=name)
             low, high = (list(map(end, each)) for end in (min, max))
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
             axes.axhline(fmean(adam), color=colour, linestyle="--", linewidth=0.8)
         axes.set_xlabel("outer step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel("held-out objective")
         axes.set_yscale("log")
         sparse_ticks(axes, wide=False)
         axes.legend(loc="upper right")
     count = len(found.adam[0])
     caption = (
-        f"The same, task by task, not divided by Adam's (dashed): mean and range of n = {count} "
-        f"{_seeds(config, count)}."
+        f"The same, task by task, not divided by Adam's (dashed): n = {len(names)} tasks"
+        f"{_seeds(config, count)}, mean and range over seeds."
     )
     return Figure("held-out", figure, caption)

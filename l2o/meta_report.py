@@ -23,6 +23,7 @@ from l2o.meta_config import Config
 from l2o.meta_curves import adam_at, gap, held_out, meta_loss
 from l2o.meta_run import Saved
 from l2o.tuned import TunedAdam
+from tasks import environment
 from tasks.averages import mean, over_tasks
 from tasks.coordinates import Coordinates, coordinate_check
 from tasks.evaluation import marks
@@ -83,13 +84,13 @@ def page(run_dir: Path, remade_by: str) -> Page:
 def _lead(config: Config, found: Saved, gaps: dict[str, Gap]) -> str:
     left = _left(config, found)
     objective, final = gaps["objective"], gaps["final validation loss"].seeds
-    ending = f"is {distance(final.mean)} Adam's ({said(final)} %)"
+    ending = f"is {distance(final.mean)} Adam's ({said(final, ' %')})"
     ending = ending if math.isfinite(final.mean) else "is not finite"
     return (
         f"The kept optimizer's objective on {objective.tasks} held-out tasks is "
         f"{distance(objective.seeds.mean)} that of {adam_at(config)} (95 % interval "
-        f"{said(objective.seeds)} %, {objective.seeds.n} seeds that did not choose it). Its final "
-        f"validation loss, which meta-training does not look at, {ending}."
+        f"{said(objective.seeds, ' %')}, {objective.seeds.n} seeds that did not choose it). Its "
+        f"final validation loss, which meta-training does not look at, {ending}."
         + (f" {left} outer steps are still to come." if left else "")
     )
 
@@ -275,11 +276,10 @@ def coordinates(optimizer: LearnedOptimizer, theta: torch.Tensor) -> dict[str, C
 
 
 def _facts(facts: dict[str, Any]) -> list[Part]:
-    environment = [(k, str(v)) for k, v in facts["environment"].items() if v is not None]
     return [
         Program(" ".join(facts["command"])),
         Program(
             json.dumps(facts["config"], indent=2), f"all settings (seed {facts['config']['seed']})"
         ),
-        Table(("environment", ""), environment),
+        environment.table([facts["environment"]]),
     ]

@@ -28,9 +28,10 @@ from search.program import parse, to_text
 from search.show import STAGES, TITLES, lineage
 from search.tables import Record
 from search.verdict import is_discovery, standings
+from tasks import environment
 from tasks.page import COLOURS, GREY, Figure, Page, Part, Program, Section, Table, Tiles, drawing
 from tasks.scoring import Interval
-from tasks.wording import distance, duration, interval, per_cent
+from tasks.wording import change, distance, duration, interval, per_cent
 
 FATE_COLOURS = {
     "evaluated": "#0072B2",
@@ -87,7 +88,7 @@ def _lead(archive: Archive, winner: int | None, best: Sequence[Record]) -> str:
             found = "A discovery" if is_discovery(standing, BASELINES[0]) else "No discovery"
             return (
                 f"{found}: on tasks the search never saw, its loss is {distance(gap.mean)} "
-                f"tuned AdamW's (95 % interval {interval(gap)} %, {gap.n} fresh seeds)."
+                f"tuned AdamW's (95 % interval {interval(gap, ' %')}, {gap.n} fresh seeds)."
             )
     return ""
 
@@ -112,19 +113,20 @@ def _tiles(archive: Archive, past: History, best: Sequence[Record]) -> Tiles:
         (f"{tried / max(wall, 1e-9):,.0f}", "candidates a second"),
     ]
     if best:
-        tiles.append((per_cent(_score(best[0])), "loss against AdamW, proxies, own seed"))
+        tiles.append((per_cent(_score(best[0])), "loss against AdamW, proxies, own seed (n = 1)"))
         tiles.append((f"{best[0].lr or math.nan:.2g}", "its learning rate there"))
     return Tiles(tiles)
 
 
 def _stage(archive: Archive, stage: str) -> list[Part]:
     finals = [row for row in archive.finals() if row.stage == stage]
-    tasks, seeds = sorted({row.task for row in finals}), len({row.seed for row in finals})
+    tasks, seeds = sorted({row.task for row in finals}), sorted({row.seed for row in finals})
+    trials = archive.run()["config"]["verdict"]["trials"]
     rows = [
         (
             TITLES.get(s.rule, s.rule),
             *(
-                "–" if name == s.rule else _gap(s.against[name])
+                "–" if name == s.rule else change(s.against[name])
                 for name in BASELINES
                 if name in s.against
             ),
@@ -134,13 +136,9 @@ def _stage(archive: Archive, stage: str) -> list[Part]:
     return [
         Table(("rule", *(f"against {TITLES[name]}" for name in BASELINES)), rows),
         f"Change of the final validation loss, mean over {len(tasks)} tasks ({', '.join(tasks)}) "
-        f"and n = {seeds} fresh seeds, with its 95 % bootstrap interval over seeds; every rule "
-        "tuned with the same trials on each task.",
+        f"and n = {len(seeds)} fresh seeds ({seeds[0]} to {seeds[-1]}), with its 95 % bootstrap "
+        f"interval over seeds; every rule tuned with the same {trials} trials on each task.",
     ]
-
-
-def _gap(x: Interval) -> str:
-    return f"{per_cent(x.mean)} ({interval(x)})" if math.isfinite(x.mean) else "diverged"
 
 
 # ------------------------------------------------------------------------------------ the course
@@ -195,7 +193,7 @@ def _meta_validation_figure(
             low, mean, high = (100 * math.expm1(min(v, 3)) for v in (gap.low, gap.mean, gap.high))
             axes.plot([x, x], [low, high], color=COLOURS[1], linewidth=1.2)
             axes.plot(x, mean, "o", color=COLOURS[1], ms=5, gid=f"leader-{record.id}")
-            hover[f"leader-{record.id}"] = f"{record.id}: {_gap(gap)}\n{_text(record)}"
+            hover[f"leader-{record.id}"] = f"{record.id}: {change(gap)}\n{_text(record)}"
         axes.plot([], [], "o-", color=COLOURS[1], label="on larger tasks, fresh seeds")
         axes.set_xlabel("candidates tried")
         axes.set_ylabel("loss against tuned AdamW, %")
@@ -246,7 +244,8 @@ def _rate_figure(past: History) -> Figure:
         axes.set_xlabel("minutes")
         axes.set_ylabel("candidates a second")
         axes.yaxis.set_major_formatter("{x:,.0f}")
-    caption = f"Candidates tried a second, over {window} batches at a time, duplicates included."
+    over = f"over {window} batches at a time" if window > 1 else "batch by batch"
+    caption = f"Candidates tried a second, {over}, duplicates included."
     return Figure("rate", figure, caption)
 
 
@@ -260,7 +259,7 @@ def _front(evaluated: Sequence[Record]) -> list[Part]:
     aside = 0.5 * (np.arange(len(scores)) * 0.618 % 1 - 0.5)  # so that dots do not cover each other
     with drawing() as (figure, axes):
         # Most programs are worse than useless; the interesting ones lie near the front.
-        top = max(0.05, float(np.quantile(scores, 0.5)))
+        top = min(max(0.05, float(np.quantile(scores, 0.5))), 0.2)
         shown = scores <= top
         axes.scatter(
             (lengths + aside)[shown],
@@ -277,14 +276,15 @@ def _front(evaluated: Sequence[Record]) -> list[Part]:
         axes.step(steps, gaps, where="post", color=COLOURS[1], linewidth=1.2, label="front")
         for record, x, y in zip(best, steps, gaps, strict=True):
             axes.plot(x, y, "o", color=COLOURS[1], ms=5, gid=f"program-{record.id}")
-        axes.set_ylim(min(gaps) - 1, 100 * math.expm1(top) + 1)
+        low, high = min(gaps), max(100 * math.expm1(top), min(gaps) + 1)
+        axes.set_ylim(low - 0.05 * (high - low), high)
         axes.set_xlabel("statements")
         axes.set_ylabel("loss against tuned AdamW, %")
         axes.legend(loc="upper right")
     hover = {f"program-{r.id}": f"{r.id}: {per_cent(_score(r))}\n{_text(r)}" for r in best}
     caption = (
-        f"{len(evaluated):,} programs on the proxy tasks, own seed; those far worse than AdamW are "
-        "not shown. Point at a dot of the front for its program, or open it below."
+        f"{len(evaluated):,} programs on the proxy tasks, own seed (n = 1); those far worse than "
+        "AdamW are not shown. Point at a dot of the front for its program, or open it below."
     )
     rows = [
         (
@@ -319,8 +319,8 @@ def _lineage(archive: Archive, record: Record) -> list[Part]:
         loss = "–" if step["score"] is None else per_cent(step["score"])
         shown = Program(step["program"] or "", "program")
         rows.append((str(step["id"]), loss, gain, step["mutation"], shown))
-    caption = f"The {len(steps)} ancestors of candidate {record.id}, from the founder; n = 1 seed."
-    head = ("candidate", "loss", "gain", "mutation", "")
+    caption = f"The {len(steps)} ancestors of candidate {record.id}, the founder first; n = 1 seed."
+    head = ("candidate", "loss", "change", "mutation", "")
     return [Figure("lineage", figure, caption, hover), Table(head, rows)]
 
 
@@ -328,12 +328,11 @@ def _lineage(archive: Archive, record: Record) -> list[Part]:
 
 
 def _facts(archive: Archive, facts: dict[str, Any]) -> list[Part]:
-    environment = [(k, str(v)) for k, v in facts.get("environment", {}).items() if v is not None]
     config = json.dumps(facts["config"], indent=2)
     return [
         Program("\n".join(facts["config"]["start"]), "the programs it started from"),
         Program(config, f"all settings (seed {facts['config']['seed']})"),
-        Table(("environment", ""), environment),
+        environment.table([facts.get("environment", {})]),
         "To run it again and compare every row:",
         Program(f"l2o reproduce {archive.run_dir}"),
     ]

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from tasks.page import Table
 
 LIBRARIES = ("l2o", "torch", "numpy", "numba", "scipy", "deap")
 
@@ -63,6 +67,22 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device: got {device!r}, which does not work: {reason}") from error
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Versions, machine and commit: a column for each environment that something was made in."""
+    names = sorted({name for each in found for name, value in each.items() if value is not None})
+    rows = [(name, *(_value(name, each.get(name)) for each in found)) for name in names]
+    head = [""] if len(found) < 2 else [str(k) for k in range(1, len(found) + 1)]
+    return Table(("environment", *head), rows)
+
+
+def _value(name: str, value: str | None) -> str:
+    if value is None:
+        return "–"
+    if name != "commit":
+        return value
+    return value[:12] + ("… and uncommitted changes" if value.endswith("+") else "…")
 
 
 def _version(library: str) -> str | None:

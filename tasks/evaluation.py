@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Protocol
@@ -121,8 +121,11 @@ def evaluate(
     results: Results,
     device: str = "cpu",
     say: Callable[[str], None] = lambda line: None,
+    made_in: Mapping[str, str | None] | None = None,
 ) -> None:
     """Make the runs of ``plan`` that ``results`` does not have yet. Tells ``say`` what it does.
+
+    ``made_in``: the environment, noted in ``results`` before anything is run in it.
 
     Raises ValueError for an unknown suite, or a rule that cannot be used on one of its tasks.
     """
@@ -137,7 +140,8 @@ def evaluate(
         results.set_task(name, identity, card(Entry(task, steps)))
         for entrant in entrants:
             study = Study(entrant.identity, identity, steps, plan.schedule)
-            bench = _Bench(_parametrised(task, entrant), entrant, study, results, device)
+            own = _parametrised(task, entrant)
+            bench = _Bench(own, entrant, study, results, device, made_in)
             trials = [(TUNING_SEED, setting) for setting in space(plan.trials)]
             tuned = bench.complete(trials, curve=False)
             best = chosen(plan.trials, results.runs(study))
@@ -172,12 +176,15 @@ class _Bench:
     study: Study
     results: Results
     device: str
+    made_in: Mapping[str, str | None] | None
 
     def complete(self, wanted: Sequence[tuple[int, Setting]], curve: bool) -> int:
         """Run what is missing, side by side; how many runs that were."""
         known = self.results.runs(self.study)
         missing = [(seed, s) for seed, s in wanted if (seed, *s) not in known]
         if missing:
+            if self.made_in:
+                self.results.made_in(self.made_in)
             self.results.add(self.study, self._train(missing, curve))
         return len(missing)
 

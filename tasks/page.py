@@ -34,7 +34,8 @@ STYLE: Any = {
     "axes.grid": True,
     "grid.color": "#E4E4E4",
     "grid.linewidth": 0.6,
-    "legend.frameon": False,
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
     "legend.fontsize": 7.5,
     "lines.linewidth": 1.6,
     "svg.fonttype": "none",
@@ -271,5 +272,6 @@ footer { margin-top: 2.5rem; color: var(--soft); font-size: .82rem; overflow-wra
   body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
   .figures { grid-template-columns: 1fr 1fr; } .wide { overflow: visible; }
   td { white-space: normal; } h2 { break-after: avoid; } tr, pre { break-inside: avoid; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 }
 """

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import figures, statistics
+from tasks import environment, figures, statistics
 from tasks.evaluation import measured as measured_in
 from tasks.page import Page, Part, Program, Section, Table, Tiles
 from tasks.results import Results
@@ -16,6 +16,8 @@ from tasks.scoring import TUNING_SEED, Interval
 from tasks.statistics import Measured, Standing
 from tasks.tuning import NEAR
 from tasks.wording import change, distance, factor, interval, portion, times, too_few
+
+SPLITS = ("train", "validation", "test")
 
 
 def page(results: Results, remade_by: str) -> Page:
@@ -51,7 +53,7 @@ def _sentence(table: Sequence[Standing], reference: str) -> str:
     tied = [rule for rule in best if rule != first.rule]
     return (
         f"{first.rule} ends {distance(first.gap.mean)} tuned {reference} (95 % interval over seeds "
-        f"{interval(first.gap)} %){'; it ties with ' + ', '.join(tied) if tied else ''}."
+        f"{interval(first.gap, ' %')}){'; it ties with ' + ', '.join(tied) if tied else ''}."
     )
 
 
@@ -281,7 +283,7 @@ def _facts(results: Results, measured: Measured, facts: dict[str, Any]) -> list[
         (
             task,
             cards[task][1]["data"],
-            " / ".join(f"{size:,}" for size in cards[task][1]["examples"].values()),
+            " / ".join(f"{cards[task][1]['examples'][split]:,}" for split in SPLITS),
             f"{cards[task][1]['parameters']:,}",
             str(cards[task][1]["batch_size"]),
             f"{cards[task][1]['steps']:,}",
@@ -291,7 +293,6 @@ def _facts(results: Results, measured: Measured, facts: dict[str, Any]) -> list[
     ]
     head = ("task", "data", "train / validation / test", "parameters", "batch", "steps", "flops")
     rules = [(rule, Program(sources[rule][1], "show")) for rule in measured.rules]
-    environment = [(k, str(v)) for k, v in facts.get("environment", {}).items() if v is not None]
     return [
         Table(head, tasks),
         "flops: of one gradient over a minibatch, matrix products and convolutions.",
@@ -300,5 +301,5 @@ def _facts(results: Results, measured: Measured, facts: dict[str, Any]) -> list[
         f"and weight decay (a Halton sequence) on seed 0, {facts['plan']['schedule']} schedule, "
         f"and measured on the seeds {measured.seeds[0]} to {measured.seeds[-1]}. Made by:",
         Program(" ".join(facts.get("command", []))),
-        Table(("environment", ""), environment),
+        environment.table(facts.get("environments", [])),
     ]

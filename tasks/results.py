@@ -108,6 +108,12 @@ class Results:
     def facts(self) -> dict[str, Any]:
         return {key: json.loads(value) for key, value in self._rows("SELECT * FROM fact")}
 
+    def made_in(self, environment: Mapping[str, str | None]) -> None:
+        """Note an environment that runs are made in, unless it is there: fact ``environments``."""
+        known = self.facts().get("environments", [])
+        if environment not in known:
+            self.set_fact("environments", [*known, environment])
+
     def set_rule(self, name: str, identity: str, source: str) -> None:
         """``source``: what a reader may want to see of the rule, such as its program."""
         self._write("INSERT OR REPLACE INTO rule VALUES (?, ?, ?)", [(name, identity, source)])

@@ -8,26 +8,31 @@ from collections.abc import Sequence
 from tasks.scoring import Interval
 from tasks.statistics import ALPHA, least_p
 
+LARGE = math.log(11.0)
+"""From here on a log ratio is said as a factor, in place of more than 1000 %."""
+
 
 def per_cent(ratio: float, digits: int = 1) -> str:
-    """A log ratio as a change: 0.01 is ``+1.0 %``, its parts kept together."""
+    """A log ratio as a change: 0.01 is ``+1.0 %``, its parts kept together; 4.6 is ``×99``."""
     if not math.isfinite(ratio):
         return "diverged" if ratio > 0 else "–"
-    return f"{_signed(ratio, digits)}\N{NO-BREAK SPACE}%"
+    return _signed(ratio, digits) + ("" if ratio > LARGE else "\N{NO-BREAK SPACE}%")
 
 
 def distance(ratio: float) -> str:
-    """A log ratio in a sentence: ``1.0 % above``, ``8.7 % below``."""
+    """A log ratio in a sentence: ``1.0 % above``, ``8.7 % below``, ``99 times``."""
+    if ratio > LARGE:
+        return f"{math.exp(ratio):,.0f} times"
     return f"{abs(100 * math.expm1(ratio)):.1f} % {'below' if ratio < 0 else 'above'}"
 
 
-def interval(x: Interval) -> str:
-    """The ends of an interval of log ratios, in per cent."""
+def interval(x: Interval, unit: str = "") -> str:
+    """The ends of an interval of log ratios, in per cent; ``unit`` follows a number that is one."""
     if not math.isfinite(x.mean):
         return ""
     if not math.isfinite(x.low):
         return "n = 1"
-    return f"{_end(x.low)} to {_end(x.high)}"
+    return f"{_end(x.low)} to {_end(x.high)}{'' if x.high > LARGE else unit}"
 
 
 def change(x: Interval) -> str:
@@ -61,6 +66,8 @@ def _end(ratio: float) -> str:
 
 
 def _signed(ratio: float, digits: int) -> str:
+    if ratio > LARGE:
+        return f"×{math.exp(ratio):,.0f}"
     return f"{100 * math.expm1(ratio):+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 

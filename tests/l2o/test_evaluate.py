@@ -63,7 +63,7 @@ def test_rules_of_every_kind_end_in_one_table_and_a_report(here, capsys):
     found = json.loads((here / "r.json").read_text())
     assert {s["rule"] for s in found["standings"]} == {"adamw", *rules}
     assert found["command"][:2] == ["l2o", "evaluate"]
-    assert found["environment"]["torch"]
+    assert [made_in["threads"] for made_in in found["environments"]] == ["1"]
     assert found["rules"]["sign.txt"] == PROGRAM
     (adamw,) = [s for s in found["standings"] if s["rule"] == "adamw"]
     assert (adamw["gap"]["mean"], adamw["verdict"], adamw["gap"]["n"]) == (0, "reference", 4)
@@ -88,6 +88,27 @@ def test_rules_of_every_kind_end_in_one_table_and_a_report(here, capsys):
     assert "everything is a tie" in text  # 2 tasks of 2 seeds cannot tell rules apart
     assert "Transfer" in text  # the tasks of this suite differ in their width
     assert len(list((here / "r-figures").glob("*.png"))) == text.count("<figure>") >= 6
+
+
+def test_results_name_every_environment_that_made_some(here, monkeypatch):
+    """One that only looked at what was there already made nothing."""
+    for commit, rules in (("1" * 40, ["lion"]), ("2" * 40, ["lion"]), ("3" * 40, ["sgd"])):
+        known = {"commit": commit, "torch": "2"}
+        monkeypatch.setattr("l2o.evaluate.environment", lambda device, known=known: known)
+        assert evaluate(*rules) == 0
+    found = json.loads((here / "r.json").read_text())["environments"]
+    assert [made_in["commit"][0] for made_in in found] == ["1", "3"]
+    assert main(["report", "r.sqlite"]) == 0
+    cells = re.findall(r"<td>(\d{12})…</td>", (here / "r.html").read_text())
+    assert cells == ["1" * 12, "3" * 12]
+
+
+def test_the_report_has_the_sizes_of_splits_in_their_order(here):
+    assert evaluate("lion") == 0
+    card = next(iter(json.loads((here / "r.json").read_text())["tasks"].values()))
+    assert main(["report", "r.sqlite"]) == 0
+    sizes = " / ".join(f"{card['examples'][s]:,}" for s in ("train", "validation", "test"))
+    assert sizes in (here / "r.html").read_text()
 
 
 def test_seeds_that_agree_are_not_a_tie_and_itself_is_one(here):
