@@ -104,7 +104,7 @@ def test_the_reference_has_to_work_somewhere():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_scores_on_the_gpu_agree(calibration):
     funnel = Funnel(suite="tiny_suites:proxy", device="cuda")
     (there,) = Evaluator(funnel, calibration.references)(Job((ADAM,), (0.01,), OPEN))
