@@ -51,6 +51,8 @@ SETTINGS = [
 TUNING_SEED = 7
 LAST = 0.02
 """The final training loss is the mean over this share of the steps, the last ones."""
+ALONE = 300_000
+"""Networks of more parameters are trained one seed after another, for memory's sake."""
 POINTS = 60
 """Of a stored learning curve."""
 
@@ -72,7 +74,7 @@ SCALES = {
     "minutes": Scale((1, 4), (1, 2), (32, 64), steps=150, horizon=1000, seeds=2, settings=9),
     "hour": Scale((1, 2, 4, 8), (1, 2, 5), (32, 64, 128), steps=500, horizon=10_000, seeds=5),
     "full": Scale(
-        (1, 2, 4, 8, 16, 32), (1, 2, 3, 5), (32, 64, 128, 256), steps=1000, horizon=25_000, seeds=5
+        (1, 2, 4, 8, 16, 32), (1, 2, 3, 5), (32, 64, 128, 256), steps=400, horizon=25_000, seeds=5
     ),
 }
 
@@ -99,14 +101,14 @@ def cases(scale: Scale) -> list[Case]:
     for data in (mnist5k(), digits(), unseen):
         widths = [TRAINED * times for times in scale.widths]
         tasks = [MLP(width, DEPTH, data=data, batch_size=64) for width in widths]
-        middle = tasks[len(tasks) // 2]
+        middle = tasks[(len(tasks) - 1) // 2]
         found += [Case(f"width, {data.name}", t.width, t, n, middle, n) for t in tasks]
     shallow = MLP(TRAINED, DEPTH, data=mnist5k(), batch_size=64)
     deep = [replace(shallow, depth=DEPTH * times) for times in scale.depths]
     found += [Case("depth", t.depth, t, n, shallow, n) for t in deep]
     found.append(Case("horizon", scale.horizon, shallow, scale.horizon, shallow, n))
     texts = [Transformer(w, 2, 4, data=help_text(32), batch_size=16) for w in scale.text_widths]
-    found += [Case("transformer", t.width, t, n, texts[len(texts) // 2], n) for t in texts]
+    found += [Case("transformer", t.width, t, n, texts[(len(texts) - 1) // 2], n) for t in texts]
     return found
 
 
@@ -192,25 +194,27 @@ class Bench:
         return {"best": list(self.settings[int(losses.argmin())]), "loss": float(losses.min())}
 
     def _train(self, case: Case, competitor: Competitor, setting: Setting) -> dict[str, Any]:
-        """Seed by seed, so that memory does not depend on how many there are."""
+        """Small networks all seeds side by side, large ones one after another."""
         task = competitor.parametrise(case.task)
+        together = len(self.seeds) if task.layout.n < ALONE else 1
         train, test, curves = [], [], []
-        for seed in self.seeds:
+        for seeds in torch.tensor(self.seeds).split(together):
             trajectory = unroll(
                 task,
-                competitor.make(task, 1),
-                instances=1,
+                competitor.make(task, len(seeds)),
+                instances=len(seeds),
                 steps=case.steps,
                 lr=setting.lr,
                 weight_decay=setting.weight_decay,
-                seed=seed,
+                seed=seeds,
                 eval_at=(),
             )
-            losses = trajectory.training[:, 0]
-            train.append(_number(_final(losses)))
-            test.append(_number(evaluate(task, trajectory.inner.params, "test")[0]))
-            parts = np.array_split(losses.double().numpy(), min(POINTS, len(losses)))
-            curves.append([_number(part.mean()) for part in parts])
+            losses = trajectory.training
+            train += [_number(x) for x in _final(losses)]
+            test += [_number(x) for x in evaluate(task, trajectory.inner.params, "test")]
+            for row in losses.double().T.numpy():
+                parts = np.array_split(row, min(POINTS, len(row)))
+                curves.append([_number(part.mean()) for part in parts])
         print(f"{case.group} {case.value}: {competitor.name}: {train[0]}", flush=True)
         return {"train": train, "test": test, "curves": curves, "setting": list(setting)}
 
