@@ -79,16 +79,18 @@ def trained(make: Make, steps: int = 4, every: int = 1, **settings: Any) -> Tens
 @pytest.mark.parametrize("kind", KINDS)
 def test_estimates_are_exact_where_the_hessian_is_diagonal(kind: str) -> None:
     """And gradients are those of a backward pass without it."""
-    x, y = (torch.randn(n, requires_grad=True) for n in (5, 3))
+    x, y, z = (torch.randn(shape, requires_grad=True) for shape in ((5,), (3,), ()))
     unused = torch.ones(2, requires_grad=True)
-    optimizer: Any = KINDS[kind]("sophia")([x, y, unused])
-    loss = (x**3).sum() + 2 * y.square().sum()
+    optimizer: Any = KINDS[kind]("sophia")([x, y, z, unused])
+    loss = (x**3).sum() + 2 * y.square().sum() + z**2
     optimizer.set_hessian(loss)
     loss.backward()
     torch.testing.assert_close(optimizer.state[x]["hessian"], 6 * x.detach())
     torch.testing.assert_close(optimizer.state[y]["hessian"], torch.full((3,), 4.0))
+    assert torch.equal(optimizer.state[z]["hessian"], torch.tensor(2.0))
     assert not optimizer.state[unused]["hessian"].any()
     torch.testing.assert_close(x.grad, 3 * x.detach().square())
+    optimizer.step()
 
 
 def test_estimates_are_right_in_the_mean() -> None:

@@ -39,7 +39,7 @@ def set_hessian(self, loss: Tensor, generator: torch.Generator | None = None) ->
         state, h = self.state[p], z * product
         if not state:
 {create}
-        h = torch.view_as_complex(h) if p.is_complex() else h
+        h = torch.view_as_complex(h) if p.is_complex() else h.view_as(p)
         state["hessian"] = h.to(_working_dtype(p))
 '''
 MISSING = """\
@@ -74,7 +74,7 @@ for group in self.param_groups:
     if not params:
         continue
     lists = _prepare(group, params, grads, *columns)
-    hyper = _hyper(group)
+    hyper = {name: group[name] for name in HYPER}
     if not _wants_foreach(group, params):
         _loop(*lists, **hyper)
         continue
@@ -94,8 +94,8 @@ for group in self.param_groups:
         continue
     for whole, part in zip(lists, _prepare(group, params, grads, *columns), strict=True):
         whole.extend(part)
-    for name, value in _hyper(group).items():
-        hyper[name] += [value] * len(params)
+    for name in HYPER:
+        hyper[name] += [group[name]] * len(params)
     foreach = foreach and _wants_foreach(group, params)
 if not lists[0]:
     return

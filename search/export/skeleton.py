@@ -149,13 +149,6 @@ class $NAME(Optimizer):
             $COLLECT
 
 
-def _hyper(group: dict[str, Any]) -> dict[str, Any]:
-    """What a step reads of a group; a tensor ``lr`` without axes, to suit any parameter."""
-    lr = group["lr"]
-    lr = lr.reshape(()) if isinstance(lr, Tensor) else lr
-    return {name: group[name] for name in HYPER} | {"lr": lr}
-
-
 def _prepare(group: dict[str, Any], params: list, grads: list, *columns: list) -> list[list]:
     """The lists as the rule wants them: real, gradients to descend, in working precision."""
     lr = group["lr"]
@@ -173,7 +166,8 @@ def _prepare(group: dict[str, Any], params: list, grads: list, *columns: list) -
 
 
 def _real(tensors: list[Tensor]) -> list[Tensor]:
-    return [torch.view_as_real(x) if x.is_complex() else x for x in tensors]
+    """Complex numbers as pairs; with an axis, or a float64 number would raise the precision."""
+    return [torch.view_as_real(x) if x.is_complex() else x if x.ndim else x[None] for x in tensors]
 
 
 def _working_dtype(p: Tensor) -> torch.dtype:

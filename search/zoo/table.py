@@ -17,7 +17,7 @@ from search.zoo.literature import NO_PROGRAM
 SCALES = {0.0: "invariant", 1.0: "linear", None: "mixed"}
 CAPTION = (
     "states: copies of the parameters that a rule keeps. scale: what a factor on all gradients "
-    "does to updates: nothing (invariant), the same (linear), or it depends (mixed). –: not measured."
+    "does to updates: nothing (invariant), the same (linear), or it depends (mixed); –: not known."
 )
 
 
