@@ -68,21 +68,23 @@ def gap(config: Config, found: Saved) -> Figure:
     gaps = [_log_ratios(past, found.adam) for past in found.history]
     intervals = [over_tasks(gap, average=mean) for gap in gaps]
     low, middle, high = (
-        100 * np.expm1([getattr(x, name) for x in intervals]) for name in ("low", "mean", "high")
+        np.exp([getattr(x, name) for x in intervals]) for name in ("low", "mean", "high")
     )
     with drawing() as (figure, axes):
-        axes.axhline(0, color=GREY, linewidth=0.8, linestyle="--", label=adam_at(config))
+        axes.axhline(1, color=GREY, linewidth=0.8, linestyle="--", label=adam_at(config))
         axes.axvline(best["step"], color=GREY, linewidth=0.8)
         axes.plot(steps, middle, "o-", color=COLOURS[1], ms=3, label="learned optimizer")
-        known = np.isfinite(low) & np.isfinite(high)
+        known = np.isfinite(high)
         axes.fill_between(steps, low, high, where=known, color=COLOURS[1], alpha=0.15, linewidth=0)
         axes.set_xlabel("outer step")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_ylabel("held-out objective, %")
+        axes.set_ylabel("held-out objective / Adam's")
+        axes.set_yscale("log")
+        sparse_ticks(axes, wide=False)
         axes.legend(loc="best")
     tasks, seeds = gaps[-1].shape
     caption = (
-        f"The held-out objective against {adam_at(config)}: mean of n = {tasks} tasks"
+        f"The held-out objective over that of {adam_at(config)}: geometric mean of n = {tasks} tasks"
         f"{_seeds(config, seeds)}, band: 95 % bootstrap interval over both. It chose the outer "
         "step to keep (grey line), where it is therefore optimistic."
     )

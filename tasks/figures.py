@@ -151,21 +151,23 @@ def transfer(
     members = sorted(members, key=lambda t: cards[t][size])
     sizes = [cards[t][size] for t in members]
     rates = np.array([lr for lr, _ in measured.settings])
-    colours = _colours(measured)
+    colours, aside = _colours(measured), 1.08  # so that lines do not cover each other
     with drawing() as (figure, axes):
         for r, rule in enumerate(measured.rules):
-            best = rates[measured.chosen[r, members]]
+            best = rates[measured.chosen[r, members]] * aside**r
             axes.plot(sizes, best, "o-", color=colours[rule], label=names[rule])
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        axes.set_ylim(rates.min() / 1.5, rates.max() * 1.5)
         axes.set_xticks(sizes, [str(s) for s in sizes])
         axes.set_xlabel(size)
         axes.set_ylabel("best learning rate")
         axes.set_title(f"{cards[members[0]]['family']} on {cards[members[0]]['data']}", loc="left")
         axes.legend(loc="best")
     caption = (
-        f"The best of {len(rates)} trials at each {size}, on one seed ({TUNING_SEED}), so without "
-        "an interval; neighbouring rates of the grid may be as good. Flat lines transfer."
+        f"The best of {len(rates)} trials at each {'number of ' if size == 'steps' else ''}{size}, "
+        f"on one seed ({TUNING_SEED}), so without an interval; neighbouring rates of the grid may "
+        "be as good. Flat lines transfer; they are drawn a little apart."
     )
     return Figure(f"transfer-{size}-{members[0]}", figure, caption)
 

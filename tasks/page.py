@@ -246,7 +246,7 @@ p { max-width: 46rem; margin: .5rem 0; }
   grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); }
 .tiles div { background: var(--tint); border-radius: .5rem; padding: .6rem .8rem; }
 .tiles b { display: block; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
-.tiles span { color: var(--soft); font-size: .82rem; }
+.tiles span { display: block; color: var(--soft); font-size: .82rem; line-height: 1.35; }
 .figures { display: grid; gap: 1rem 1.6rem; margin: .8rem 0;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
 figure { margin: 0; max-width: 36rem; break-inside: avoid; }
@@ -262,7 +262,7 @@ th { color: var(--soft); font-weight: 500; white-space: nowrap; }
 td { white-space: nowrap; }
 td:has(details) { white-space: normal; }
 @media (max-width: 40rem) { th, td { white-space: normal; padding-right: .6rem; }
-  table { font-size: .82rem; } }
+  table { font-size: .82rem; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } }
 pre { background: var(--tint); border-radius: .5rem; padding: .7rem .9rem; overflow-x: auto;
   margin: .5rem 0; max-width: 46rem; }
 code, pre { font: .82rem/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }

@@ -48,12 +48,12 @@ def _sentence(table: Sequence[Standing], reference: str) -> str:
     best = [s.rule for s in table if s.rank == 1]
     better = [s for s in table if s.verdict == "better"]
     if not better:
-        return f"No rule beats tuned {reference}: every difference in its favour is inside noise."
+        return f"No rule is better than tuned {reference}, beyond noise."
     first = better[0]
     tied = [rule for rule in best if rule != first.rule]
     return (
-        f"{first.rule} ends {distance(first.gap.mean)} tuned {reference} (95 % interval over seeds "
-        f"{interval(first.gap, ' %')}){'; it ties with ' + ', '.join(tied) if tied else ''}."
+        f"{first.rule} ends {distance(first.gap.mean)} tuned {reference} (n = {first.gap.n} runs; "
+        f"95 % interval over seeds {interval(first.gap, ' %')}){'; it ties with ' + ', '.join(tied) if tied else ''}."
     )
 
 
