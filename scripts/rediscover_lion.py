@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
+from scipy.stats import binomtest
 
 from search.analyze import live
 from search.archive import Archive, open_existing
@@ -160,8 +161,8 @@ def curve(archive: Archive) -> dict[str, list[float]]:
 def table(results: list[dict[str, Any]], minutes: float) -> str:
     """Markdown: how many seeds got there, and the spread of time and candidates."""
     lines = [
-        "| strategy | seeds | found | time to discovery, median (range) | candidates, median |"
-        " best score, median (range) |",
+        "| strategy | seeds | found (95 % interval) | time to discovery, median (range) |"
+        " candidates, median | best score, median (range) |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for strategy in STRATEGIES:
@@ -178,10 +179,16 @@ def table(results: list[dict[str, Any]], minutes: float) -> str:
         tried = f"{np.median([row['tried'] for row in found]):,.0f}" if found else "–"
         best = [row["best"] for row in rows]
         lines.append(
-            f"| {strategy} | {len(rows)} | {len(found)} | {spread} | {tried} | "
+            f"| {strategy} | {len(rows)} | {_share(len(found), len(rows))} | {spread} | {tried} | "
             f"{np.median(best):+.3f} ({min(best):+.3f} to {max(best):+.3f}) |"
         )
     return "\n".join([*lines, "", f"Budget: {minutes:g} minutes a seed.", ""])
+
+
+def _share(found: int, seeds: int) -> str:
+    """With its 95 % interval (Clopper and Pearson)."""
+    low, high = binomtest(found, seeds).proportion_ci()
+    return f"{found} ({100 * low:.0f}–{100 * high:.0f} %)"
 
 
 def figure(results: list[dict[str, Any]], minutes: float) -> Figure:
