@@ -141,25 +141,34 @@ def clocked(tasks: int, turns: int, threads: int) -> Spread:
     return Spread(tuple(seconds)).rate(pes.inner_steps)
 
 
+HIDDEN = ((64, 64), (256, 256), (640, 768), (1280, 1536), (2560, 2560))
+"""Widths of networks of 0.05 to 8.6 million parameters; the middle one is the peers'."""
+
+
 def one_optimizer(console: Console, turns: int) -> None:
-    """``step()`` on the 1.0 million parameters of an MLP, against AdamW."""
+    """``step()`` on the parameters of an MLP, against AdamW."""
+    names = ("torch AdamW, foreach", "torch AdamW, fused", "small_fc")
+    columns = (f"{name}, ms a step" for name in names)
+    table = Table("parameters", *columns, "small_fc / AdamW foreach", box=box.SIMPLE_HEAD)
     rule = SmallFC().rule(SmallFC().initial())
-    subjects = {
-        "torch AdamW, foreach": torch.optim.AdamW(perceptron(), foreach=True),
-        "torch AdamW, fused": torch.optim.AdamW(perceptron(), fused=True),
-        "small_fc": RuleOptimizer(perceptron(), rule),
-    }
-    found = take_turns({name: o.step for name, o in subjects.items()}, turns)
-    table = Table("MLP 784-640-768-10", "ms a step", "x AdamW foreach", box=box.SIMPLE_HEAD)
-    for name, spread in found.items():
-        ratio = spread.middle / found["torch AdamW, foreach"].middle
-        table.add_row(name, str(spread.scaled(1e3)), f"{ratio:.1f}")
+    for hidden in HIDDEN:
+        optimizers = (
+            torch.optim.AdamW(perceptron(*hidden), foreach=True),
+            torch.optim.AdamW(perceptron(*hidden), fused=True),
+            RuleOptimizer(perceptron(*hidden), rule),
+        )
+        found = take_turns({n: o.step for n, o in zip(names, optimizers, strict=True)}, turns)
+        pairs = zip(found["small_fc"].turns, found[names[0]].turns, strict=True)
+        ratio = Spread(tuple(ours / theirs for ours, theirs in pairs))
+        count = sum(p.numel() for p in perceptron(*hidden))
+        table.add_row(f"{count:,}", *(str(found[n].scaled(1e3)) for n in names), str(ratio))
+    console.print(f"MLP 784-A-B-10, hidden {SmallFC().hidden_size}, {turns} turns")
     console.print(table)
 
 
-def perceptron() -> list[nn.Parameter]:
+def perceptron(first: int, second: int) -> list[nn.Parameter]:
     """Its parameters, with gradients."""
-    sizes = ((784, 640), (640, 768), (768, 10))
+    sizes = ((784, first), (first, second), (second, 10))
     model = nn.Sequential(*(nn.Linear(*size) for size in sizes))
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
