@@ -48,6 +48,9 @@ def evaluate(arguments: Arguments) -> int:
     options = options_of.parse_args(list(arguments))
     asked = list(dict.fromkeys([options.reference, *options.rules]))
     plan = Plan(*(getattr(options, name) for name in Plan.__dataclass_fields__))
+    document = options.out.with_suffix(".json")
+    if document == options.out:
+        raise ValueError(f"--out: {document} is where the summary goes; choose another name")
     rules = entrants(asked)
     plan.entries()
     prepare(options.device)
@@ -64,7 +67,6 @@ def evaluate(arguments: Arguments) -> int:
             return 130
         measured = evaluation.measured(results)
         table = statistics.standings(measured, options.reference)
-        document = options.out.with_suffix(".json")
         document.write_text(json.dumps(summary(results, measured, table), indent=2) + "\n")
     console.print(ranking(table, measured, options.reference))
     console.print(f"wrote {options.out} and {document}; a report: l2o report {options.out}")

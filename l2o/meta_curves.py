@@ -84,7 +84,7 @@ def gap(config: Config, found: Saved) -> Figure:
         axes.legend(loc="best")
     tasks, seeds = gaps[-1].shape
     caption = (
-        f"The held-out objective over that of {adam_at(config)}: geometric mean of n = {tasks} tasks"
+        f"The held-out objective over {adam_at(config)}'s: geometric mean of n = {tasks} tasks"
         f"{_seeds(config, seeds)}, band: 95 % bootstrap interval over both. It chose the outer "
         "step to keep (grey line), where it is therefore optimistic."
     )

@@ -27,6 +27,10 @@ def report(arguments: Arguments) -> int:
         raise ValueError(f"{source}: no such run or results file")
     beside = source / "report.html" if source.is_dir() else source.with_suffix(".html")
     out = options.out or beside
+    if out.is_dir():
+        raise ValueError(f"--out: {out} is a directory, expected a file")
+    if out.absolute() == source.absolute():
+        raise ValueError(f"--out: {out} is what is reported on; choose another name")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"--out: the directory {out.parent} does not exist")
     paths = write(page(source, f"l2o report {source}"), out)

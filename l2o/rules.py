@@ -3,6 +3,7 @@
     adamw                           a known optimizer (``l2o zoo`` lists them)
     my_rule.txt                     a file with a program
     runs/first                      the winner of a search
+    runs/learned                    the best of a meta-training
     checkpoints/velo                a learned optimizer, a folder with theta.safetensors
     my_rule.py                      a file that defines a torch.optim.Optimizer; it is run
     torch.optim.SGD(momentum=0.9)   torch's own
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from l2o import checkpoint
+from l2o import checkpoint, meta_run
 from search import rules as programs
 from search.program import to_text
 from search.vm import Population
@@ -41,7 +42,11 @@ def entrant(name: str) -> Entrant:
         rule = torch_optimizer(name)
         return _torch(name, rule, f"{name}, torch {torch.__version__}")
     if (path / checkpoint.TENSORS).is_file():
-        return _learned(name)
+        return _learned(name, path)
+    if meta_run.is_run(path):
+        if not (path / meta_run.BEST / checkpoint.TENSORS).is_file():
+            raise ValueError(f"{path}: a meta-training that has saved nothing yet")
+        return _learned(name, path / meta_run.BEST)
     if path.suffix == ".py" and path.is_file() and optimizer_class(path):
         return _torch(name, optimizer_file(path), path.read_text(encoding="utf-8"))
     if name in NAMED or path.exists():
@@ -63,15 +68,15 @@ def _program(name: str) -> Entrant:
     return Entrant(name, digest("program", text), text, make)
 
 
-def _learned(name: str) -> Entrant:
+def _learned(name: str, folder: Path) -> Entrant:
     """A checkpoint, in the parametrisation that it was meta-trained in."""
-    optimizer, theta, card = checkpoint.load(name)
+    optimizer, theta, card = checkpoint.load(folder)
     in_mup = card.get("mup", False)
 
     def make(task: Task, instances: int, device: str) -> UpdateRule:
         return optimizer.on(task).rule(theta.to(device), update_multiplier if in_mup else None)
 
-    content = (Path(name) / checkpoint.TENSORS).read_bytes()
+    content = (folder / checkpoint.TENSORS).read_bytes()
     architecture = card.get("architecture", type(optimizer).__name__)
     source = f"{architecture}, {optimizer.size} meta-parameters"
     if not in_mup:

@@ -53,7 +53,8 @@ def _sentence(table: Sequence[Standing], reference: str) -> str:
     tied = [rule for rule in best if rule != first.rule]
     return (
         f"{first.rule} ends {distance(first.gap.mean)} tuned {reference} (n = {first.gap.n} runs; "
-        f"95 % interval over seeds {interval(first.gap, ' %')}){'; it ties with ' + ', '.join(tied) if tied else ''}."
+        f"95 % interval over seeds {interval(first.gap, ' %')})"
+        f"{'; it ties with ' + ', '.join(tied) if tied else ''}."
     )
 
 

@@ -159,6 +159,15 @@ def test_what_has_no_mup_version_is_refused_before_anything_is_run(here, capsys)
     assert evaluate("learned") == 0
 
 
+def test_a_meta_training_run_is_its_best(here):
+    (here / "run").mkdir()
+    (here / "run" / "run.json").write_text("{}")
+    optimizer = TunedAdam()
+    checkpoint.save("run/best", optimizer, optimizer.initial(), {"mup": True})
+    found, best = entrant("run"), entrant("run/best")
+    assert (found.name, found.identity, found.source) == ("run", best.identity, best.source)
+
+
 def test_autoencoders_have_a_mup_version(here):
     task = Autoencoder(width=8, depth=1, latent=2, batch_size=8)
     optimizer = TunedAdam()
@@ -189,6 +198,10 @@ def test_identities_follow_behaviour(here):
         (["evaluate", "lion", "--reference", "nobody"], "no rule 'nobody'"),
         (["evaluate", "lion", "--out", "no/where.sqlite"], "does not exist"),
         (["evaluate", "lion", "--out", "sign.txt"], "not a database"),
+        (["evaluate", "lion", "--out", "r.json"], "--out: r.json is where the summary goes"),
+        (["evaluate", "begun"], "begun: a meta-training that has saved nothing yet"),
+        (["report", "sign.txt", "--out", "sign.txt"], "--out: sign.txt is what is reported on"),
+        (["report", "begun", "--out", "empty"], "--out: empty is a directory"),
         (["evaluate", "torch.optim.LBFGS", "--out", "r.sqlite"], "LBFGS: cannot be used here"),
         (["evaluate"], "required: rules"),
         (["evaluate", "broken.txt"], "broken.txt"),
@@ -202,6 +215,8 @@ def test_identities_follow_behaviour(here):
 def test_mistakes_are_one_line(here, capsys, arguments, message):
     (here / "broken.txt").write_text("def update(w, g:")
     (here / "empty").mkdir()
+    (here / "begun").mkdir()
+    (here / "begun" / "run.json").write_text("{}")
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error
