@@ -2,14 +2,16 @@
 
     python scripts/bench.py vm          the kernel's share of an inner step
     python scripts/bench.py search      model-steps and decided candidates a second
+    python scripts/bench.py run         where the time of a whole search goes
     python scripts/bench.py meta        inner steps of meta-training, and a learned optimizer's step
     python scripts/bench.py optimizers  a step of exported rules beside torch's optimizers
     python scripts/bench.py gpu         all of it on a GPU, against the size of the batch
 
-Everything runs in one process on one thread. The things compared take turns (A B C A B C ...), so
-that a machine that slows down slows all of them; each number is the median of the turns with its
-smallest and largest. Time is the processor time of this process: a neighbour may spoil the caches
-but is not counted. A *model-step* is one step of one model: gradient, program, new parameters.
+Everything but ``run`` and ``gpu`` is one process on one thread. The things compared take turns
+(A B C A B C ...), so that a machine that slows down slows all of them; each number is the median of
+the turns with its smallest and largest. Time is the processor time of this process: a neighbour may
+spoil the caches but is not counted. A *model-step* is one step of one model: gradient, program, new
+parameters.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import torch
 from bench_gpu import gpu
 from bench_meta import meta
 from bench_optimizers import report as optimizers
+from bench_run import report as whole_run
 from plain_loops import train, train_lifted
 from rich import box
 from rich.console import Console
@@ -290,7 +293,7 @@ def full_evaluations_a_second(funnel: Funnel) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("vm", "search", "meta", "optimizers", "gpu"))
+    parser.add_argument("what", choices=("vm", "search", "run", "meta", "optimizers", "gpu"))
     parser.add_argument("--turns", type=int, default=9, help="how often everything is measured")
     parser.add_argument("--seconds", type=float, default=40, help="length of the short search")
     parser.add_argument("--processes", type=int, default=5, help="for each of the optimizers")
@@ -298,7 +301,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda", help="of gpu: cuda, cuda:N or cpu")
     parser.add_argument("--small", action="store_true", help="of gpu: only see that it works")
     parser.add_argument("--parts", nargs="*", default=[], help="of gpu: what to measure")
-    parser.add_argument("--minutes", type=float, default=10, help="of gpu: length of the search")
+    parser.add_argument("--minutes", type=float, default=10, help="of run and gpu: the search")
+    parser.add_argument("--workers", type=int, default=2, help="of run: processes")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="of gpu: results")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -313,6 +317,9 @@ def main() -> None:
     console.print(", ".join(f"{name} {value}" for name, value in facts.items() if value))
     if options.what == "optimizers":
         optimizers(console, options.processes, options.rules)
+        return
+    if options.what == "run":
+        whole_run(console, options.minutes, options.workers)
         return
     console.print(
         f"1 process, 1 thread, seed 0, {options.turns} turns: median (smallest–largest)\n"

@@ -4,6 +4,9 @@ The search hands out *jobs* (plain data) and takes results back as they finish, 
 calls: ``submit``, ``cancel``, ``completed``. ``Inline`` runs jobs in this process, ``Processes``
 in several; an engine for a cluster is one more class with the same calls.
 
+A thread of the driver hands jobs to processes and takes their results, so that no worker waits
+for its next job while the driver is busy making candidates.
+
 What a worker does is named, not passed: ``"package.module:function"`` or ``"file.py:function"``.
 The worker calls ``function(context)`` once, which builds whatever is expensive (tasks, compiled
 kernels) and returns ``run(job) -> result``. Nothing a job does raises in the driver: its result
@@ -24,6 +27,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from abc import abstractmethod
 from collections import deque
@@ -175,6 +179,9 @@ class _Worker:
 class Processes(Executor):
     """Runs jobs in ``workers`` processes of one thread each.
 
+    What is in here is the thread's (``_tend``); what it shares with its caller, jobs, queue and
+    results, is touched under the lock of ``_news``.
+
     A worker that dies, or has one job for longer than ``timeout`` seconds, is replaced and its job
     run again, at most ``retries`` times. An exception in a job is not retried. ``completed``
     raises RuntimeError only when no worker at all can be started.
@@ -202,45 +209,75 @@ class Processes(Executor):
         self._finished: deque[tuple[int, Any]] = deque()
         self._tickets = 0
         self._started = False  # has any worker ever got as far as taking jobs?
+        self._closed = False
+        self._error: Exception | None = None  # that ended the thread
+        self._news = threading.Condition()
+        self._bell, self._button = Pipe(duplex=False)  # wakes the thread
         self.busy = [0.0] * workers
         self._workers: list[_Worker | None] = [_Worker() for _ in range(workers)]
-        for worker in self._workers:
-            if worker:
-                worker.send(self._start)
+        for worker in filter(None, self._workers):
+            worker.send(self._start)
+        self._thread = threading.Thread(target=self._tend, daemon=True)
+        self._thread.start()
 
     def submit(self, job: Any) -> int:
-        if not self._workers:
+        if self._closed:
             raise RuntimeError("submit after close")
-        self._tickets += 1
-        self._jobs[self._tickets] = _Job(self._tickets, pickle.dumps(job))
-        self._queue.append(self._jobs[self._tickets])
-        self._dispatch()
+        data = pickle.dumps(job)
+        with self._news:
+            self._tickets += 1
+            self._jobs[self._tickets] = _Job(self._tickets, data)
+            self._queue.append(self._jobs[self._tickets])
+        self._button.send_bytes(b"job")
         return self._tickets
 
     def cancel(self, ticket: int) -> None:
-        self._jobs.pop(ticket, None)
+        with self._news:
+            self._jobs.pop(ticket, None)
 
     def completed(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
-        patience = math.inf if timeout is None else timeout
-        limit = time.monotonic() + patience
-        while self._jobs:
-            left = max(0.0, limit - time.monotonic())
-            self._collect(0.0 if self._finished else min(TICK, left))
-            self._dispatch()  # before the caller does its own work with what it is given
-            if self._finished:
+        while True:
+            with self._news:
+                self._news.wait_for(self._anything, timeout)
+                if not self._finished:
+                    if self._error:
+                        raise self._error
+                    return
                 ticket, result = self._finished.popleft()
-                if self._jobs.pop(ticket, None):
-                    yield ticket, result
-                    limit = time.monotonic() + patience
-            elif time.monotonic() >= limit:
-                return
+                wanted = self._jobs.pop(ticket, None)
+            if wanted:
+                yield ticket, result
+
+    def _anything(self) -> bool:
+        """Whether ``completed`` has something to do: report, raise or end."""
+        return bool(self._finished or self._error or not self._jobs)
 
     def close(self) -> None:
-        for worker in self._workers:
-            if worker:
-                worker.kill()
-        self._workers = []
+        if self._closed:
+            return
+        self._closed = True
+        self._button.send_bytes(b"close")
+        self._thread.join()
+        for worker in filter(None, self._workers):
+            worker.kill()
         self._jobs.clear()
+
+    def _tend(self) -> None:
+        """The life of the thread: jobs out, results in, until ``close``."""
+        try:
+            while not self._closed:
+                pipes = [worker.pipe for worker in filter(None, self._workers)]
+                ready = wait([self._bell, *pipes], TICK)
+                with self._news:
+                    if self._bell in ready:
+                        self._bell.recv_bytes()
+                    self._collect(ready)
+                    self._dispatch()
+                    self._news.notify_all()
+        except Exception as error:
+            with self._news:
+                self._error = error
+                self._news.notify_all()
 
     def _dispatch(self) -> None:
         """Give queued jobs to idle workers; start one where there is none."""
@@ -260,12 +297,10 @@ class Processes(Executor):
             worker.job = self._queue.popleft()
             worker.job.attempts += 1
             worker.send(worker.job.data)
-            limit = self._timeout if worker.ready else START_LIMIT
-            worker.deadline = time.monotonic() + limit
+            worker.deadline = time.monotonic() + self._limit(worker)
 
-    def _collect(self, seconds: float) -> None:
-        """Wait up to ``seconds`` for something to happen, and take note of it."""
-        ready = wait([worker.pipe for worker in self._workers if worker], seconds)
+    def _collect(self, ready: list[Any]) -> None:
+        """Take note of what has happened. ``ready``: the pipes that have something to say."""
         now = time.monotonic()
         for place, worker in enumerate(self._workers):
             if worker is None:
@@ -277,8 +312,10 @@ class Processes(Executor):
             elif worker.process.poll() is not None:
                 self._lose(place, worker)
             elif now > worker.deadline:
-                limit = self._timeout if worker.ready else START_LIMIT
-                self._lose(place, worker, f"not finished after {limit:g} s")
+                self._lose(place, worker, f"not finished after {self._limit(worker):g} s")
+
+    def _limit(self, worker: _Worker) -> float:
+        return self._timeout if worker.ready else START_LIMIT
 
     def _receive(self, place: int, worker: _Worker) -> None:
         message = worker.receive()
