@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simplify": ("search.commands:simplify", "a rule in fewer statements, with reasons"),
     "zoo": ("search.commands:zoo", "known optimizers as programs"),
     "evaluate": ("l2o.evaluate:evaluate", "judge rules on a suite: tuned alike, fresh seeds"),
-    "reproduce": ("search.reproduce:reproduce", "run a search again, compare every row"),
+    "reproduce": ("l2o.cli:reproduce", "run a run again, compare every number"),
     "report": ("l2o.report:report", "an HTML report of a run or of results, with figures"),
     "coord-check": ("l2o.coord_check:coord_check", "do activations change alike at all widths?"),
     "suites": ("l2o.evaluate:suites", "the named suites, and a card of each task"),
@@ -74,6 +74,11 @@ def resume(arguments: Arguments) -> int:
 def watch(arguments: Arguments) -> int:
     """Look at a run of either engine."""
     return import_module(f"{_engine(arguments)}.watch").watch(arguments)
+
+
+def reproduce(arguments: Arguments) -> int:
+    """Repeat a run of either engine."""
+    return import_module(f"{_engine(arguments)}.reproduce").reproduce(arguments)
 
 
 def _engine(arguments: Arguments) -> str:

@@ -77,7 +77,7 @@ def page(run_dir: Path, remade_by: str) -> Page:
             Section("On held-out tasks", _held_out_tasks(config, measured, gaps)),
             Section("Coordinate check", _coordinates(run_dir)),
         ]
-    sections.append(Section("What was asked for", _facts(facts)))
+    sections.append(Section("What was asked for", _facts(run_dir, facts)))
     return Page(f"Meta-training {run_dir.name}", lead, sections, remade_by)
 
 
@@ -275,11 +275,13 @@ def coordinates(optimizer: LearnedOptimizer, theta: torch.Tensor) -> dict[str, C
     }
 
 
-def _facts(facts: dict[str, Any]) -> list[Part]:
+def _facts(run_dir: Path, facts: dict[str, Any]) -> list[Part]:
     return [
         Program(" ".join(facts["command"])),
         Program(
             json.dumps(facts["config"], indent=2), f"all settings (seed {facts['config']['seed']})"
         ),
         environment.table([facts["environment"]]),
+        "To run it again and compare every number:",
+        Program(f"l2o reproduce {run_dir}"),
     ]

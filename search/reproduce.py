@@ -37,12 +37,13 @@ class Difference(NamedTuple):
 
 
 def reproduce(arguments: Arguments) -> int:
-    """Run a finished search again and say whether every row comes out the same.
+    """Run a finished search or meta-training again; does every number come out the same?
 
     The second run is made in a temporary directory and takes as long as the first. Exit status 0
     if they are identical, 1 if not.
 
     l2o reproduce runs/first
+    l2o reproduce runs/learned
     """
     options_of = parser(reproduce)
     options_of.add_argument("run", type=Path, help="the directory of a finished run")

@@ -1,0 +1,77 @@
+"""Run a meta-training again from its recorded configuration, and compare the two.
+
+Everything random is a function of the configuration, so the same program on the same machine gives
+the same numbers, whatever the interruptions; another machine, or several processes, may round
+otherwise, which is then what is found.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from l2o import checkpoint, meta_run
+from l2o.meta_config import Config
+from l2o.meta_run import Saved
+from l2o.meta_view import View
+from l2o.ranks import Ranks
+from tasks.command import Arguments, parser
+from tasks.environment import environment
+
+
+def reproduce(arguments: Arguments) -> int:
+    """Run a finished meta-training again and say whether every number comes out the same.
+
+    The second run is made in a temporary directory, in one process, and takes as long as the
+    first. Exit status 0 if they are identical, 1 if not.
+
+    l2o reproduce runs/learned
+    """
+    options_of = parser(reproduce)
+    options_of.add_argument("run", type=Path, help="the directory of a finished run")
+    run_dir = options_of.parse_args(list(arguments)).run
+    facts, old = meta_run.facts(run_dir), meta_run.saved(run_dir)
+    config = Config.from_dict(facts["config"])
+    if old is None or len(old.tensors["losses"]) < config.outer.steps:
+        raise ValueError(f"{run_dir}: not finished; go on with: l2o resume {run_dir}")
+    with View() as view:
+        now = environment(config.device)
+        for name, then in facts["environment"].items():
+            if then != now.get(name):
+                view.say(f"{name} was {then} then, is {now.get(name)} now")
+        difference = compare(old, again(run_dir, config, facts["command"], view))
+        count = f"{config.outer.steps:,} outer steps and {len(old.history)} held-out evaluations"
+        view.say(difference or f"identical: {count}, {len(old.tensors)} tensors, times left out")
+    return 1 if difference else 0
+
+
+def again(run_dir: Path, config: Config, command: list[str], view: View) -> Saved:
+    """What a second run of ``config``, from the same optimizer, comes to."""
+    start = checkpoint.load(run_dir / meta_run.START)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "run"
+        meta_run.begin(folder, config, start.optimizer, start.theta, command)
+        meta_run.proceed(folder, Ranks(), view)
+        found = meta_run.saved(folder)
+        assert found is not None
+        return found
+
+
+def compare(old: Saved, new: Saved) -> str:
+    """The first difference, in words; nothing where there is none. What only one of them has,
+    being of another version, is left out."""
+    pairs = zip(old.tensors["losses"].tolist(), new.tensors["losses"].tolist(), strict=True)
+    for step, (then, now) in enumerate(pairs, 1):
+        if then != now:
+            return f"different from outer step {step} on: its meta-loss was {then}, is {now}"
+    alike = [*map(len, old.adam)] == [*map(len, new.adam)]
+    for past, now in zip(old.history, new.history, strict=True) if alike else ():
+        if past != now:
+            return (
+                f"different: the held-out score after outer step {past['step']} was "
+                f"{past['score']}, is {now['score']}"
+            )
+    for name in sorted(old.tensors.keys() & new.tensors.keys()):
+        if not old.tensors[name].equal(new.tensors[name]):
+            return f"different: the tensor {name} at the end"
+    return ""
