@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
+from tasks.mup import param_groups
 from tasks.optimizer import RuleOptimizer
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
@@ -31,17 +32,47 @@ class Learned:
         model: nn.Module | Iterable[Any],
         lr: float | Tensor = 1.0,
         weight_decay: float = 0.0,
+        *,
+        base: nn.Module | None = None,
+        inputs: tuple[Any, ...] = (),
         **settings: Any,
     ) -> RuleOptimizer:
         """As a ``torch.optim.Optimizer`` for a module, its parameters or parameter groups.
 
         Learned steps have the right size already: ``lr`` multiplies them, and is for schedules.
         ``settings`` are those of ``RuleOptimizer``, such as ``horizon``, the planned number of
-        steps. For muP give it ``tasks.mup.param_groups(model, base, inputs, lr=1.0)``.
+        steps.
+
+        One that was meta-trained in muP must know which axes of a module grow with its width:
+        ``base`` is the same network at another width, such as half of it, and ``inputs`` what
+        ``base(*inputs)`` takes. The rest of muP is the network's, see ``tasks.mup.param_groups``.
+        Raises ValueError for a module without a base, where there has to be one.
         """
-        params = model.parameters() if isinstance(model, nn.Module) else model
+        if base is not None and isinstance(model, nn.Module):
+            params: Iterable[Any] = self._groups(model, base, inputs, float(lr), weight_decay)
+        elif isinstance(model, nn.Module):
+            if self.card.get("mup"):
+                raise ValueError(
+                    f"base: got None for {self.name}, which was meta-trained in muP; expected the "
+                    "same network at another width, and as inputs=(x,) what it takes"
+                )
+            params = model.parameters()
+        else:
+            params = model
         rule = self.architecture.rule(self.theta)
         return RuleOptimizer(params, rule, lr, weight_decay, **settings)
+
+    def _groups(
+        self, model: nn.Module, base: nn.Module, inputs: tuple[Any, ...], lr: float, decay: float
+    ) -> list[dict[str, Any]]:
+        """muP's parameter groups. A group's learning rate multiplies the decay that is part of the
+        rule, too, and must not change it: the group's own decay makes up for that."""
+        own = getattr(self.architecture, "weight_decay", 0.0)
+        absolute = bool(self.card.get("mup"))
+        groups = param_groups(
+            model, base, inputs, lr=lr, weight_decay=decay + own, absolute=absolute
+        )
+        return [group | {"weight_decay": group["weight_decay"] - own} for group in groups]
 
 
 def load(name: str | PathLike[str], shipped: Path = SHIPPED) -> Learned:

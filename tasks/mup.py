@@ -232,10 +232,13 @@ def param_groups(
     lr: float,
     weight_decay: float = 0.0,
     degree: float = 0.0,
+    absolute: bool = False,
 ) -> list[dict[str, Any]]:
     """Parameter groups for ``torch.optim``: ``lr`` is the one that suits ``base``.
 
     ``base`` is the same network at the base width and ``inputs`` is what ``base(*inputs)`` takes.
+    ``absolute``: count widths from one, as a learned optimizer that was meta-trained in muP does;
+    ``base`` then is the network at any other width, and shows which axes grow.
     ``degree`` is that of the rule in the gradients: 0 for Adam and Lion, 1 for SGD, measured for
     any program by ``search.homogeneity``. A module has no forward multiplier, so the learning rate
     of its readout carries it (1/r for every degree). Decay is by ``lr * weight_decay`` of the
@@ -246,7 +249,8 @@ def param_groups(
     the two are not one network at two widths.
     """
     own, at_base = dict(model.named_parameters()), dict(base.named_parameters())
-    if [p.shape for p in own.values()] == [p.shape for p in at_base.values()]:
+    same = [p.shape for p in own.values()] == [p.shape for p in at_base.values()]
+    if same and not absolute:
         return [{"params": list(own.values()), "lr": lr, "weight_decay": weight_decay}]
     wider = sum(p.numel() for p in own.values()) >= sum(p.numel() for p in at_base.values())
     narrow, order = (base, (at_base, own)) if wider else (model, (own, at_base))
@@ -255,6 +259,7 @@ def param_groups(
     groups: dict[float, list[Tensor]] = {}
     for name, p in own.items():
         spec, small = (found[name].spec(name, tuple(q.shape)) for q in (p, at_base[name]))
+        small = None if absolute else small
         multiplier = update_multiplier(spec, small, degree)
         if spec.role == "output":
             multiplier = 1 / width_ratio(spec, small)

@@ -72,3 +72,21 @@ def test_wide_models_take_smaller_steps_in_mup(tmp_path: Path) -> None:
     optimizer = l2o.load(tmp_path / "mine").optimizer(groups)
     assert {group["lr"] for group in optimizer.param_groups} == {1.0, 0.25}
     assert trained(wide, optimizer).isfinite().all()
+
+
+def test_meta_trained_in_mup(tmp_path: Path) -> None:
+    """Widths count from one, decay is the same everywhere, and a base is needed to tell roles."""
+    own, asked = 0.1, 0.05
+    optimizer = SmallFC(weight_decay=own)
+    checkpoint.save(tmp_path / "mine", optimizer, optimizer.initial(), {"mup": True})
+    learned, wide, inputs = l2o.load(tmp_path / "mine"), model(16), (torch.zeros(1, 3),)
+    for base in (model(4), model(32)):
+        groups = learned.optimizer(wide, weight_decay=asked, base=base, inputs=inputs).param_groups
+        assert {group["lr"]: len(group["params"]) for group in groups} == {1.0: 4, 1 / 16: 2}
+        for group in groups:
+            assert group["lr"] * (group["weight_decay"] + own) == pytest.approx(own + asked)
+    with pytest.raises(ValueError, match=r"base: got None for mine, which was meta-trained in muP"):
+        learned.optimizer(wide)
+    with pytest.raises(ValueError, match="got the same width twice"):
+        learned.optimizer(wide, base=model(16), inputs=inputs)
+    learned.optimizer(wide.parameters())  # somebody who knows
