@@ -151,11 +151,12 @@ def _proceed(run_dir: Path, ranks: Ranks) -> int:
 
 def _verdict(card: dict[str, Any]) -> Table:
     """The kept optimizer against where it came from and against Adam."""
-    rows, loss = card["held_out"], card["meta_loss"]
+    rows, loss, asked = card["held_out"], card["meta_loss"], card["config"]["evaluation"]
     shown = Table(
         title=f"held-out objective after {card['outer_steps']} outer steps "
         f"(meta-loss {loss['first']:.4f}, in the end {loss['last']:.4f})",
-        caption="Mean training loss over a run, bounded; 1: nothing was learned. Lower is better.",
+        caption=f"Mean training loss of runs of {asked['steps']} steps, bounded, n = {asked['seeds']} "
+        "seeds; 1: nothing was learned. Lower is better; l2o report has the intervals.",
     )
     shown.add_column("task")
     for name in rows:
