@@ -156,7 +156,8 @@ def _verdict(card: dict[str, Any]) -> Table:
         title=f"held-out objective after {card['outer_steps']} outer steps "
         f"(meta-loss {loss['first']:.4f}, in the end {loss['last']:.4f})",
         caption=f"Mean training loss of runs of {asked['steps']} steps, bounded, "
-        f"n = {asked['seeds']} seeds; 1: nothing was learned. Lower is better; l2o report has the intervals.",
+        f"n = {asked['seeds']} seeds; 1: nothing was learned. "
+        "Lower is better; l2o report has the intervals.",
     )
     shown.add_column("task")
     for name in rows:
