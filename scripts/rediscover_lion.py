@@ -44,6 +44,7 @@ from search.view import View, clock
 from search.zoo import lookup
 from tasks.environment import environment
 from tasks.files import save_text
+from tasks.interrupt import Interrupted
 from tasks.suites import resolve
 
 SLACK = 0.5
@@ -242,7 +243,10 @@ def main() -> None:
     for strategy in options.strategies:
         for seed in range(options.seeds):
             start = time.monotonic()
-            row = run_seed(strategy, seed, options.minutes, options.out, options.workers)
+            try:
+                row = run_seed(strategy, seed, options.minutes, options.out, options.workers)
+            except Interrupted:
+                return print("stopped, nothing is lost; the same command goes on")
             results.append(row)
             answer = (
                 row["found"]["kind"] if row["found"] else f"not found; best: {row['best_kind']}"
