@@ -246,7 +246,8 @@ def main() -> None:
             try:
                 row = run_seed(strategy, seed, options.minutes, options.out, options.workers)
             except Interrupted:
-                return print("stopped, nothing is lost; the same command goes on")
+                print("stopped, nothing is lost; the same command goes on")
+                return
             results.append(row)
             answer = (
                 row["found"]["kind"] if row["found"] else f"not found; best: {row['best_kind']}"
