@@ -259,9 +259,10 @@ def markdown(table: Table, names: Sequence[str]) -> Iterator[str]:
             case for case in table if case[0].startswith("width") and case[1] >= 8 * TRAINED
         ],
     }.items():
-        if chosen:
-            scores = ", ".join(f"{n} {rank:.2f}" for n, rank in ranks(table, names, chosen).items())
-            yield f"Mean rank by training loss, {title} ({len(chosen)}): {scores}."
+        for split, loss in (("train", "training"), ("test", "test")) if chosen else ():
+            places = ranks(table, names, chosen, split)
+            scores = ", ".join(f"{name} {rank:.2f}" for name, rank in places.items())
+            yield f"Mean rank by {loss} loss, {title} ({len(chosen)}): {scores}.\n"
 
 
 def _text(losses: Sequence[float | None]) -> str:
@@ -270,12 +271,12 @@ def _text(losses: Sequence[float | None]) -> str:
 
 
 def ranks(
-    table: Table, names: Sequence[str], chosen: Sequence[tuple[str, int]]
+    table: Table, names: Sequence[str], chosen: Sequence[tuple[str, int]], split: str
 ) -> dict[str, float]:
     """Mean rank, 1 is best; equals (all diverged) share theirs."""
     places = []
     for case in chosen:
-        losses = [mean(table[case][name]["train"]) for name in names]
+        losses = [mean(table[case][name][split]) for name in names]
         below = [sum(other < loss for other in losses) for loss in losses]
         equal = [sum(other == loss for other in losses) for loss in losses]
         places.append([b + (e + 1) / 2 for b, e in zip(below, equal, strict=True)])
