@@ -43,8 +43,8 @@ from search.zoo import ZOO, with_states
 from search.zoo.classics import CLASSICS
 from tasks.data import draw
 from tasks.environment import environment
-from tasks.gradients import gradients
 from tasks.mlp import MLP
+from tasks.replay import WORTH, derivatives
 from tasks.types import Params, StepInfo, Task
 from tasks.unroll import advance, start
 
@@ -71,6 +71,8 @@ class Batched:
         self.rule = Population.of(programs(), owner)
         self.slow = Population.of(programs(), owner, reference)
         self.inner = start(task, self.rule, len(owner))
+        for _ in range(WORTH // steps + 1):  # till the gradient is recorded
+            self()
 
     @property
     def model_steps(self) -> int:
@@ -84,7 +86,7 @@ class Batched:
     def gradients(self) -> None:
         views = self.task.layout.views(self.inner.params)
         for index in draw(0, torch.arange(self.steps), self._size, self.task.batch_size):
-            gradients(self.task, views, self.task.data.batch("train", index), shared=True)
+            derivatives(self.task, views, self.task.data.batch("train", index), shared=True)
 
     def updates(self, rule: Population) -> None:
         """The population step alone."""

@@ -10,24 +10,31 @@ gathering minibatches, subtracting updates, perturbing theta and beginning episo
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from turns import Spread, take_turns
 
 from l2o.episodes import Episodes, Lesson
 from l2o.es import ES
 from l2o.kernels import cpu
+from l2o.ranks import Ranks
 from l2o.small_fc import SmallFC, Step, reference
-from tasks.gradients import gradients
+from tasks import gradients
 from tasks.mlp import MLP
 from tasks.optimizer import RuleOptimizer
-from tasks.types import Params, StepInfo
+from tasks.replay import WORTH, derivatives
+from tasks.types import Batch, Params, StepInfo, Task
 
 TASKS = (8, 16, 32)
 TRUNCATION = 20
@@ -36,16 +43,22 @@ PEERS = {8: (6610, 6650), 16: (6750, 7950), 32: (7180, 9000)}
 machine whose single thread multiplied 1024-square matrices at 181 GFLOP/s."""
 
 
-class PES:
-    """Meta-training in progress, and its parts by themselves."""
+Take = Callable[[Task, Mapping[str, Tensor], Batch, bool], gradients.Derivatives]
 
-    def __init__(self, tasks: int) -> None:
-        self.task, self.optimizer = MLP(), SmallFC()
+
+class PES:
+    """Meta-training in progress, its gradient recorded, and its parts by themselves.
+
+    ``tasks`` are those of all ``ranks`` together.
+    """
+
+    def __init__(self, tasks: int, ranks: Ranks | None = None) -> None:
+        self.task, self.optimizer, self.ranks = MLP(), SmallFC(), ranks or Ranks()
         self.lesson, self.theta = Lesson(self.task), self.optimizer.initial()
         self.es = ES(Episodes((100, 1000), TRUNCATION, stagger=True))
-        number = torch.arange(tasks)
+        number = torch.arange(tasks)[self.ranks.own(tasks)]
         self.runs = self.es.start(self.optimizer, self.theta, self.lesson, number)
-        for _ in range(3):
+        for _ in range(WORTH // TRUNCATION + 3):
             self()
         self.params = Params(self.runs.inner.params, self.task.layout)
 
@@ -56,14 +69,15 @@ class PES:
     def __call__(self) -> None:
         step = self.es.step(self.optimizer, self.theta, self.lesson, self.runs)
         self.runs = step.runs
+        self.ranks.mean(step.gradient)
 
     @torch.no_grad()
-    def gradients(self) -> None:
+    def gradients(self, take: Take) -> None:
         """Of one minibatch an instance, over and over."""
         index = torch.arange(self.task.batch_size).expand(len(self.params.flat), -1)
         batch = self.task.data.batch("train", index)
         for _ in range(TRUNCATION):
-            gradients(self.task, self.params.views, batch, shared=False)
+            self.task.layout.flatten(take(self.task, self.params.views, batch, False).grads)
 
     @torch.no_grad()
     def updates(self, step: Step) -> None:
@@ -88,57 +102,86 @@ def meta(console: Console, turns: int) -> None:
 
 def shares(console: Console, turns: int) -> None:
     table = Table("us an inner step", *(f"{n} tasks" for n in TASKS), box=box.SIMPLE_HEAD)
-    parts = ("whole step", "gradient alone", "rule alone", "rule, torch reference")
-    columns = []
+    columns: list[dict[str, Spread]] = []
     for tasks in TASKS:
         pes = PES(tasks)
         found = take_turns(
             {
                 "whole step": pes,
-                "gradient alone": pes.gradients,
+                "gradient alone": lambda pes=pes: pes.gradients(derivatives),
                 "rule alone": lambda pes=pes: pes.updates(cpu.step),
+                "gradient, not recorded": lambda pes=pes: pes.gradients(gradients.derivatives),
                 "rule, torch reference": lambda pes=pes: pes.updates(reference),
             },
             turns,
         )
         columns.append({k: spread.scaled(1e6 / pes.inner_steps) for k, spread in found.items()})
-    for part in parts:
+    for part in columns[0]:
         cells = (f"{c[part]}  {c[part].middle / c['whole step'].middle:.0%}" for c in columns)
         table.add_row(part, *cells)
     table.add_section()
-    rates = [column["whole step"].rate(1e6) for column in columns]
+    rates = [column["whole step"].rate(10**6) for column in columns]
     table.add_row("inner steps a second", *map(str, rates))
     table.add_row("learned_optimization, best", *(f"{PEERS[n][0]:,}" for n in TASKS))
     console.print(table)
 
 
+class Clocked(NamedTuple):
+    """Seconds of each turn."""
+
+    wall: Spread
+    processor: Spread
+
+
 def parallel(console: Console, turns: int) -> None:
-    """By the clock on the wall: neighbours count here."""
+    """By the clock on the wall, where neighbours count, and by processor time, of processes that of
+    the busier one: what cores of their own would come to. Processes exchange meta-gradients."""
+    names = ("one thread", "two threads", "two processes, one thread each")
+    found: dict[str, list[Clocked]] = {name: [] for name in names}
+    for tasks in TASKS:
+        found[names[0]].append(clocked(tasks, turns, 1))
+        found[names[1]].append(clocked(tasks, turns, 2))
+        found[names[2]].append(in_two_processes(tasks, turns))
     table = Table("inner steps a second", *(f"{n} tasks" for n in TASKS), box=box.SIMPLE_HEAD)
-    table.add_row("one thread", *(str(clocked(n, turns, 1)) for n in TASKS))
-    table.add_row("two threads", *(str(clocked(n, turns, 2)) for n in TASKS))
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        cells = []
-        for tasks in TASKS:
-            halves = [pool.submit(clocked, tasks // 2, turns, 1) for _ in range(2)]
-            pairs = zip(*(half.result().turns for half in halves), strict=True)
-            cells.append(str(Spread(tuple(map(sum, pairs)))))
-    table.add_row("two processes, half the tasks each", *cells)
+    steps = [2 * n * TRUNCATION for n in TASKS]
+    for name, cells in found.items():
+        pairs = [*zip(cells, steps, strict=True)]
+        table.add_row(name, *(str(cell.wall.rate(n)) for cell, n in pairs))
+        if name != "two threads":
+            table.add_row("  by processor time", *(str(c.processor.rate(n)) for c, n in pairs))
     table.add_row("learned_optimization, two threads", *(f"{PEERS[n][1]:,}" for n in TASKS))
     console.print(table)
 
 
-def clocked(tasks: int, turns: int, threads: int) -> Spread:
-    """Inner steps a second of wall-clock time."""
+def clocked(tasks: int, turns: int, threads: int, ranks: Ranks | None = None) -> Clocked:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    pes, seconds = PES(tasks), []
+    pes, wall, processor = PES(tasks, ranks), [], []
     for _ in range(turns):
-        begun = time.perf_counter()
+        begun = time.perf_counter(), time.process_time()
         pes()
-        seconds.append(time.perf_counter() - begun)
+        wall.append(time.perf_counter() - begun[0])
+        processor.append(time.process_time() - begun[1])
     torch.set_num_threads(before)
-    return Spread(tuple(seconds)).rate(pes.inner_steps)
+    return Clocked(Spread(tuple(wall)), Spread(tuple(processor)))
+
+
+def in_two_processes(tasks: int, turns: int) -> Clocked:
+    """As under ``torchrun``: no turn begins before both have ended the one before."""
+    with TemporaryDirectory() as folder, ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        file = Path(folder) / "rendezvous"
+        both = [pool.submit(one_of_two, rank, file, tasks, turns) for rank in range(2)]
+        halves = [half.result() for half in both]
+    slower = (map(max, *(part.turns for part in parts)) for parts in zip(*halves, strict=True))
+    return Clocked(*(Spread(tuple(times)) for times in slower))
+
+
+def one_of_two(rank: int, file: Path, tasks: int, turns: int) -> Clocked:
+    dist.init_process_group("gloo", init_method=file.as_uri(), rank=rank, world_size=2)
+    try:
+        return clocked(tasks, turns, 1, Ranks(rank, 2))
+    finally:
+        dist.destroy_process_group()
 
 
 HIDDEN = ((64, 64), (256, 256), (640, 768), (1280, 1536), (2560, 2560))

@@ -29,7 +29,8 @@ from torch.func import vmap
 
 from tasks.chunks import chunk_size, in_chunks
 from tasks.data import draw
-from tasks.gradients import derivatives, hessian_every, is_due, random_signs
+from tasks.gradients import hessian_every, is_due, random_signs
+from tasks.replay import derivatives
 from tasks.types import Batch, Params, Split, State, StepInfo, Task, UpdateRule
 
 Schedule = Callable[[Tensor, Tensor], Tensor]
