@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from l2o import checkpoint
@@ -34,7 +35,7 @@ from tasks.files import save_text
 from tasks.mlp import MLP
 from tasks.mup import mup, scaled, update_multiplier
 from tasks.results import digest
-from tasks.scoring import Setting
+from tasks.scoring import Interval, Setting, interval
 from tasks.transformer import Transformer
 from tasks.types import Task, UpdateRule
 from tasks.unroll import evaluate, unroll
@@ -246,7 +247,7 @@ Table = Mapping[tuple[str, int], Mapping[str, dict[str, Any]]]
 
 
 def markdown(table: Table, names: Sequence[str]) -> Iterator[str]:
-    """Mean final training loss / test loss; then mean ranks."""
+    """Final training loss / test loss, means over seeds; then mean ranks with 95 % intervals."""
     yield "| task | " + " | ".join(names) + " |"
     yield "|---|" + "---:|" * len(names)
     for (group, value), found in table.items():
@@ -261,7 +262,10 @@ def markdown(table: Table, names: Sequence[str]) -> Iterator[str]:
     }.items():
         for split, loss in (("train", "training"), ("test", "test")) if chosen else ():
             places = ranks(table, names, chosen, split)
-            scores = ", ".join(f"{name} {rank:.2f}" for name, rank in places.items())
+            scores = ", ".join(
+                f"{name} {rank.mean:.2f} [{rank.low:.2f}, {rank.high:.2f}]"
+                for name, rank in places.items()
+            )
             yield f"Mean rank by {loss} loss, {title} ({len(chosen)}): {scores}.\n"
 
 
@@ -272,19 +276,22 @@ def _text(losses: Sequence[float | None]) -> str:
 
 def ranks(
     table: Table, names: Sequence[str], chosen: Sequence[tuple[str, int]], split: str
-) -> dict[str, float]:
-    """Mean rank, 1 is best; equals (all diverged) share theirs."""
+) -> dict[str, Interval]:
+    """Mean rank over tasks, 1 is best, with its interval over seeds; a run that diverged is last,
+    and equals share their ranks."""
     places = []
     for case in chosen:
-        losses = [mean(table[case][name][split]) for name in names]
-        below = [sum(other < loss for other in losses) for loss in losses]
-        equal = [sum(other == loss for other in losses) for loss in losses]
-        places.append([b + (e + 1) / 2 for b, e in zip(below, equal, strict=True)])
-    return dict(zip(names, np.mean(places, axis=0).tolist(), strict=True))
+        losses = np.array([table[case][name][split] for name in names], float)
+        places.append(rankdata(np.nan_to_num(losses, nan=math.inf), axis=0))
+    by_seed = np.mean(places, axis=0)  # [competitors, seeds]
+    return {name: interval(row) for name, row in zip(names, by_seed, strict=True)}
 
 
 def draw(table: Table, names: Sequence[str], path: Path) -> None:
-    """Final training loss against what grows, a panel a group; learning curves of the horizon."""
+    """Final training loss against what grows, a panel a group; learning curves of the horizon.
+
+    Lines are means over seeds, bands reach from the smallest to the largest.
+    """
     from matplotlib.figure import Figure
 
     groups = list(dict.fromkeys(group for group, _ in table))
@@ -299,7 +306,9 @@ def draw(table: Table, names: Sequence[str], path: Path) -> None:
                 axis.plot(np.linspace(0, values[0], len(curve)), curve, label=name)
                 continue
             losses = [mean(table[group, value][name]["train"]) for value in values]
-            axis.plot(values, np.array(losses), "o-", label=name)
+            (line,) = axis.plot(values, np.array(losses), "o-", label=name)
+            rows = np.array([table[group, value][name]["train"] for value in values], float)
+            axis.fill_between(values, rows.min(1), rows.max(1), color=line.get_color(), alpha=0.15)
             axis.set_xscale("log")
             axis.set_xticks(values, [str(value) for value in values])
             axis.minorticks_off()
