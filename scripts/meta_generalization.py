@@ -315,7 +315,7 @@ def draw(table: Table, names: Sequence[str], path: Path) -> None:
         axis.set(
             title=group,
             yscale="log",
-            xlabel="step" if len(values) == 1 else group.partition(",")[0],
+            xlabel={"depth": "depth", "horizon": "step"}.get(group, "width"),
         )
     for axis in figure.axes[len(groups) :]:
         axis.set_axis_off()
