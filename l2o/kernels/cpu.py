@@ -16,6 +16,7 @@ and ``network.py``.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ from l2o.kernels.averages import (
 )
 from l2o.kernels.compiled import ONE, WIDTH, ZERO, F, compiled
 from l2o.kernels.network import COUNT, ELEMENT, features, forward, write
-from tasks.types import Params, State, StepInfo
+from tasks.types import Layout, Params, State, StepInfo
 
 if TYPE_CHECKING:
     from l2o.small_fc import SmallFCRule
@@ -57,13 +58,13 @@ def step(
     """See ``small_fc.Step``. CPU tensors, float32; ``state`` is overwritten."""
     after = {name: state[name].contiguous() for name in ("m", "v", "row", "col")}
     updates = torch.empty_like(params.flat, memory_format=torch.contiguous_format)
-    optimizer = rule.optimizer
-    network = _network(optimizer.hidden_size, optimizer.hidden_layers)
+    plan = _plan(rule, params.layout)
+    network = _network(*plan.sizes)
     _run(
-        rule.theta.detach().view(-1, optimizer.size).contiguous().numpy(),
-        _weights(rule.decays),
-        np.array([optimizer.hidden_size, optimizer.hidden_layers]),
-        np.array([optimizer.step_mult, optimizer.exp_mult], F),
+        rule.theta.detach().view(-1, rule.theta.shape[-1]).contiguous().numpy(),
+        plan.decays,
+        plan.sizes,
+        plan.mults,
         torch.as_tensor(info.step).view(-1).contiguous().numpy(),
         params.flat.detach().contiguous().numpy(),
         grads.detach().contiguous().numpy(),
@@ -71,15 +72,42 @@ def step(
         after["v"].numpy(),
         after["row"].numpy(),
         after["col"].numpy(),
-        places(params.layout),
-        np.array(rule.factors(params.layout), F),
+        plan.places,
+        plan.factors,
         info.lr.detach().contiguous().numpy(),
         info.weight_decay.detach().contiguous().numpy(),
         network,
-        _scratch(network.first.shape[1], places(params.layout)),
+        _scratch(network.first.shape[1], plan.rows, plan.cols),
         updates.numpy(),
     )
     return updates, after
+
+
+class Plan(NamedTuple):
+    """What is the same for all steps of a rule on tensors of one layout."""
+
+    decays: np.ndarray  # [N, 7, 2]
+    sizes: np.ndarray  # [2]: hidden units and layers
+    mults: np.ndarray  # [2]
+    places: np.ndarray
+    factors: np.ndarray  # one a tensor
+    rows: int  # the most of a tensor
+    cols: int
+
+
+@lru_cache(maxsize=16)
+def _plan(rule: SmallFCRule, layout: Layout) -> Plan:
+    optimizer, tensors = rule.optimizer, places(layout)
+    matrices = tensors[tensors["cols"] > 0]
+    return Plan(
+        _weights(rule.decays),
+        np.array([optimizer.hidden_size, optimizer.hidden_layers]),
+        np.array([optimizer.step_mult, optimizer.exp_mult], F),
+        tensors,
+        np.array(rule.factors(layout), F),
+        int(matrices["rows"].max(initial=1)),
+        int(matrices["cols"].max(initial=1)),
+    )
 
 
 def _weights(decays: Decays) -> np.ndarray:
@@ -144,11 +172,7 @@ def _network(hidden, layers):
     )
 
 
-def _scratch(padded, tensors):
-    rows, cols = 1, 1
-    for k in range(len(tensors)):
-        if tensors[k]["cols"]:
-            rows, cols = max(rows, tensors[k]["rows"]), max(cols, tensors[k]["cols"])
+def _scratch(padded, rows, cols):
     return Scratch(
         np.zeros(COUNT * WIDTH, F),
         np.zeros(padded * WIDTH, F),
