@@ -52,6 +52,10 @@ TICK = 0.1
 """Seconds between looks at deadlines and at dead workers."""
 START_LIMIT = 600.0
 """Seconds a worker may take to import and build before it counts as hung."""
+JOIN_LIMIT = 5.0
+"""Seconds that ``close`` waits for the thread. Ctrl-C may strike between taking a lock and the
+block that gives it back; the thread then waits for that lock for ever, and workers are killed all
+the same."""
 ENDINGS = {OUT_OF_MEMORY: "out of memory", DEVICE_LOST: "lost its device"}
 ONE_THREAD = {
     f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA", "VECLIB_MAXIMUM")
@@ -257,7 +261,7 @@ class Processes(Executor):
             return
         self._closed = True
         self._button.send_bytes(b"close")
-        self._thread.join()
+        self._thread.join(JOIN_LIMIT)
         for worker in filter(None, self._workers):
             worker.kill()
         self._jobs.clear()

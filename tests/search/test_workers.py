@@ -209,7 +209,7 @@ def test_nothing_is_accepted_after_close() -> None:
 
 
 def test_workers_that_cannot_start_say_why() -> None:
-    with Processes(JOBS.replace("build", "cannot_build"), "digitz", workers=2) as workers:
+    with Processes(JOBS.replace(":build", ":cannot_build"), "digitz", workers=2) as workers:
         workers.submit(("add", 1))
         with pytest.raises(RuntimeError, match=r"workers cannot start: .*no task called 'digitz'"):
             list(workers.completed(PATIENCE))
