@@ -5,6 +5,7 @@
     runs/first                      the winner of a search
     runs/learned                    the best of a meta-training
     checkpoints/velo                a learned optimizer, a folder with theta.safetensors
+    mulo_small                      one that is shipped, by the name of its folder alone
     my_rule.py                      a file that defines a torch.optim.Optimizer; it is run
     torch.optim.SGD(momentum=0.9)   torch's own
 
@@ -24,6 +25,7 @@ from search.program import to_text
 from search.vm import Population
 from search.zoo import NAMED
 from tasks.evaluation import Entrant
+from tasks.files import or_shipped
 from tasks.mup import mup, update_multiplier
 from tasks.results import digest
 from tasks.torch_rule import TorchRule, optimizer_class, optimizer_file, torch_optimizer
@@ -37,7 +39,7 @@ def entrants(names: Sequence[str]) -> list[Entrant]:
 
 def entrant(name: str) -> Entrant:
     """The rule that ``name`` means. Raises ValueError, naming what is accepted, if it is none."""
-    path = Path(name)
+    path = or_shipped(name)
     if name.startswith("torch.optim."):
         rule = torch_optimizer(name)
         return _torch(name, rule, f"{name}, torch {torch.__version__}")

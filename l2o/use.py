@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
+from tasks.files import SHIPPED
 from tasks.mup import param_groups
 from tasks.optimizer import RuleOptimizer
-
-SHIPPED = Path(__file__).parents[1] / "checkpoints"
 
 
 @dataclass(frozen=True)

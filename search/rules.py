@@ -11,6 +11,7 @@ from search.analyze import live
 from search.archive import open_existing
 from search.program import Program, parse
 from search.zoo.entry import Entry
+from tasks.files import or_shipped
 
 TEXT = "rule.txt"
 """The program in the folder of a shipped rule."""
@@ -35,7 +36,7 @@ def rule(name: str) -> Program:
     """
     if name in zoo.NAMED:
         return zoo.NAMED[name].program
-    path = _text_of(Path(name))
+    path = _text_of(or_shipped(name))
     return winner(path).program if path.is_dir() else zoo.load(path)
 
 
@@ -56,7 +57,7 @@ def load(name: str | PathLike[str], candidate: int | None = None) -> Entry:
     """
     if name in zoo.NAMED:
         return zoo.NAMED[str(name)]
-    name = _text_of(Path(name))
+    name = _text_of(or_shipped(name))
     if name.is_dir():
         found = winner(name, candidate)
         origin = f"candidate {found.id} of the run {name}; score {found.score:+.4f}"

@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+SHIPPED = Path(__file__).parents[1] / "checkpoints"
+"""What was found and is delivered with the project, a folder each."""
+
 
 class RunError(ValueError):
     """One line about a run directory or a file, for the person who named it."""
@@ -45,6 +48,12 @@ def writable(file: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise full(file) from error
         raise NotWritable(f"{file}: {error.strerror}") from error
+
+
+def or_shipped(name: str | os.PathLike[str]) -> Path:
+    """``name`` as a path; where nothing is there, the shipped checkpoint of that name, if any."""
+    path = Path(name)
+    return SHIPPED / path if not path.exists() and (SHIPPED / path).is_dir() else path
 
 
 def full(file: Path) -> DiskFull:

@@ -243,3 +243,13 @@ def test_the_suite_of_the_readme_can_be_evaluated(here):
     assert main(command) == 0
     found = json.loads((here / "results.json").read_text())
     assert [*found["tasks"]] == ["mine"]
+
+
+def test_what_is_shipped_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From any directory; a folder of that name there comes first."""
+    monkeypatch.chdir(tmp_path)
+    assert entrant("mulo_small").source.endswith("in muP")
+    assert entrant("normalised_momentum").source.startswith("def update")
+    (tmp_path / "mulo_small").mkdir()
+    with pytest.raises(ValueError):
+        entrant("mulo_small")
