@@ -70,6 +70,10 @@ def meta_train(arguments: Arguments) -> int:
     l2o meta-train --run-dir runs/wide --train.widths [32,128] --estimation.method reuse
     l2o meta-train --run-dir runs/velo --optimizer Velo --optimizer.lstm_size 32
     l2o meta-train --run-dir runs/more --start runs/mulo/best
+
+    A process uses one thread. For two of them, each with half the particles (a process a core):
+
+    torchrun --nproc-per-node 2 -m l2o.cli meta-train --run-dir runs/two
     """
     options_of = parser(meta_train)
     options_of.add_argument("--run-dir", type=Path, required=True, help="a new directory")

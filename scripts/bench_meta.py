@@ -9,6 +9,7 @@ gathering minibatches, subtracting updates, perturbing theta and beginning episo
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -95,6 +96,7 @@ def meta(console: Console, turns: int) -> None:
     large = torch.randn(1024, 1024)
     peak = take_turns({"peak": lambda: large @ large}, turns)["peak"].rate(2 * 1024**3).scaled(1e-9)
     console.print(f"calibration: {peak} GFLOP/s in a product of 1024-square matrices, one thread")
+    console.print(f"load average {os.getloadavg()[0]:.1f} of {os.cpu_count()} processors")
     shares(console, turns)
     parallel(console, turns)
     one_optimizer(console, turns)
