@@ -232,8 +232,9 @@ def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:
 
 
 DRIVER = """
-import sys
+import signal
 from search.workers import Processes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 with Processes({jobs!r}, 1, workers=2) as workers:
     print("driver", flush=True)
     for job in {work!r}:
