@@ -22,6 +22,7 @@ of parameters, gradients and averages. Nothing of this has been timed on a GPU.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 # (Triton is an extra, and what it makes of a function is known when it is compiled.)
 
 from __future__ import annotations

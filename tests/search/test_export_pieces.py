@@ -28,7 +28,7 @@ def in_blocks(
     program: Program, block: int, dtype: torch.dtype, lr: float | Tensor, foreach: bool = True
 ) -> list[Tensor]:
     """The parameters after three steps, one of them with gradients that are not contiguous."""
-    exported = to_class(program, "rule", f"in blocks of {block}", LR, DECAY)
+    exported: Any = to_class(program, "rule", f"in blocks of {block}", LR, DECAY)
     sys.modules[exported.__module__].__dict__["BLOCK"] = block
     generator = torch.Generator().manual_seed(0)
     shapes = ((3, 7), (), (2,), (5, 4), (16,), (1, 9))
@@ -52,7 +52,7 @@ def test_pieces_make_no_difference(name: str, dtype: torch.dtype, lr: float | Te
     whole, cut = (in_blocks(CUT[name], block, dtype, lr) for block in (10**6, 8))
     assert all(torch.equal(x, y) for x, y in zip(whole, cut, strict=True))
     one_by_one = in_blocks(CUT[name], 8, dtype, lr, foreach=False)
-    tolerance = {"rtol": 1e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {}
+    tolerance: dict[str, Any] = {"rtol": 1e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {}
     torch.testing.assert_close(one_by_one, whole, **tolerance)
 
 
