@@ -1,7 +1,12 @@
 """Random programs and random changes to programs (Lion paper, section 2.1).
 
 A mutation inserts a statement, deletes one, or changes one argument: to another variable, to a
-new constant from N(0, 1), or, if it is a constant, to itself times 2^a with a from N(0, 1).
+new constant from N(0, 1), or, if it is a constant, to itself times 2^a with a from N(0, 1). A
+fourth kind is not in the paper and off unless ``Mutation.copy`` says otherwise: a statement is
+repeated with one argument changed, into a variable of its own, which a later statement reads in
+place of the original's. So one step makes a second memory of a first, as genes double and then
+diverge.
+
 Arguments are drawn among what is in scope and of a kind that the function accepts, so most
 proposals are valid; those that are not are drawn again. Statements without effect are kept:
 later mutations build on them.
@@ -31,7 +36,7 @@ from search.program import (
     kinds,
 )
 
-Change = Literal["insert", "delete", "modify"]
+Change = Literal["insert", "delete", "modify", "copy"]
 INPUTS = (*FIXED_INPUTS, *OPTIONAL_INPUTS)
 ATTEMPTS = 1000  # proposals before giving up; a few are the rule
 
@@ -44,6 +49,7 @@ class Mutation:
         insert: relative weight of inserting a statement
         delete: of deleting one
         modify: of changing an argument of one
+        copy: of repeating one with another argument, to be read in place of the original
         max_length: nothing is inserted into a program as long as this
         fresh: probability that an inserted statement writes a new variable
         constant: probability that a drawn argument is a constant, where one fits
@@ -56,6 +62,7 @@ class Mutation:
     insert: float = 1.0
     delete: float = 1.0
     modify: float = 1.0
+    copy: float = 0.0
     max_length: int = 40
     fresh: float = 0.5
     constant: float = 0.2
@@ -67,9 +74,10 @@ class Mutation:
     def __post_init__(self) -> None:
         for name in ("functions", "reads"):  # lists, where settings come from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        weights = (self.insert, self.delete, self.modify)
+        weights = (self.insert, self.delete, self.modify, self.copy)
         if min(weights) < 0 or max(weights) <= 0:
-            raise ValueError(f"insert, delete, modify = {weights}; weights >= 0, one of them > 0")
+            names = "insert, delete, modify, copy"
+            raise ValueError(f"{names} = {weights}; weights >= 0, one of them > 0")
         for name in ("fresh", "constant", "scale"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; a probability is in [0, 1]")
@@ -152,13 +160,16 @@ def random_program(
 def _propose(program: Program, rng: np.random.Generator, settings: Mutation) -> Child | None:
     if settings.constants_only:
         return _modify(program, rng, settings)
-    insert = settings.insert if program.length < settings.max_length else 0.0
-    draw = rng.random() * (insert + settings.delete + settings.modify)
+    room = program.length < settings.max_length
+    insert, copy = (settings.insert, settings.copy) if room else (0.0, 0.0)
+    draw = rng.random() * (insert + settings.delete + settings.modify + copy)
     if draw < insert:
         return _insert(program, rng, settings)
     if draw < insert + settings.delete:
         return _delete(program, rng)
-    return _modify(program, rng, settings)
+    if draw < insert + settings.delete + settings.modify:
+        return _modify(program, rng, settings)
+    return _copy(program, rng, settings)
 
 
 def _insert(program: Program, rng: np.random.Generator, settings: Mutation) -> Child:
@@ -187,7 +198,18 @@ def _modify(program: Program, rng: np.random.Generator, settings: Mutation) -> C
     if not places:
         return None
     where, position = places[_below(len(places), rng)]
-    before = rest[where]
+    before, after = rest[where], _changed(program, where, position, rng, settings)
+    if after is None:
+        return None
+    statements = (*rest[:where], after, *rest[where + 1 :])
+    return _child(program, "modify", where, statements, before, after)
+
+
+def _changed(
+    program: Program, where: int, position: int, rng: np.random.Generator, settings: Mutation
+) -> Statement | None:
+    """A statement with another argument at ``position``; None if the same was drawn."""
+    before = program.statements[where]
     arg = before.args[position]
     if isinstance(arg, float) and rng.random() < settings.scale:
         new: Argument = _bounded(arg * 2.0 ** rng.standard_normal())
@@ -196,11 +218,38 @@ def _modify(program: Program, rng: np.random.Generator, settings: Mutation) -> C
     else:
         accepted = OPS[before.op].accepts[position]
         new = _random_argument(accepted, _scope(program, where), rng, settings)
-    if new == arg:
+    return None if new == arg else _reading(before, position, new)
+
+
+def _reading(statement: Statement, position: int, new: Argument) -> Statement:
+    args = statement.args
+    return replace(statement, args=(*args[:position], new, *args[position + 1 :]))
+
+
+def _copy(program: Program, rng: np.random.Generator, settings: Mutation) -> Child | None:
+    """The copy stands right before or right after its original."""
+    rest = [*program.statements]
+    row = _below(len(rest), rng)
+    if not rest or not rest[row].args:
         return None
-    after = replace(before, args=(*before.args[:position], new, *before.args[position + 1 :]))
-    statements = (*rest[:where], after, *rest[where + 1 :])
-    return _child(program, "modify", where, statements, before, after)
+    original = rest[row]
+    position = _below(len(original.args), rng)
+    changed = _changed(program, row, position, rng, settings)
+    if changed is None:
+        return None
+    copy = replace(changed, target=_new_name(program))
+    where = row + _below(2, rng)
+    rest.insert(where, copy)
+    readers = [
+        (k, position)
+        for k in range(row + 2, len(rest))
+        for position, arg in enumerate(rest[k].args)
+        if arg == original.target
+    ]
+    if readers:
+        k, position = readers[_below(len(readers), rng)]
+        rest[k] = _reading(rest[k], position, copy.target)
+    return _child(program, "copy", where, tuple(rest), original, copy)
 
 
 def _child(
@@ -239,10 +288,20 @@ def _kind(statement: Statement, scope: dict[str, Kind]) -> Kind:
 
 def _target(program: Program, rng: np.random.Generator, settings: Mutation) -> str:
     """A variable to write: a new local one, or any that the program has."""
-    names = dict.fromkeys((*program.inputs, "update", *(s.target for s in program.statements)))
     if rng.random() < settings.fresh:
-        return next(name for k in range(len(names) + 1) if (name := f"x{k}") not in names)
-    return list(names)[_below(len(names), rng)]
+        return _new_name(program)
+    names = _names(program)
+    return names[_below(len(names), rng)]
+
+
+def _names(program: Program) -> list[str]:
+    targets = (statement.target for statement in program.statements)
+    return list(dict.fromkeys((*program.inputs, "update", *targets)))
+
+
+def _new_name(program: Program) -> str:
+    names = _names(program)
+    return next(name for k in range(len(names) + 1) if (name := f"x{k}") not in names)
 
 
 def _random_statement(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from search.analyze import check
+from search.kind import classify
 from search.mutate import Mutation, mutate, random_program
 from search.ops import CONSTANT_BOUND, OPS
 from search.program import Statement, parse, to_text
@@ -36,6 +37,34 @@ def test_children_are_valid_programs_one_change_away(program):
             assert (before.target, before.op) == (after.target, after.op)
             assert sum(a != b for a, b in zip(before.args, after.args, strict=True)) == 1
         assert old == new
+
+
+COPIES = Mutation(insert=0, delete=0, modify=0, copy=1)
+
+
+@pytest.mark.parametrize("program", SUBJECTS.values(), ids=SUBJECTS.keys())
+def test_a_copy_differs_in_one_argument_and_one_reader_turns_to_it(program):
+    for child in children(program, COPIES, count=30):
+        check(child.program)
+        new = list(child.program.statements)
+        copy = new.pop(child.where)
+        assert copy == child.after
+        assert (child.kind, copy.op) == ("copy", child.before.op)
+        assert copy.target not in {*program.inputs, *(s.target for s in program.statements)}
+        assert sum(a != b for a, b in zip(copy.args, child.before.args, strict=True)) == 1
+        changed = [
+            (arg, now)
+            for before, after in zip(program.statements, new, strict=True)
+            for arg, now in zip(before.args, after.args, strict=True)
+            if arg != now
+        ]
+        assert changed in ([], [(child.before.target, copy.target)])
+
+
+def test_a_copy_makes_the_lion_form_of_a_momentum_in_one_step():
+    start = ZOO["sign_momentum"].program
+    kinds = {classify(child.program).name for child in children(start, COPIES, count=40)}
+    assert "Lion form" in kinds
 
 
 def test_all_randomness_comes_from_the_generator():
