@@ -3,14 +3,13 @@
 A search can only prefer Lion where Lion is preferable. The rule by which the setting is chosen,
 stated before anything is run: of ``REGIMES``, from the cheapest on, the first in which the Lion
 form beats every other rule of the zoo, the 95 % interval of its log loss against each of them
-lying below zero on fresh seeds. Lion and every other rule get the same trials: ``RATES`` learning
-rates at the decays of their papers, then ``DRAWS`` random pairs of (learning rate near the best,
-decays), each decay's half-life log-uniform; tuned on one seed, on the validation loss.
-
-A rule's decays are the numbers in its text between 0.8 and 1; where a number stands twice, it is
-one decay. Rules far behind the leader (``HOPELESS``) are dropped on the way, save Lion. Half-way
-through the draws, those left are measured on the fresh seeds: a setting in which one of them beats
-Lion by then, its whole interval above zero, is not searched any further.
+lying below zero on fresh seeds; if there is none, the first in which it beats sign momentum, where
+two memories are worth more than one. Every rule gets the same trials on the tuning seed, judged by
+validation loss: ``RATES`` at the decays of its paper; then draws of learning rate and decays, half
+of them anywhere (``HALF_LIVES``, log-uniform, and a learning rate near the best), half of them
+close to the best of those. A rule's decays are the numbers in its text between 0.8 and 1; where a
+number stands twice, it is one decay. Rules far behind the leader (``HOPELESS``) are dropped on the
+way, save Lion.
 
     python scripts/choose_regime.py --out results/regime
 
@@ -22,10 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,8 +31,9 @@ import numpy as np
 import torch
 
 from search.kind import classify
-from search.program import Program, Statement, to_text
+from search.program import Program, Statement, parse, to_text
 from search.vm import Population
+from search.workers import Executor, Failure, executor
 from search.zoo import ZOO
 from tasks.datasets import python_source
 from tasks.environment import environment, prepare
@@ -48,9 +46,11 @@ from tasks.unroll import cosine, unroll
 RATES = np.geomspace(1e-4, 1.0, 14)
 DRAWS = 50
 SPREAD = 4.0
-"""Learning rates are drawn between the best of ``RATES`` over this and times this."""
-HALF_LIVES = (0.5, 400.0)
-HOPELESS = {"papers": 0.1, "half": 0.05}
+"""Learning rates anywhere are between the best of ``RATES`` over this and times this."""
+HALF_LIVES = (0.5, 100.0)
+CLOSE = 0.5
+"""Standard deviation, in powers of two, of learning rates and half-lives close to the best."""
+HOPELESS = {"papers": 0.1, "anywhere": 0.05}
 """The log loss behind the best rule at which a rule gets no more trials, after these stages."""
 SEEDS = 8
 BATCH = 64
@@ -117,33 +117,54 @@ def at_papers_decays(program: Program) -> list[Trial]:
     return [Trial(program, float(lr), decays(program)) for lr in RATES]
 
 
-def drawn(program: Program, lr: float, count: int, rng: np.random.Generator) -> list[Trial]:
-    """Random trials around a learning rate."""
-    trials = []
-    for _ in range(count):
-        rate = lr * SPREAD ** rng.uniform(-1, 1)
-        half_lives = np.exp(rng.uniform(*np.log(HALF_LIVES), size=len(decays(program))))
-        values = tuple(float(0.5 ** (1 / h)) for h in half_lives)
-        trials.append(Trial(with_decays(program, values), rate, values))
-    return trials
+def anywhere(program: Program, best: Trial, rng: np.random.Generator) -> Trial:
+    rate = best.lr * SPREAD ** rng.uniform(-1, 1)
+    half_lives = np.exp(rng.uniform(*np.log(HALF_LIVES), size=len(best.decays)))
+    return forgetting(program, rate, half_lives)
 
 
-def losses(regime: Regime, trials: Sequence[Trial], seed: int) -> list[float]:
-    """Final validation loss of each, all on the same weights and minibatches."""
-    found: list[float] = []
-    for first in range(0, len(trials), BATCH):
-        some = trials[first : first + BATCH]
-        trajectory = unroll(
-            regime.task(),
-            Population.of([t.program for t in some], torch.arange(len(some))),
-            instances=len(some),
-            steps=regime.steps,
-            lr=torch.tensor([t.lr for t in some]),
-            schedule=cosine,
-            seed=seed,
-        )
-        found += finite(trajectory.validation[-1]).tolist()
-    return found
+def close(program: Program, best: Trial, rng: np.random.Generator) -> Trial:
+    rate = best.lr * 2 ** (CLOSE * rng.standard_normal())
+    half_lives = np.log(0.5) / np.log(best.decays) if best.decays else np.empty(0)
+    return forgetting(
+        program, rate, half_lives * 2 ** (CLOSE * rng.standard_normal(len(best.decays)))
+    )
+
+
+def forgetting(program: Program, lr: float, half_lives: np.ndarray) -> Trial:
+    """``program`` with decays by which so many steps halve what was."""
+    values = tuple(float(value) for value in 0.5 ** (1 / half_lives))
+    return Trial(with_decays(program, values), lr, values)
+
+
+Job = tuple[tuple[int, ...], list[str], list[float], int]
+"""A regime, program texts, their learning rates, a seed: what a process of its own can read."""
+
+
+def worker(_: None) -> Callable[[Job], list[float]]:
+    """What a worker process does with a job: the final validation loss of each run, all on the
+    same weights and minibatches."""
+    prepare("cpu")
+
+    def losses(job: Job) -> list[float]:
+        regime, texts, lrs, seed = job
+        task, steps = Regime(*regime).task(), regime[-1]
+        found: list[float] = []
+        for first in range(0, len(texts), BATCH):
+            programs = [parse(text) for text in texts[first : first + BATCH]]
+            trajectory = unroll(
+                task,
+                Population.of(programs, torch.arange(len(programs))),
+                instances=len(programs),
+                steps=steps,
+                lr=torch.tensor(lrs[first : first + BATCH]),
+                schedule=cosine,
+                seed=seed,
+            )
+            found += finite(trajectory.validation[-1]).tolist()
+        return found
+
+    return losses
 
 
 Champions = dict[str, Trial]
@@ -160,13 +181,15 @@ class Study:
     def losses(self, stage: str, asked: Mapping[str, Sequence[Trial]], seed: int) -> Found:
         """Of every rule's trials."""
         keys = {name: self._key(stage, name, trials, seed) for name, trials in asked.items()}
-        running = {
-            name: self.jobs.submit(losses, self.regime, trials, seed)
+        tickets = {
+            self.jobs.submit(self._job(trials, seed)): name
             for name, trials in asked.items()
             if keys[name] not in self.kept
         }
-        for name, job in running.items():
-            found = job.result()
+        for ticket, found in self.jobs.completed():
+            if isinstance(found, Failure):
+                raise RuntimeError(f"{stage}: {tickets[ticket]}: {found.reason}\n{found.detail}")
+            name = tickets[ticket]
             self.kept[keys[name]] = [x if math.isfinite(x) else None for x in found]
             save_text(self.file, json.dumps(self.kept, indent=1) + "\n")
             print(f"{self.regime.steps} steps: {stage}: {name}: {min(found):.4f}", flush=True)
@@ -174,31 +197,41 @@ class Study:
             n: [math.inf if x is None else x for x in self.kept[key]] for n, key in keys.items()
         }
 
+    def _job(self, trials: Sequence[Trial], seed: int) -> Job:
+        texts = [to_text(trial.program) for trial in trials]
+        return tuple(self.regime), texts, [trial.lr for trial in trials], seed
+
     def _key(self, stage: str, name: str, trials: Sequence[Trial], seed: int) -> str:
         said = repr([(to_text(t.program), t.lr) for t in trials])
         return f"{tuple(self.regime)} {stage} {name} {seed} {digest(said)}"
 
-    def champions(self, rules: Mapping[str, Program]) -> Iterator[Champions]:
-        """The best trial of each rule that was not dropped, half-way and at the end."""
-        champion: dict[str, tuple[Trial, float]] = {}
-        half = DRAWS // 2
-        for stage, count in (("papers", 0), ("half", half), ("rest", DRAWS - half)):
-            if stage == "papers":
-                asked = {name: at_papers_decays(program) for name, program in rules.items()}
-            else:
-                asked = {
-                    name: drawn(rules[name], trial.lr, count, self._rng(list(rules), name, stage))
-                    for name, (trial, _) in champion.items()
-                }
-            for name, found in self.losses(stage, asked, TUNING_SEED).items():
-                k = int(np.argmin(found))
-                if name not in champion or found[k] < champion[name][1]:
-                    champion[name] = asked[name][k], found[k]
-            best = min(loss for _, loss in champion.values())
-            limit = best * math.exp(HOPELESS.get(stage, math.inf))
-            champion = {n: c for n, c in champion.items() if c[1] <= limit or n == "lion"}
-            if stage != "papers":
-                yield {name: trial for name, (trial, _) in champion.items()}
+    def champions(self, rules: Mapping[str, Program]) -> Champions:
+        """The best trial of each rule that was not dropped."""
+        asked = {name: at_papers_decays(program) for name, program in rules.items()}
+        best = self._best("papers", asked, {})
+        for stage, draw in (("anywhere", anywhere), ("close", close)):
+            rngs = {name: self._rng(list(rules), name, stage) for name in best}
+            asked = {
+                name: [draw(rules[name], trial, rngs[name]) for _ in range(DRAWS // 2)]
+                for name, (trial, _) in best.items()
+            }
+            best = self._best(stage, asked, best)
+        return {name: trial for name, (trial, _) in best.items()}
+
+    def _best(
+        self,
+        stage: str,
+        asked: Mapping[str, Sequence[Trial]],
+        before: Mapping[str, tuple[Trial, float]],
+    ) -> dict[str, tuple[Trial, float]]:
+        """The best trial of each rule and its loss, without the rules that are hopeless now."""
+        best = dict(before)
+        for name, found in self.losses(stage, asked, TUNING_SEED).items():
+            k = int(np.argmin(found))
+            if name not in best or found[k] < best[name][1]:
+                best[name] = asked[name][k], found[k]
+        limit = min(loss for _, loss in best.values()) * math.exp(HOPELESS.get(stage, math.inf))
+        return {name: one for name, one in best.items() if one[1] <= limit or name == "lion"}
 
     @staticmethod
     def _rng(names: list[str], name: str, stage: str) -> np.random.Generator:
@@ -223,37 +256,21 @@ def zoo() -> dict[str, Program]:
     return named
 
 
-class Verdict(NamedTuple):
-    table: str  # Markdown
-    wins: bool  # the Lion form beats every other rule
-    loses: bool  # one beats it
-
-
-def judged(champions: Champions, found: Mapping[str, np.ndarray]) -> Verdict:
+def table(champions: Champions, found: Mapping[str, np.ndarray]) -> tuple[str, bool]:
+    """Markdown, and whether the Lion form beats every other rule."""
     lines = ["| rule | decays | lr | loss | Lion's log loss against it |", "|---|---|---|---|---|"]
-    gaps = []
+    wins = True
     for name in sorted(found, key=lambda n: float(found[n].mean())):
         trial = champions[name]
         against = "its own form"
         if classify(trial.program).name != "Lion form":
-            gaps.append(interval(np.log(found["lion"] / found[name])))
-            against = str(gaps[-1])
+            gap = interval(np.log(found["lion"] / found[name]))
+            against, wins = str(gap), wins and gap.high < 0
         values = ", ".join(f"{value:.3g}" for value in trial.decays)
         lines.append(
             f"| {name} | {values} | {trial.lr:.2g} | {found[name].mean():.4f} | {against} |"
         )
-    wins, loses = all(gap.high < 0 for gap in gaps), any(gap.low > 0 for gap in gaps)
-    return Verdict("\n".join(lines), wins, loses)
-
-
-def decide(study: Study, rules: Mapping[str, Program]) -> Verdict:
-    verdict = None
-    for champions in study.champions(rules):
-        verdict = judged(champions, study.fresh(champions))
-        if verdict.loses:
-            break
-    assert verdict is not None
-    return verdict
+    return "\n".join(lines), wins
 
 
 def main() -> None:
@@ -268,18 +285,18 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     rules = zoo()
-    cores = os.cpu_count()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(cores, context, initializer=prepare, initargs=("cpu",)) as jobs:
+    with executor(f"{__file__}:worker", None, os.cpu_count() or 1) as jobs:
         for regime in (REGIMES[k] for k in options.regimes):
-            verdict = decide(Study(regime, options.out / "results.json", jobs), rules)
-            said = "the Lion form beats every other rule" if verdict.wins else "it does not"
+            study = Study(regime, options.out / "results.json", jobs)
+            champions = study.champions(rules)
+            text, wins = table(champions, study.fresh(champions))
+            said = "the Lion form beats every other rule" if wins else "it does not"
             made = ", ".join(f"{k} {v}" for k, v in environment().items())
             shape = ", ".join(f"{k} {v}" for k, v in regime._asdict().items())
-            page = f"{shape}: {said} (n = {SEEDS} seeds)\n\n{verdict.table}\n\n{made}\n"
+            page = f"{shape}: {said} (n = {SEEDS} seeds)\n\n{text}\n\n{made}\n"
             save_text(options.out / f"{'-'.join(map(str, regime))}.md", page)
             print(page, flush=True)
-            if verdict.wins:
+            if wins:
                 return
 
 
