@@ -7,13 +7,16 @@ never a traceback; a traceback is a defect of ours.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from argparse import ArgumentError
 from importlib import import_module
 from pathlib import Path
 
-from tasks.command import Arguments, Command
+from rich.console import Console
+
+from tasks.command import Arguments, Command, parser
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("search.commands:search", "evolve update rules until one beats AdamW"),
@@ -72,8 +75,23 @@ def resume(arguments: Arguments) -> int:
 
 
 def watch(arguments: Arguments) -> int:
-    """Look at a run of either engine."""
-    return import_module(f"{_engine(arguments)}.watch").watch(arguments)
+    """Show a run live, from another terminal; it ends with the run.
+
+    l2o watch runs/first
+    l2o watch runs/learned --once
+    """
+    options_of = parser(watch)
+    options_of.add_argument("run", type=Path, help="the directory of a run, of either engine")
+    options_of.add_argument("--every", type=float, default=1.0, help="seconds between two looks")
+    options_of.add_argument("--once", action="store_true", help="one line, and no more")
+    options = options_of.parse_args(list(arguments))
+    if not 0 < options.every < math.inf:
+        raise ValueError(f"--every: got {options.every}, expected a positive number of seconds")
+    engine, console = import_module(f"{_engine([str(options.run)])}.watch"), Console()
+    if not options.once:
+        engine.follow(options.run, options.every, console)
+    console.print(engine.line(options.run), highlight=False, soft_wrap=True)
+    return 0
 
 
 def reproduce(arguments: Arguments) -> int:

@@ -16,36 +16,15 @@ from l2o.meta_config import Config
 from l2o.meta_run import Saved
 from l2o.meta_train import learning_rate
 from l2o.meta_view import Progress, View
-from tasks.command import Arguments, parser
 from tasks.wording import duration
 
 SEEN = ("step", "skipped", "norm", "losses")
 """The tensors of a save that are looked at."""
 
 
-def watch(arguments: Arguments) -> int:
-    """Show a run live, from another terminal; it ends with the run.
-
-    l2o watch runs/first
-    l2o watch runs/learned --once
-    """
-    options_of = parser(watch)
-    options_of.add_argument("run", type=Path, help="the directory of a run, of either engine")
-    options_of.add_argument("--every", type=float, default=1.0, help="seconds between two looks")
-    options_of.add_argument("--once", action="store_true", help="one line, and no more")
-    options = options_of.parse_args(list(arguments))
-    if not 0 < options.every < math.inf:
-        raise ValueError(f"--every: got {options.every}, expected a positive number of seconds")
-    run_dir, console = options.run, Console()
-    config = Config.from_dict(meta_run.facts(run_dir)["config"])
-    if not options.once:
-        _follow(run_dir, config, options.every, console)
-    console.print(line(run_dir, config), highlight=False, soft_wrap=True)
-    return 0
-
-
-def _follow(run_dir: Path, config: Config, every: float, console: Console) -> None:
-    """Until the run has taken all its steps."""
+def follow(run_dir: Path, every: float, console: Console) -> None:
+    """Show a run, with a look ``every`` so many seconds, until it has taken all its steps."""
+    config = _config(run_dir)
     with View(console) as view:
         told = -1  # the outer step of the last held-out evaluation that was said
         while (found := meta_run.saved(run_dir, SEEN)) is None or _left(config, found):
@@ -56,6 +35,10 @@ def _follow(run_dir: Path, config: Config, every: float, console: Console) -> No
                         view.evaluated(past["step"], past["score"], config.evaluation.adam_lr)
                         told = past["step"]
             time.sleep(every)
+
+
+def _config(run_dir: Path) -> Config:
+    return Config.from_dict(meta_run.facts(run_dir)["config"])
 
 
 def _left(config: Config, found: Saved) -> int:
@@ -78,9 +61,9 @@ def progress(config: Config, found: Saved) -> Progress:
     )
 
 
-def line(run_dir: Path, config: Config) -> str:
+def line(run_dir: Path) -> str:
     """The last save of a run in a line, and how long ago it was."""
-    found = meta_run.saved(run_dir, SEEN)
+    config, found = _config(run_dir), meta_run.saved(run_dir, SEEN)
     if found is None:
         return f"outer step 0 of {config.outer.steps}: nothing has been saved yet"
     best = min(found.history, key=lambda past: past["score"])

@@ -9,42 +9,27 @@ from typing import Any
 
 from rich.console import Console
 
+from search import view
 from search.analyze import live
 from search.archive import Archive, open_existing
 from search.config import BASELINES
 from search.loop import fates
 from search.program import parse, to_text
-from search.view import Progress, View, line
-from tasks.command import Arguments, parser
+from search.view import Progress, View
 
 
-def watch(arguments: Arguments) -> int:
-    """Show a run live, from another terminal; it ends with the run.
-
-    l2o watch runs/first
-    l2o watch runs/learned --once
-    """
-    options_of = parser(watch)
-    options_of.add_argument("run", type=Path, help="the directory of a run, of either engine")
-    options_of.add_argument("--every", type=float, default=1.0, help="seconds between two looks")
-    options_of.add_argument("--once", action="store_true", help="one line, and no more")
-    options = options_of.parse_args(list(arguments))
-    if not 0 < options.every < math.inf:
-        raise ValueError(f"--every: got {options.every}, expected a positive number of seconds")
-    console = Console()
-    with open_existing(options.run, readonly=True) as archive:
-        if not options.once:
-            _follow(archive, options.every, console)
-        console.print(line(progress(archive)), highlight=False, soft_wrap=True)
-    return 0
-
-
-def _follow(archive: Archive, every: float, console: Console) -> None:
-    """Until the run has a winner."""
-    with View(console) as view:
+def follow(run_dir: Path, every: float, console: Console) -> None:
+    """Show a run, with a look ``every`` so many seconds, until it has a winner."""
+    with open_existing(run_dir, readonly=True) as archive, View(console) as shown:
         while (seen := progress(archive)).stage != "finished":
-            view.show(seen)
+            shown.show(seen)
             time.sleep(every)
+
+
+def line(run_dir: Path) -> str:
+    """The state of a run in a line."""
+    with open_existing(run_dir, readonly=True) as archive:
+        return view.line(progress(archive))
 
 
 def progress(archive: Archive) -> Progress:
