@@ -16,7 +16,7 @@ from l2o.meta_run import Saved
 from l2o.meta_view import View
 from l2o.ranks import Ranks
 from tasks.command import Arguments, parser
-from tasks.environment import environment
+from tasks.environment import changes
 
 
 def reproduce(arguments: Arguments) -> int:
@@ -35,10 +35,8 @@ def reproduce(arguments: Arguments) -> int:
     if old is None or len(old.tensors["losses"]) < config.outer.steps:
         raise ValueError(f"{run_dir}: not finished; go on with: l2o resume {run_dir}")
     with View() as view:
-        now = environment(config.device)
-        for name, then in facts["environment"].items():
-            if then != now.get(name):
-                view.say(f"{name} was {then} then, is {now.get(name)} now")
+        for change in changes(facts["environment"], config.device):
+            view.say(change)
         difference = compare(old, again(run_dir, config, facts["command"], view))
         count = f"{config.outer.steps:,} outer steps and {len(old.history)} held-out evaluations"
         view.say(difference or f"identical: {count}, {len(old.tensors)} tensors, times left out")

@@ -21,7 +21,7 @@ from search.config import Budget, Config
 from search.loop import fates
 from search.view import View
 from tasks.command import Arguments, parser
-from tasks.environment import environment
+from tasks.environment import changes
 
 Row = tuple[Any, ...]
 NO_LIMIT = 1e9
@@ -52,10 +52,12 @@ def reproduce(arguments: Arguments) -> int:
     if options.workers < 0:
         raise ValueError(f"workers: got {options.workers}, expected at least 0")
     with open_existing(options.run, readonly=True) as old, View() as view:
-        if "winner" not in old.run():
+        facts = old.run()
+        if "winner" not in facts:
             raise ValueError(f"{old.run_dir}: not finished; go on with: l2o resume {old.run_dir}")
-        for name, (then, now) in changes(old).items():
-            view.say(f"{name} was {then} then, is {now} now")
+        device = facts["config"]["funnel"].get("device", "cpu")
+        for change in changes(facts.get("environment", {}), device):
+            view.say(change)
         count, difference = again(old, options.workers, view)
         if difference is None:
             view.say(f"identical: {count:,} rows, times left out")
@@ -96,15 +98,6 @@ def _rows(archive: Archive) -> Iterator[Row]:
     facts["config"].pop("budget")
     for name in sorted(facts):
         yield "run", name, facts[name]
-
-
-def changes(archive: Archive) -> dict[str, tuple[Any, Any]]:
-    """What of the environment is not as it was: name -> (then, now)."""
-    facts = archive.run()
-    device = facts["config"]["funnel"].get("device", "cpu")
-    then, now = facts.get("environment", {}), environment(device)
-    names = sorted(then.keys() | now.keys())
-    return {n: (then.get(n), now.get(n)) for n in names if then.get(n) != now.get(n)}
 
 
 def _said(row: Row | None) -> str:

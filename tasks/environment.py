@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,14 @@ def environment(device: str = "cpu") -> dict[str, str | None]:
         "threads": str(torch.get_num_threads()),
         "commit": _commit(),
     }
+
+
+def changes(then: Mapping[str, Any], device: str) -> Iterator[str]:
+    """What of the environment is not as it was ``then``, a line each."""
+    now = environment(device)
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name):
+            yield f"{name} was {then.get(name)} then, is {now.get(name)} now"
 
 
 def prepare(device: str) -> None:
