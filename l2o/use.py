@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
-from tasks.files import SHIPPED
+from tasks.files import SHIPPED, or_shipped
 from tasks.mup import param_groups
 from tasks.optimizer import RuleOptimizer
 
@@ -79,9 +79,9 @@ def load(name: str | PathLike[str], shipped: Path = SHIPPED) -> Learned:
 
     Raises ValueError if there is neither, CheckpointError (a ValueError) for one that is damaged.
     """
-    for folder in (Path(name), shipped / name):
-        if (folder / checkpoint.TENSORS).is_file():
-            return Learned(folder.name, *checkpoint.load(folder))
+    folder = or_shipped(name, shipped)
+    if (folder / checkpoint.TENSORS).is_file():
+        return Learned(folder.name, *checkpoint.load(folder))
     known = sorted(path.parent.name for path in shipped.glob(f"*/{checkpoint.TENSORS}"))
     raise ValueError(
         f"no learned optimizer {str(name)!r}: expected a folder with {checkpoint.TENSORS}"

@@ -50,10 +50,10 @@ def writable(file: Path) -> Iterator[None]:
         raise NotWritable(f"{file}: {error.strerror}") from error
 
 
-def or_shipped(name: str | os.PathLike[str]) -> Path:
-    """``name`` as a path; where nothing is there, the shipped checkpoint of that name, if any."""
+def or_shipped(name: str | os.PathLike[str], shipped: Path = SHIPPED) -> Path:
+    """``name`` as a path; where nothing is there, the ``shipped`` folder of that name, if any."""
     path = Path(name)
-    return SHIPPED / path if not path.exists() and (SHIPPED / path).is_dir() else path
+    return shipped / path if not path.exists() and (shipped / path).is_dir() else path
 
 
 def full(file: Path) -> DiskFull:
