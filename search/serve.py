@@ -29,11 +29,10 @@ Function = str | Callable[[Any], Run]
 OUT_OF_MEMORY, DEVICE_LOST = 12, 13
 """Exit statuses of a worker that met a MemoryError, whose heap is not to be trusted afterwards, or
 an error of a GPU, which no later call of the same process gets past."""
+ENDINGS = {OUT_OF_MEMORY: "out of memory", DEVICE_LOST: "lost its device"}
 
-DEVICE_ERRORS = (
-    "AcceleratorError",
-    "CudaAPIError",
-)  # of torch and numba, which may not be imported
+DEVICE_ERRORS = ("AcceleratorError", "CudaAPIError")
+"""Of torch and numba, which may not be imported."""
 
 
 @dataclass(frozen=True)

@@ -37,26 +37,15 @@ from dataclasses import dataclass
 from multiprocessing.connection import Pipe, wait
 from typing import Any, Protocol, Self
 
-from search.serve import (
-    DEVICE_LOST,
-    OUT_OF_MEMORY,
-    Failure,
-    Function,
-    attempt,
-    failure,
-    load,
-    name_of,
-)
+from search.serve import ENDINGS, Failure, Function, attempt, failure, load, name_of
 
 TICK = 0.1
 """Seconds between looks at deadlines and at dead workers."""
 START_LIMIT = 600.0
 """Seconds a worker may take to import and build before it counts as hung."""
 JOIN_LIMIT = 5.0
-"""Seconds that ``close`` waits for the thread. Ctrl-C may strike between taking a lock and the
-block that gives it back; the thread then waits for that lock for ever, and workers are killed all
-the same."""
-ENDINGS = {OUT_OF_MEMORY: "out of memory", DEVICE_LOST: "lost its device"}
+"""Seconds that ``close`` waits for the thread, which may wait for ever itself: Ctrl-C between
+``Condition.__enter__`` and its block leaves the lock taken."""
 ONE_THREAD = {
     f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA", "VECLIB_MAXIMUM")
 }
