@@ -5,8 +5,8 @@ cache while all statements of its program run over them; shorter chunks would fi
 but pay the cost of starting a statement, some 50 ns, more often. A program with a reduction needs
 its tensors whole, so for it the chunk is everything.
 
-``_elementwise`` is one loop for each row of ``ops.OPS`` that does not reduce; the tests hold the
-two against each other for every function.
+``_arithmetic``, ``_powers`` and ``_trigonometry`` have one loop for each row of ``ops.OPS`` that
+does not reduce, and pass over other codes; the tests hold every loop against its row.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def _statement(code, out, args, constants, offsets, low, scalars, arrays, banks,
         c = _operand(
             args[2], out[0], bank, spare + 2, constants, offsets, low, scalars, arrays, size
         )
-    _elementwise(code, bank, out[1], a, b, c, size)
+    _arithmetic(code, bank, out[1], a, b, c, size)
+    _powers(code, bank, out[1], a, b, size)
+    _trigonometry(code, bank, out[1], a, size)
 
 
 @compiled
@@ -213,9 +215,8 @@ def _dot(x, y):
 
 
 @compiled
-def _elementwise(code, r, o, a, b, c, count):
+def _arithmetic(code, r, o, a, b, c, count):
     zero, one, eps = r.dtype.type(0), r.dtype.type(1), r.dtype.type(1e-8)
-    third, ten, two = r.dtype.type(1 / 3), r.dtype.type(10), r.dtype.type(2)
     size = range(count)
     if code == ADD:
         for j in size:
@@ -256,13 +257,55 @@ def _elementwise(code, r, o, a, b, c, count):
     elif code == MINIMUM:
         for j in size:
             r[o, j] = r[a, j] if r[a, j] < r[b, j] or r[a, j] != r[a, j] else r[b, j]
-    elif code == CBRT:
+    elif code == GET_PI:
+        r[o, :count] = np.pi
+    elif code == GET_E:
+        r[o, :count] = np.e
+    elif code == GET_EPS:
+        r[o, :count] = eps
+
+
+@compiled
+def _powers(code, r, o, a, b, count):
+    one, third = r.dtype.type(1), r.dtype.type(1 / 3)
+    two, ten = r.dtype.type(2), r.dtype.type(10)
+    size = range(count)
+    if code == CBRT:
         for j in size:
             r[o, j] = np.sign(r[a, j]) * np.abs(r[a, j]) ** third
     elif code == POWER:
         for j in size:
             r[o, j] = r[a, j] ** r[b, j]
-    elif code == COS:
+    elif code == EXP:
+        for j in size:
+            r[o, j] = np.exp(r[a, j])
+    elif code == EXP2:
+        for j in size:
+            r[o, j] = two ** r[a, j]
+    elif code == EXP10:
+        for j in size:
+            r[o, j] = ten ** r[a, j]
+    elif code == EXPM1:
+        for j in size:
+            r[o, j] = np.expm1(r[a, j])
+    elif code == LOG:
+        for j in size:
+            r[o, j] = np.log(np.abs(r[a, j]))
+    elif code == LOG10:
+        for j in size:
+            r[o, j] = np.log10(np.abs(r[a, j]))
+    elif code == LOG2:
+        for j in size:
+            r[o, j] = np.log2(np.abs(r[a, j]))
+    elif code == LOG1P:
+        for j in size:
+            r[o, j] = np.log(np.abs(one + r[a, j]))
+
+
+@compiled
+def _trigonometry(code, r, o, a, count):
+    size = range(count)
+    if code == COS:
         for j in size:
             r[o, j] = np.cos(r[a, j])
     elif code == SIN:
@@ -298,33 +341,3 @@ def _elementwise(code, r, o, a, b, c, count):
     elif code == ARCTANH:
         for j in size:
             r[o, j] = np.arctanh(r[a, j])
-    elif code == EXP:
-        for j in size:
-            r[o, j] = np.exp(r[a, j])
-    elif code == EXP2:
-        for j in size:
-            r[o, j] = two ** r[a, j]
-    elif code == EXP10:
-        for j in size:
-            r[o, j] = ten ** r[a, j]
-    elif code == EXPM1:
-        for j in size:
-            r[o, j] = np.expm1(r[a, j])
-    elif code == LOG:
-        for j in size:
-            r[o, j] = np.log(np.abs(r[a, j]))
-    elif code == LOG10:
-        for j in size:
-            r[o, j] = np.log10(np.abs(r[a, j]))
-    elif code == LOG2:
-        for j in size:
-            r[o, j] = np.log2(np.abs(r[a, j]))
-    elif code == LOG1P:
-        for j in size:
-            r[o, j] = np.log(np.abs(one + r[a, j]))
-    elif code == GET_PI:
-        r[o, :count] = np.pi
-    elif code == GET_E:
-        r[o, :count] = np.e
-    elif code == GET_EPS:
-        r[o, :count] = eps
