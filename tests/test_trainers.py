@@ -1,8 +1,8 @@
 """Rules in the trainers that people have: each trains, saves, resumes to the same trajectory.
 
-Needs ``pip install -c constraints.txt -e '.[trainers]'``; a trainer that is not there is skipped.
-Lightning, Transformers and timm import torchvision if it is installed, and fail with one that was
-built for another torch: take both from the same index.
+Needs ``pip install -c constraints.txt -e '.[test,trainers]'``; a trainer that is not there is
+skipped. Lightning, Transformers and timm import torchvision if it is installed, and fail with one
+that was built for another torch: take both from the same index.
 """
 
 from collections.abc import Iterable
