@@ -1,14 +1,18 @@
-"""How often, and how soon, does a search find sign momentum?
+"""How often, and how soon, does a search find what the Lion paper found?
 
-    python scripts/rediscover_lion.py --seeds 10 --minutes 10 --out results/rediscover
+    python scripts/rediscover_lion.py sign --seeds 10
+    python scripts/rediscover_lion.py lion --seeds 5
 
 runs, one seed after another on all cores, the search from AdamW (without bias correction, as in
 the Lion paper) and its two ablations with the same budget: random programs, and constants alone.
-A seed is done when a candidate is (1) the sign of an average of gradients, by experiment and not
-by its text (``search.kind``), (2) ahead of tuned AdamW on the proxies, and (3) ahead of it on the
-held-out suite, tuned alike, the 95 % interval over fresh seeds excluding zero. Seeds that never
-get there count as such. Everything lands in ``--out``: a run directory and a JSON file a seed,
-``table.md``, ``time.png`` and ``curves.png``; what is there already is not run again.
+There are two goals, ``GOALS``. A seed has reached its goal when a candidate (1) is of the kind
+that is looked for, by experiment and not by its text (``search.kind``), (2) scores better on the
+proxies than AdamW, tuned, and (3) is ahead of it on held-out tasks, tuned alike, the 95 % interval
+over fresh seeds excluding zero; the Lion form must also be as good as Lion there. The search goes
+on while a candidate is judged. Seeds that never get there count as such.
+
+Everything lands in ``--out``: a run directory and a JSON file a seed, ``table.md``, ``time.png``
+and ``curves.png``; what is there already is not run again, and what was stopped goes on.
 
 On short proxies a rule that divides by a short average of squares wins, by a little, over any
 sign. A search that drops whatever falls 0.1 behind its median therefore drops the signs before
@@ -21,26 +25,29 @@ import argparse
 import json
 import os
 import time
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from matplotlib.figure import Figure
+from rediscover_table import curves, endings, figure, table
 from rich.console import Console
-from scipy.stats import binomtest
 
 from search.analyze import live
-from search.archive import Archive, open_existing
+from search.archive import Archive, Final, open_existing
 from search.config import BASELINES, Budget, Config
+from search.evaluate import Funnel
 from search.evolve import Candidate, Settings
-from search.history import history
+from search.history import front, history
 from search.kind import classify
 from search.mutate import Mutation
 from search.program import parse, to_text
 from search.run import begin, proceed
-from search.verdict import Trial, Verdict, is_discovery, judge, standings
+from search.tables import Record
+from search.verdict import Standing, Trial, Verdict, is_discovery, judge, standings
 from search.view import View, clock
+from search.workers import Failure, executor
 from search.zoo import lookup
 from tasks.environment import environment
 from tasks.files import save_text
@@ -48,69 +55,161 @@ from tasks.interrupt import Interrupted
 from tasks.suites import resolve
 
 SLACK = 0.5
-SETTINGS = Settings(population=100, tournament=8, batch=48, slack=SLACK)
-STRATEGIES = {
-    "evolution": SETTINGS,
-    "random programs": replace(SETTINGS, random=8),
-    "constants alone": replace(SETTINGS, mutation=Mutation(constants_only=True)),
-}
-TRIALS, SEEDS = 16, 10
 POINTS = 100
 """Of a stored curve."""
+GAIN = 0.01
+"""By how much a candidate must be better on the proxies than the last one that was judged."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is looked for, and how. ``rival``: what a find must be at least as good as."""
+
+    kind: str
+    settings: Settings
+    funnel: Funnel
+    verdict: Verdict
+    minutes: float
+    seeds: int = 10
+    rival: str | None = None
+
+
+GOALS = {
+    "sign": Goal(
+        kind="sign momentum",
+        settings=Settings(population=100, tournament=8, batch=48, slack=SLACK),
+        funnel=Funnel(),
+        verdict=Verdict(finalists=1, seeds=5, meta_validation=None),
+        minutes=10.0,
+    ),
+    "lion": Goal(
+        kind="Lion form",
+        settings=Settings(
+            population=100, tournament=8, batch=16, slack=0.2, mutation=Mutation(copy=1.0)
+        ),
+        funnel=Funnel(suite="characters", rungs=(1 / 16, 1 / 4, 1.0)),
+        verdict=Verdict(finalists=5, seeds=5, held_out="held_out_characters", meta_validation=None),
+        minutes=60.0,
+        seeds=5,
+        rival="lion",
+    ),
+}
+
+
+def strategies(goal: Goal) -> dict[str, Settings]:
+    settings = goal.settings
+    return {
+        "evolution": settings,
+        "random programs": replace(settings, random=8),
+        "constants alone": replace(settings, mutation=Mutation(constants_only=True)),
+    }
 
 
 class Hunter:
-    """Looks at what was evaluated until a sign momentum is confirmed."""
+    """Looks at what was evaluated and has the best of the wanted kind judged, one at a time, in a
+    process of its own, until one is confirmed."""
 
-    def __init__(self, folder: Path, config: Config) -> None:
-        self.folder, self.config = folder, config
-        self.tried = 0.0  # the best score of a sign momentum that was put to the test
+    def __init__(self, archive: Archive, config: Config, goal: Goal) -> None:
+        self.config, self.goal = config, goal
+        self.jobs = executor(f"{__file__}:judging", None, 1)
+        self.tried = 0.0  # the best score that was put to the test
+        self.waiting: tuple[float, int, str] | None = None  # score, id, text
+        self.tested: tuple[float, int, str] | None = None
+        self.known: list[Final] = []  # of the baselines
+        self.rows: list[Final] = []
         self.found: dict[str, Any] | None = None
+        self._look((r.score or 0.0, r.id, r.text or "") for r in archive.best(100))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.jobs.close()
 
     def __call__(self, candidates: list[Candidate]) -> bool:
-        for candidate in sorted(candidates, key=lambda c: c.score or 0.0):
-            if candidate.program is None or (candidate.score or 0.0) > self.tried - 0.01:
-                return False
-            program = live(candidate.program)
+        self._look((c.score or 0.0, c.id, to_text(c.program)) for c in candidates if c.program)
+        self._collect(0.0)
+        return self.found is not None
+
+    def finish(self) -> None:
+        """Wait for what is being judged, and for what came up meanwhile."""
+        while self.found is None and (self.tested or self.waiting):
+            self._collect(None)
+
+    def _look(self, candidates: Iterable[tuple[float, int, str]]) -> None:
+        for score, number, text in sorted(candidates):
+            if score > self.tried - GAIN or (self.waiting and score >= self.waiting[0]):
+                return
+            program = live(parse(text))
             kind = classify(program)
-            if kind.name == "sign momentum" and not kind.climbs:
-                self.tried = candidate.score or 0.0
-                text = to_text(program)
-                standing = confirm(text, self.config)
-                if is_discovery(standing, BASELINES[0]):
-                    interval = standing.against[BASELINES[0]]
-                    self.found = {
-                        "candidate": candidate.id,
-                        "score": candidate.score,
-                        "kind": str(kind),
-                        "program": text,
-                        "held_out": interval._asdict(),
-                    }
-                    return True
-        return False
+            if kind.name == self.goal.kind and not kind.climbs:
+                self.waiting = score, number, to_text(program)
+                return
+
+    def _collect(self, timeout: float | None) -> None:
+        for _, rows in self.jobs.completed(timeout):
+            if isinstance(rows, Failure):
+                raise RuntimeError(f"judging: {rows.reason}\n{rows.detail}")
+            self.rows += rows
+            if len({row.task for row in self.rows}) == len(resolve(self.config.verdict.held_out)):
+                self._conclude()
+        if self.tested is None and self.waiting and self.found is None:
+            self.tested, self.waiting = self.waiting, None
+            self.tried = self.tested[0]
+            rules = {"candidate": self.tested[2]}
+            if not self.known:
+                rules |= {name: to_text(lookup(name).program) for name in BASELINES}
+            for trial in trials(rules, self.config):
+                self.jobs.submit(trial)
+
+    def _conclude(self) -> None:
+        assert self.tested is not None
+        score, number, text = self.tested
+        self.known = self.known or [row for row in self.rows if row.rule != "candidate"]
+        rows = self.known + [row for row in self.rows if row.rule == "candidate"]
+        found = standings(rows, "held_out", BASELINES)
+        standing = next(s for s in found if s.rule == "candidate")
+        if is_discovery(standing, BASELINES[0]) and equals(standing, self.goal.rival):
+            self.found = {
+                "candidate": number,
+                "score": score,
+                "kind": str(classify(parse(text))),
+                "program": text,
+                "held_out": {name: x._asdict() for name, x in standing.against.items()},
+            }
+        self.tested, self.rows = None, []
 
 
-def confirm(text: str, config: Config) -> Any:
-    """The program's standing on the held-out suite, tuned like AdamW, on fresh seeds."""
-    rules = (("adamw", to_text(lookup("adamw").program)), ("candidate", text))
-    rows = []
-    for entry in range(len(resolve(config.verdict.held_out))):
-        rows += judge(
-            Trial(
-                stage="held_out",
-                suite=config.verdict.held_out,
-                entry=entry,
-                length=config.funnel.length,
-                schedule=config.funnel.schedule,
-                rules=rules,
-                trials=TRIALS,
-                seeds=SEEDS,
-            )
+def judging(_: None) -> Any:
+    """What the judging process does with a job."""
+    return judge
+
+
+def equals(standing: Standing, rival: str | None) -> bool:
+    """Whether it does at least as well on average."""
+    return rival is None or standing.against[rival].mean <= 0
+
+
+def trials(rules: dict[str, str], config: Config) -> list[Trial]:
+    """Rules on the held-out suite, tuned alike, on fresh seeds."""
+    return [
+        Trial(
+            stage="held_out",
+            suite=config.verdict.held_out,
+            entry=entry,
+            length=config.funnel.length,
+            schedule=config.funnel.schedule,
+            rules=tuple(rules.items()),
+            trials=config.verdict.trials,
+            seeds=10,
         )
-    return next(s for s in standings(rows, "held_out", BASELINES) if s.rule == "candidate")
+        for entry in range(len(resolve(config.verdict.held_out)))
+    ]
 
 
-def run_seed(strategy: str, seed: int, minutes: float, out: Path, workers: int) -> dict[str, Any]:
+def run_seed(
+    goal: Goal, strategy: str, seed: int, minutes: float, out: Path, workers: int
+) -> dict[str, Any]:
     """One search, or what is known of it."""
     name = f"{strategy.replace(' ', '-')}-{seed}"
     record = out / f"{name}.json"
@@ -120,31 +219,61 @@ def run_seed(strategy: str, seed: int, minutes: float, out: Path, workers: int) 
         start=(to_text(lookup("adam_no_correction").program),),
         seed=seed,
         budget=Budget(candidates=10**9, minutes=minutes),
-        evolution=STRATEGIES[strategy],
-        verdict=Verdict(finalists=1, trials=TRIALS, seeds=5, meta_validation=None),
+        funnel=goal.funnel,
+        evolution=strategies(goal)[strategy],
+        verdict=goal.verdict,
     )
     folder = out / "runs" / name
     if not folder.exists():
         begin(folder, config).close()
-    hunter = Hunter(folder, config)
-    with open_existing(folder) as archive, View(Console(stderr=True)) as view:
+    with (
+        open_existing(folder) as archive,
+        View(Console(stderr=True)) as view,
+        Hunter(archive, config, goal) as hunter,
+    ):
         proceed(archive, workers, view, enough=hunter)
+        searched = time.monotonic()
+        hunter.finish()
+        waited = time.monotonic() - searched
         counts = archive.counts()
         facts = {
             "strategy": strategy,
             "seed": seed,
             "found": hunter.found,
-            "seconds": archive.timings()[0],
+            "seconds": archive.timings()[0] + waited,
             "tried": sum(counts.values()) + archive.rejected(),
             "evaluated": counts["evaluated"],
             "best": archive.best(1)[0].score,
-            "best_kind": str(classify(live(parse(archive.best(1)[0].text or "")))),
+            "best_kind": kind_of(archive.best(1)[0]),
+            "winner": winner(archive),
+            "front": [
+                {"length": r.length, "score": r.score, "kind": kind_of(r), "program": r.text}
+                for r in front(archive.records("WHERE c.fate = 'evaluated'"))
+            ],
             "curve": curve(archive),
             "workers": workers,
             "environment": environment(),
         }
     save_text(record, json.dumps(facts, indent=2) + "\n")
     return facts
+
+
+def kind_of(record: Record) -> str:
+    return str(classify(live(parse(record.text or ""))))
+
+
+def winner(archive: Archive) -> dict[str, Any]:
+    """What the run's own verdict says of its best: ahead on fresh seeds of the proxies."""
+    number = archive.run()["winner"]
+    found = standings(archive.finals(), "held_out", BASELINES)
+    against = next(s.against for s in found if s.rule == str(number))
+    record = archive.record(number)
+    return {
+        "candidate": number,
+        "kind": kind_of(record),
+        "program": to_text(live(parse(record.text or ""))),
+        "held_out": {name: interval._asdict() for name, interval in against.items()},
+    }
 
 
 def curve(archive: Archive) -> dict[str, list[float]]:
@@ -159,104 +288,39 @@ def curve(archive: Archive) -> dict[str, list[float]]:
     }
 
 
-def table(results: list[dict[str, Any]], minutes: float) -> str:
-    """Markdown: how many seeds got there, and the spread of time and candidates."""
-    lines = [
-        "| strategy | seeds | found (95 % interval) | time to discovery, median (range) |"
-        " candidates, median | best score, median (range) |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for strategy in STRATEGIES:
-        rows = [row for row in results if row["strategy"] == strategy]
-        if not rows:
-            continue
-        found = [row for row in rows if row["found"]]
-        seconds = [row["seconds"] for row in found]
-        spread = (
-            f"{clock(float(np.median(seconds)))} ({clock(min(seconds))}–{clock(max(seconds))})"
-            if found
-            else "–"
-        )
-        tried = f"{np.median([row['tried'] for row in found]):,.0f}" if found else "–"
-        best = [row["best"] for row in rows]
-        lines.append(
-            f"| {strategy} | {len(rows)} | {_share(len(found), len(rows))} | {spread} | {tried} | "
-            f"{np.median(best):+.3f} ({min(best):+.3f} to {max(best):+.3f}) |"
-        )
-    return "\n".join([*lines, "", f"Budget: {minutes:g} minutes a seed.", ""])
-
-
-def _share(found: int, seeds: int) -> str:
-    """With its 95 % interval (Clopper and Pearson)."""
-    low, high = binomtest(found, seeds).proportion_ci()
-    return f"{found} ({100 * low:.0f}–{100 * high:.0f} %)"
-
-
-def figure(results: list[dict[str, Any]], minutes: float) -> Figure:
-    """Share of seeds that have found sign momentum, against time."""
-    plot = Figure(figsize=(6, 4), layout="constrained")
-    axes = plot.subplots()
-    for strategy in STRATEGIES:
-        rows = [row for row in results if row["strategy"] == strategy]
-        times = sorted(row["seconds"] for row in rows if row["found"])
-        if rows:
-            shares = [k / len(rows) for k in range(len(times) + 1)]
-            axes.step(
-                [0, *times, 60 * minutes], [*shares, shares[-1]], where="post", label=strategy
-            )
-    axes.set(xlabel="seconds", ylabel="share of seeds that found sign momentum", ylim=(-0.02, 1.02))
-    axes.legend()
-    return plot
-
-
-def curves(results: list[dict[str, Any]]) -> Figure:
-    """The best score so far, a thin line a seed; the start program is at its own score."""
-    plot = Figure(figsize=(8, 4), layout="constrained")
-    left, right = plot.subplots(1, 2, sharey=True)
-    for number, strategy in enumerate(STRATEGIES):
-        rows = [row for row in results if row["strategy"] == strategy]
-        for k, row in enumerate(rows):
-            label = f"{strategy}, {len(rows)} seeds" if k == 0 else None
-            style = {"color": f"C{number}", "alpha": 0.6, "linewidth": 1, "label": label}
-            left.step(row["curve"]["tried"], row["curve"]["best"], where="post", **style)
-            right.step(row["curve"]["seconds"], row["curve"]["best"], where="post", **style)
-    for axes, unit in ((left, "candidates tried"), (right, "seconds")):
-        axes.set(xlabel=unit, xscale="log")
-        axes.axhline(0, color="black", linewidth=0.8, linestyle=":")
-    left.set_ylabel("best score: mean log loss against tuned AdamW")
-    left.legend()
-    return plot
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--minutes", type=float, default=10.0, help="at most, for each seed")
-    parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES), choices=STRATEGIES)
+    names = list(strategies(GOALS["sign"]))
+    parser.add_argument("goal", choices=GOALS)
+    parser.add_argument("--seeds", type=int, help="10 for sign, 5 for lion")
+    parser.add_argument("--minutes", type=float, help="at most, a seed: 10 for sign, 60 for lion")
+    parser.add_argument("--strategies", nargs="*", default=names, choices=names)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path("results/rediscover"))
+    parser.add_argument("--out", type=Path, help="results/GOAL")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    goal = GOALS[options.goal]
+    minutes, out = options.minutes or goal.minutes, options.out or Path("results") / options.goal
+    out.mkdir(parents=True, exist_ok=True)
     results = []
     for strategy in options.strategies:
-        for seed in range(options.seeds):
+        for seed in range(options.seeds or goal.seeds):
             start = time.monotonic()
             try:
-                row = run_seed(strategy, seed, options.minutes, options.out, options.workers)
+                row = run_seed(goal, strategy, seed, minutes, out, options.workers)
             except Interrupted:
                 print("stopped, nothing is lost; the same command goes on")
                 return
             results.append(row)
-            answer = (
-                row["found"]["kind"] if row["found"] else f"not found; best: {row['best_kind']}"
-            )
+            found = row["found"]
+            answer = found["kind"] if found else f"not found; best: {row['best_kind']}"
             print(f"{strategy} {seed}: {answer} ({clock(time.monotonic() - start)})", flush=True)
-    save_text(options.out / "table.md", table(results, options.minutes))
-    figure(results, options.minutes).savefig(options.out / "time.png", dpi=150)
-    curves(results).savefig(options.out / "curves.png", dpi=150)
-    print(table(results, options.minutes))
+    text = f"{table(results, names, minutes)}\n{endings(results)}"
+    save_text(out / "table.md", text)
+    figure(results, names, minutes, goal.kind).savefig(out / "time.png", dpi=150)
+    curves(results, names).savefig(out / "curves.png", dpi=150)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,9 @@
 * ``meta_train``: what a learned optimizer is meta-trained on; many sizes and shapes.
 * ``held_out``: what neither has seen: other data, other architectures; needs no download.
 * ``held_out_extra``: ``held_out`` and more; needs ``pip install 'l2o[data]'``.
+* ``far``: nor these, at up to 8 times the proxies' width and 4 times their steps; needs it too.
+* ``characters``: a proxy of its own, the smallest transformer, long enough for two memories to pay;
+* ``held_out_characters``: its held-out tasks, another text and other transformers.
 * ``scale``: two families at growing width, depth and number of steps, one of them at a time.
 
 A suite is a function, so that importing this module loads no data. Nothing is registered: a suite
@@ -118,6 +121,30 @@ def held_out_extra() -> Suite:
     )
 
 
+def far() -> Suite:
+    """How far from the proxies does a rule hold?"""
+    text = help_text(16)
+    return (
+        Entry(Autoencoder(256, 2, latent=6, data=breast_cancer(), batch_size=32), 400),
+        Entry(MLP(width=256, depth=2, data=mnist5k(), batch_size=64), 400),
+        Entry(Conv(width=32, depth=3, data=mnist5k(), batch_size=32), 200),
+        Entry(Transformer(width=128, depth=1, heads=2, data=text, batch_size=16), 200),
+        Entry(Transformer(width=16, depth=1, heads=2, data=text, batch_size=16), 1200),
+    )
+
+
+def characters() -> Suite:
+    """See ``scripts/choose_regime.py``, which says where a rule of two memories is worth it."""
+    return (Entry(Transformer(16, 1, 2, data=python_source(16), batch_size=8), 2000),)
+
+
+def held_out_characters() -> Suite:
+    return (
+        Entry(Transformer(24, 1, 2, data=help_text(16), batch_size=8), 2000),
+        Entry(Transformer(16, 2, 2, data=help_text(8), batch_size=16), 2000),
+    )
+
+
 def scale() -> Suite:
     """Each family grows in one way at a time: does the best learning rate carry over?"""
     text = python_source(16)
@@ -142,7 +169,17 @@ def scale() -> Suite:
 
 SUITES: dict[str, Callable[[], Suite]] = {
     suite.__name__: suite
-    for suite in (proxy, meta_validation, meta_train, held_out, held_out_extra, scale)
+    for suite in (
+        proxy,
+        meta_validation,
+        meta_train,
+        held_out,
+        held_out_extra,
+        far,
+        characters,
+        held_out_characters,
+        scale,
+    )
 }
 
 

