@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rediscover_lion import SETTINGS
+from rediscover_lion import GOALS
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -146,7 +146,7 @@ def config(minutes: float) -> Config:
     return Config(
         start=(to_text(lookup("adam_no_correction").program),),
         budget=Budget(candidates=10**9, minutes=minutes),
-        evolution=SETTINGS,
+        evolution=GOALS["sign"].settings,
     )
 
 

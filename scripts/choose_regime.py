@@ -145,10 +145,12 @@ def worker(_: None) -> Callable[[Job], list[float]]:
     """What a worker process does with a job: the final validation loss of each run, all on the
     same weights and minibatches."""
     prepare("cpu")
+    tasks: dict[Regime, Transformer] = {}  # what replay knows of a task, it knows of this object
 
     def losses(job: Job) -> list[float]:
-        regime, texts, lrs, seed = job
-        task, steps = Regime(*regime).task(), regime[-1]
+        numbers, texts, lrs, seed = job
+        regime = Regime(*numbers)
+        task, steps = tasks.setdefault(regime, regime.task()), regime.steps
         found: list[float] = []
         for first in range(0, len(texts), BATCH):
             programs = [parse(text) for text in texts[first : first + BATCH]]

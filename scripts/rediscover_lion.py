@@ -85,7 +85,7 @@ GOALS = {
     "lion": Goal(
         kind="Lion form",
         settings=Settings(
-            population=100, tournament=8, batch=16, slack=0.2, mutation=Mutation(copy=1.0)
+            population=100, tournament=8, batch=16, slack=0.08, mutation=Mutation(copy=1.0)
         ),
         funnel=Funnel(suite="characters", rungs=(1 / 16, 1 / 4, 1.0)),
         verdict=Verdict(finalists=5, seeds=5, held_out="held_out_characters", meta_validation=None),
