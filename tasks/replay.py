@@ -105,6 +105,8 @@ def recorded(work: Play, *inputs: Tensor) -> Play:
     values = _Values(module, *inputs).found
     _drop_views(module.graph, values)
     _overwrite(module.graph, values)
+    for node in module.graph.nodes:
+        node.meta.clear()  # what the tracer noted of every value: 10 MB and more a recording
     module.recompile()
     return module.forward
 
