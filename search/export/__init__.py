@@ -120,6 +120,7 @@ class _Export:
             "ABC": "Callable, Iterable" + ("" if self.functions.is_global else ", Iterator"),
             "HELPERS": self.helpers(loop + foreach),
             "LOOP": loop,
+            "FUSED": self.fused,
             "FOREACH": foreach,
         }
         if not curved:
@@ -136,6 +137,13 @@ class _Export:
         if self.functions.reduces:
             return parts.PIECES.format(rows=parts.ROWS)
         return parts.PIECES.format(rows=parts.CUT_ROWS) + parts.CUT
+
+    @property
+    def fused(self) -> str:
+        """What is compiled: one parameter's statements, unless they look at the whole model."""
+        is_global = self.functions.is_global
+        text = parts.FUSED_MODEL if is_global else parts.FUSED
+        return text + parts.COMPILED.format(dynamic=None if is_global else True)
 
     @property
     def create(self) -> str:

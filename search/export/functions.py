@@ -1,9 +1,12 @@
-"""The two functions of an exported optimizer that hold the rule: ``_loop`` and ``_foreach``.
+"""The functions of an exported optimizer that hold the rule: ``_loop`` and ``_foreach``.
 
-Each reads its inputs, runs the statements, keeps the states and moves the parameters. Where a
-program looks at the whole model (a global norm, an inner product), parameters cannot be visited
-one after the other: ``_loop`` then runs a statement for all before the next, and hyper-parameters
-are lists, for groups may differ in them.
+Each reads its inputs, runs the statements, keeps the states and moves the parameters. ``_loop``
+visits one parameter after the other: it computes the numbers, such as bias corrections, and leaves
+what is done to tensors to ``_move``, which can be compiled and then knows no number of a step.
+
+Where a program looks at the whole model (a global norm, an inner product), parameters cannot be
+visited so: ``_loop`` then runs a statement for all before the next, and hyper-parameters are lists,
+for groups may differ in them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from search.export.statements import GLOBAL, Operand
 from search.ops import OPS, Kind
 from search.program import Argument, Program, Statement, input_kinds, kinds
 
+WIDTH = 100
 COPY = "copy = torch.is_grad_enabled()  # what autograd has read must not be overwritten"
 
 
@@ -43,11 +47,10 @@ class Functions:
         return any(name in statement.args for statement in self.program.statements)
 
     def loop(self) -> str:
-        lines = self._lists() if self.is_global else list(self._one_by_one())
-        if any("copy=copy" in line for line in lines):
-            lines.insert(0, COPY)
-        doc = "One statement" if self.is_global else "One parameter"
-        return self._define("_loop", f"{doc} after the other.", lines)
+        if self.is_global:
+            return self._define("_loop", "One statement after the other.", _copying(self._lists()))
+        loop = self._define("_loop", "One parameter after the other.", [*self._one_by_one()], True)
+        return f"{self._move()}\n\n\n{loop}"
 
     def foreach(self) -> str:
         lines = [*self._foreach_inputs()]
@@ -78,7 +81,8 @@ class Functions:
             f"torch._foreach_addcmul_({v.text}, {x.text}, {x.text}, value=1 - {beta.text})",
         ]
 
-    def _define(self, name: str, doc: str, lines: list[str]) -> str:
+    def _define(self, name: str, doc: str, lines: list[str], visits: bool = False) -> str:
+        """``visits``: whether it calls ``move``."""
         columns = [
             *(f"{key}s" for key in self.keys.values()),
             *(["hessians"] if self.reads("h") else []),
@@ -88,10 +92,8 @@ class Functions:
         rate = "list" if self.is_global else "float | Tensor"
         signature = [f"{column}: list[Any]," for column in ("params", "grads", *columns)]
         signature += ["*,", f"lr: {rate},", *(f"{name}: {number}," for name in self.hyper)]
-        text = [f"def {name}("]
-        text += [f"    {line}" for line in signature]
-        text += [") -> None:", f'    """{doc}"""', *(f"    {line}" for line in lines)]
-        return "\n".join(text)
+        signature += ["move: Callable[..., None] = _move,"] if visits else []
+        return _function(name, signature, doc, lines)
 
     # Inputs -----------------------------------------------------------------------------------
 
@@ -116,19 +118,6 @@ class Functions:
             yield f"{w} = [p.to(x.dtype) for p, x in zip(params, grads, strict=True)]"
         if self.reads("lr") and not self.is_global:
             yield "rates = [lr] * len(params)"
-
-    def _one_by_one(self) -> Iterator[str]:
-        yield "for i, p in enumerate(params):"
-        for name, source, convert in self._inputs():
-            value = f"{source}[i].to(grads[i].dtype, copy=copy)" if convert else f"{source}[i]"
-            yield f"    {name} = {value.replace('params[i]', 'p')}"
-        for row in range(self.program.length):
-            for line in statements.loop(*self._operands(row, in_lists=False)):
-                yield f"    {line}"
-        for name, key in self._kept():
-            yield f"    {key}s[i].copy_({name})"
-        move = "lr * (update + weight_decay * p)" if self._is_direction else "update"
-        yield f"    p.sub_({move})"
 
     def _lists(self) -> list[str]:
         lines = []
@@ -172,6 +161,74 @@ class Functions:
             "else:",
             "    torch._foreach_add_(params, update, alpha=-lr)",
         ]
+
+    # One parameter ----------------------------------------------------------------------------
+
+    def _one_by_one(self) -> Iterator[str]:
+        """The body of ``_loop``."""
+        yield "for i, p in enumerate(params):"
+        if self.reads("t"):
+            yield "    t = steps[i]"
+        for row in sorted(self._numbers):
+            yield from (f"    {x}" for x in statements.loop(*self._operands(row, in_lists=False)))
+        columns = [*self.keys.values(), *(["hessian"] if self.reads("h") else [])]
+        args = ["p", "grads[i]", *(f"{column}s[i]" for column in columns), *self._given]
+        args += [f"{name}={name}" for name in self._fixed]
+        call, margin = ", ".join(args), 4  # within the function; as ruff would have it
+        if margin + len(f"    move({call})") <= WIDTH:
+            yield f"    move({call})"
+        elif margin + len(f"        {call}") <= WIDTH:
+            yield from ["    move(", f"        {call}", "    )"]
+        else:
+            yield from _spread("    move(", args, "    )")
+
+    def _move(self) -> str:
+        """What ``_loop`` calls."""
+        w, g = self.program.inputs[:2]
+        kept = {name: _kept(name, key) for name, key in self.keys.items()}
+        tensors = ["p", g, *kept.values(), *(["h"] if self.reads("h") else [])]
+        signature = [f"{name}: Tensor," for name in tensors]
+        signature += [f"{name}: float | Tensor," for name in self._given]
+        signature += ["*,", *(f"{name}: float," for name in self._fixed)] if self._fixed else []
+        sources = ({w: "p"} if self.reads(w) else {}) | kept
+        lines = [f"{name} = {x}.to({g}.dtype, copy=copy)" for name, x in sources.items()]
+        for row in range(self.program.length):
+            if row not in self._numbers:
+                lines += statements.loop(*self._operands(row, in_lists=False))
+        lines += [f"{kept[name]}.copy_({name})" for name, _ in self._kept()]
+        change = "lr * (update + weight_decay * p)" if self._is_direction else "update"
+        doc = "One parameter, in place."
+        return _function("_move", signature, doc, _copying([*lines, f"p.sub_({change})"]))
+
+    @cached_property
+    def _numbers(self) -> frozenset[int]:
+        """The statements that no tensor enters, such as bias corrections."""
+        rows = set()
+        is_number = {name: name in ("t", "lr") for name in self.program.inputs}
+        for row, statement in enumerate(self.program.statements):
+            known = all(is_number[arg] for arg in statement.args if isinstance(arg, str))
+            # Run before all others, it must not give a name another meaning.
+            is_number[statement.target] = known and statement.target not in is_number
+            rows |= {row} if is_number[statement.target] else set()
+        return frozenset(rows)
+
+    @cached_property
+    def _given(self) -> list[str]:
+        """The numbers that ``_move`` reads and that may differ from step to step."""
+        made = dict.fromkeys(self.program.statements[row].target for row in sorted(self._numbers))
+        return [x for x in ("t", *made, "lr", "weight_decay") if x in self._read_by_move]
+
+    @cached_property
+    def _fixed(self) -> list[str]:
+        """Other hyper-parameters that it reads."""
+        return [x for x in self.hyper if x in self._read_by_move and x != "weight_decay"]
+
+    @cached_property
+    def _read_by_move(self) -> set[str]:
+        rows = (s for k, s in enumerate(self.program.statements) if k not in self._numbers)
+        args = {arg for statement in rows for arg in statement.args}
+        read = {arg if isinstance(arg, str) else self.constants.get(arg, "") for arg in args}
+        return read | ({"lr", "weight_decay"} if self._is_direction else set())
 
     # Statements -------------------------------------------------------------------------------
 
@@ -224,3 +281,23 @@ class Functions:
             if name == later.target:
                 return True
         return True
+
+
+def _function(name: str, signature: list[str], doc: str, lines: list[str]) -> str:
+    body = [f'    """{doc}"""', *(f"    {line}" for line in lines)]
+    return "\n".join([*_spread(f"def {name}(", signature, ") -> None:"), *body])
+
+
+def _spread(head: str, args: list[str], tail: str) -> list[str]:
+    """A call or a signature, an argument a line."""
+    margin = " " * (len(head) - len(head.lstrip()) + 4)
+    return [head, *(f"{margin}{arg.rstrip(',')}," for arg in args), tail]
+
+
+def _copying(lines: list[str]) -> list[str]:
+    return [COPY, *lines] if any("copy=copy" in line for line in lines) else lines
+
+
+def _kept(name: str, key: str) -> str:
+    """What the memory of a state is called beside its value."""
+    return f"{name}_kept" if key == name else key

@@ -23,7 +23,7 @@ TAKEN = {
     "value", "rates", "rate", "decay", "denominator", "copy", "step", "torch", "zip", "len", "list",
     "enumerate", "Any", "Callable", "Iterable", "Optimizer", "Tensor", "STATES", "COLUMNS", "HYPER",
     "exp_avg", "exp_avg_sq", "exp_avgs", "exp_avg_sqs", "weight_decay", "maximize", "foreach",
-    "capturable", "differentiable", "hessian", "hessians",
+    "capturable", "differentiable", "fused", "move", "hessian", "hessians",
 }
 # fmt: on
 """Names that the exported code uses for itself."""
@@ -58,8 +58,9 @@ def single_names(program: Program) -> Program:
     Variables whose names the exported code needs for itself get other ones.
     """
     last = {statement.target: row for row, statement in enumerate(program.statements)}
-    used = {*TAKEN, *program.inputs, *last}
-    states = {n: _fresh(n, used) if n in TAKEN else n for n in program.states}
+    taken = TAKEN | {f"{name}{ending}" for name in program.states for ending in ("s", "_kept")}
+    used = {*taken, *program.inputs, *last}
+    states = {n: _fresh(n, used) if n in taken else n for n in program.states}
     inputs = {name: states.get(name, name) for name in program.inputs}
     names = dict(inputs)
     statements = []
@@ -68,7 +69,7 @@ def single_names(program: Program) -> Program:
         target = statement.target
         if target in program.states and last[target] == row:
             name = inputs[target]
-        elif target in program.inputs or target in TAKEN:
+        elif target in program.inputs or target in taken:
             name = _fresh(target, used)
         else:
             name = target

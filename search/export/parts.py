@@ -64,7 +64,7 @@ params, grads, *columns = (
 """
 SHARDED = """\
 if any(hasattr(p, "to_local") for p in params):
-    return False  # few multi-tensor functions are known to sharded tensors
+    return False  # few multi-tensor functions, and no flat views, are known to sharded tensors
 """
 
 UPDATE_GROUPS = """\
@@ -75,6 +75,9 @@ for group in self.param_groups:
         continue
     lists = _prepare(group, params, grads, *columns)
     hyper = {name: group[name] for name in HYPER}
+    if _wants_fused(group, params):
+        _loop(*lists, **hyper, move=_fused)
+        continue
     if not _wants_foreach(group, params):
         _loop(*lists, **hyper)
         continue
@@ -86,7 +89,7 @@ for group in self.param_groups:
 UPDATE_MODEL = """\
 lists = [[] for _ in ("params", "grads", *COLUMNS)]
 hyper = {name: [] for name in HYPER}
-foreach = True
+foreach = fused = True
 for group in self.param_groups:
     params, grads, columns = [], [], [[] for _ in COLUMNS]
     self._init_group(group, params, grads, *columns)
@@ -97,12 +100,58 @@ for group in self.param_groups:
     for name in HYPER:
         hyper[name] += [group[name]] * len(params)
     foreach = foreach and _wants_foreach(group, params)
+    fused = fused and _wants_fused(group, params)
 if not lists[0]:
     return
-if foreach and len(_alike(*lists)) == 1:
+if fused:
+    _fused(*lists, **hyper)
+elif foreach and len(_alike(*lists)) == 1:
     _foreach(*lists, **hyper)
 else:
     _loop(*lists, **hyper)
+"""
+FUSED = '''\
+def _fused(*given: Any, **fixed: float) -> None:
+    """``_move`` as one pass over memory. It is compiled once for all shapes, and all numbers but
+    those that are ``fixed``."""
+    args = [_tensor(x).detach() for x in given]
+    if all(x.is_contiguous() for x in args):
+        args = [_flat(x) if x.ndim else x for x in args]
+    _compiled(_move)(*args, **fixed)
+    torch.autograd.graph.increment_version(given[0])
+
+
+def _flat(x: Tensor) -> Tensor:
+    """The same memory. A view would remember the shape, and all shapes would be compiled."""
+    return x.new_empty(0).set_(x.untyped_storage(), x.storage_offset(), (x.numel(),))
+'''
+FUSED_MODEL = '''\
+def _fused(*lists: list, **hyper: list) -> None:
+    """``_loop`` as few passes over memory. It is compiled for these shapes, and all numbers but
+    hyper-parameters."""
+    for name in {"lr", "weight_decay"} & hyper.keys():
+        hyper[name] = [_tensor(x) for x in hyper[name]]
+    _compiled(_loop)(*([_tensor(x) for x in column] for column in lists), **hyper)
+'''
+COMPILED = """
+
+
+def _tensor(x: float | Tensor) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
+
+
+@cache
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    compiled = torch.compile(function, dynamic={dynamic})
+
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            compiled(*args, **kwargs)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            needs = "a C++ compiler for a CPU, Triton for a GPU"
+            raise RuntimeError(f"fused: torch.compile failed, it needs {{needs}}") from error
+
+    return run
 """
 BLOCK = (
     "BLOCK = 2**16  # numbers at a time on a CPU, whose cache holds all that a step needs of them"

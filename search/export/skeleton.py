@@ -39,6 +39,7 @@ It moves the parameters by $FORM.
 from __future__ import annotations
 
 from collections.abc import $ABC
+from functools import cache
 from typing import Any
 
 import torch
@@ -57,7 +58,8 @@ class $NAME(Optimizer):
 
     ``lr``: a number, or a tensor of one element. ``foreach``: multi-tensor functions (None: unless
     ``differentiable``). ``capturable``: step counters on the device. ``differentiable``: record
-    steps for autograd. States of half-precision parameters are float32.$NOTE
+    steps for autograd. ``fused``: one pass over memory, by torch.compile at the first step.
+    States of half-precision parameters are float32.$NOTE
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class $NAME(Optimizer):
         foreach: bool | None = None,
         capturable: bool = False,
         differentiable: bool = False,
+        fused: bool = False,
     ) -> None:
         if isinstance(lr, Tensor) and lr.numel() != 1:
             raise ValueError(f"lr: got a tensor of {lr.numel()} elements, expected one")
@@ -78,6 +81,9 @@ class $NAME(Optimizer):
         $CHECKS
         if foreach and differentiable:
             raise ValueError("foreach and differentiable: got True twice, expected it once")
+        if fused and (foreach or differentiable):
+            other = "foreach" if foreach else "differentiable"
+            raise ValueError(f"fused and {other}: got True twice, expected it once")
         defaults = {
             "lr": lr,
             $DEFAULTS
@@ -85,6 +91,7 @@ class $NAME(Optimizer):
             "foreach": foreach,
             "capturable": capturable,
             "differentiable": differentiable,
+            "fused": fused,
         }
         super().__init__(params, defaults)
 
@@ -175,6 +182,11 @@ def _working_dtype(p: Tensor) -> torch.dtype:
     return torch.float32 if p.dtype in (torch.float16, torch.bfloat16) else p.dtype
 
 
+def _wants_fused(group: dict[str, Any], params: list[Tensor]) -> bool:
+    $SHARDED
+    return group["fused"] and not torch.compiler.is_compiling()  # a step that is, is one already
+
+
 def _wants_foreach(group: dict[str, Any], params: list[Tensor]) -> bool:
     $SHARDED
     if group["foreach"] is not None:
@@ -199,6 +211,9 @@ $HELPERS
 
 
 $LOOP
+
+
+$FUSED
 
 
 $FOREACH

@@ -130,6 +130,28 @@ def uses(name: str) -> list[Program]:
     return programs
 
 
+TAKEN_BY_LISTS = """
+def update(w, g, m, ms):
+    m_kept = g * 2.0
+    ms = ms + m_kept
+    m = m + ms
+    update = m * 1.0
+    return update, m, ms
+"""
+TWICE_A_NUMBER = """
+def update(w, g, m, t):
+    m = interp(g, m, 0.9)
+    x = g * 2.0
+    y = x + g
+    x = t + 1.0
+    z = x * t
+    x = z * y
+    z = 1.0 / t
+    update = x * z
+    return update, m
+"""
+
+
 def assert_same(program: Program, foreach: bool, groups: int = 1) -> None:
     flat, grads = problem()
     expected = as_program(program, flat, grads)
@@ -146,9 +168,10 @@ def test_every_function_survives_export(name: str, foreach: bool) -> None:
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("foreach", [False, True])
-@pytest.mark.parametrize("text", [FULL, AWKWARD])
+@pytest.mark.parametrize("text", [FULL, AWKWARD, TAKEN_BY_LISTS, TWICE_A_NUMBER])
 def test_awkward_programs(text: str, foreach: bool, groups: int) -> None:
-    """Names that the file needs itself, kinds that change, reductions over all groups."""
+    """Names that the file needs itself, kinds that change, reductions over all groups, names that
+    are numbers now and tensors then."""
     assert_same(parse(text), foreach, groups)
 
 
@@ -183,10 +206,11 @@ def test_files_are_clean(tmp_path: Path, command: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_files_import_torch_alone() -> None:
+def test_files_import_torch_and_the_standard_library_alone() -> None:
     allowed = (
         "from __future__",
         "from collections.abc",
+        "from functools",
         "from typing",
         "from torch",
         "import torch",
@@ -224,7 +248,7 @@ HYPER = {
 def test_constants_become_hyper_parameters(name: str) -> None:
     exported = load(to_source(ZOO[name].program, name, "", 0.3, 0.1))
     group = exported([torch.zeros(1)]).param_groups[0]
-    flags = ("params", "lr", "maximize", "foreach", "capturable", "differentiable")
+    flags = ("params", "lr", "maximize", "foreach", "capturable", "differentiable", "fused")
     assert {key: value for key, value in group.items() if key not in flags} == HYPER[name]
     assert group["lr"] == 0.3
 
@@ -286,7 +310,7 @@ AVERAGE = ("g2 = square(g)", "v = interp(g2, v, 0.9)")
 def test_square_roots_take_absolute_values_unless_that_changes_nothing(lines, kept) -> None:
     body = "".join(f"    {line}\n" for line in (*lines, "update = g / x", "return update, v"))
     source = to_source(parse(f"def update(w, g, v, t):\n{body}"), "rule", "")
-    code = source[source.index("def _loop") :]
+    code = source[source.index("def _move") :]
     assert (".abs()" in code) == kept
     assert ("_foreach_abs" in code) == kept
 
