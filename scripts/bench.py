@@ -314,7 +314,7 @@ def main() -> None:
         except ValueError as error:
             parser.exit(2, f"{error}\n")
         return
-    console = Console(width=None if Console().is_terminal else 110, highlight=False)
+    console = Console(width=None if Console().is_terminal else 150, highlight=False)
     facts = environment()
     console.print(", ".join(f"{name} {value}" for name, value in facts.items() if value))
     if options.what == "optimizers":

@@ -2,6 +2,9 @@
 
 Exported files and ``RuleOptimizer`` keep the same contract, that of torch's own AdamW. A new rule
 is a row of ``EXPORTED`` or ``RULES``; a new promise is one more test.
+
+Rows of ``FUSED`` are exported files with ``fused=True``, whose statements are traced as they would
+be for a compiler but run as they are; what a compiler makes of them is tested once.
 """
 
 import copy
@@ -9,10 +12,12 @@ import importlib.util
 import io
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +55,7 @@ EXPORTED = {
     "adam": ZOO["adam"].program,
     "normalised": parse(NORMALISED),
 }
+FUSED = {"fused adam": "adam", "fused normalised": "normalised"}
 ONE = torch.tensor([0])
 
 
@@ -107,9 +113,22 @@ def imported(path: Path) -> Callable[..., Optimizer]:
 
 
 def write(name: str, folder: Path) -> Path:
-    path = folder / f"exported_{name}.py"
-    path.write_text(to_source(EXPORTED[name], name, "Written for a test.", LR, 0.0))
+    path = folder / f"exported_{name.replace(' ', '_')}.py"
+    program = EXPORTED[FUSED.get(name, name)]
+    path.write_text(to_source(program, name, "Written for a test.", LR, 0.0))
     return path
+
+
+def traced(optimizer: Callable[..., Optimizer], backend: Any) -> Callable[..., Optimizer]:
+    """With ``fused=True``, by a compiler of its own."""
+
+    @cache
+    def compiled(function: Callable[..., None]) -> Callable[..., None]:
+        dynamic = True if function.__name__ == "_move" else None
+        return torch.compile(function, backend=backend, dynamic=dynamic)
+
+    sys.modules[optimizer.__module__].__dict__["_compiled"] = compiled
+    return partial(optimizer, fused=True)
 
 
 exported = pytest.mark.parametrize("subject", EXPORTED, indirect=True)
@@ -117,11 +136,14 @@ in_torch = pytest.mark.parametrize("subject", [*EXPORTED, "reference", "mixing"]
 """Without the compiled kernel, and without meta-parameters of a precision of their own."""
 
 
-@pytest.fixture(scope="session", params=[*EXPORTED, *RULES])
+@pytest.fixture(scope="session", params=[*EXPORTED, *FUSED, *RULES])
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     name = request.param
     if name in EXPORTED:
         return Subject(name, imported(write(name, tmp_path_factory.mktemp("exported"))))
+    if name in FUSED:
+        optimizer = imported(write(name, tmp_path_factory.mktemp("exported")))
+        return Subject(name, traced(optimizer, "eager"))
     return Subject(
         name, lambda params, lr=LR, **settings: RuleOptimizer(params, RULES[name], lr, **settings)
     )
@@ -471,6 +493,97 @@ def test_compiled_step_is_compiled_once(
         plain.param_groups[0]["lr"] *= 0.9
     assert counter.frame_count == (1 if isinstance(lr, Tensor) else 2)
     torch.testing.assert_close(weights(net), weights(eager), rtol=1e-5, atol=1e-6)
+
+
+# Fused ----------------------------------------------------------------------------------------
+
+
+def with_backend(name: str, backend: Any, folder: Path) -> Callable[..., Optimizer]:
+    """An exported rule that a compiler sees for the first time, without a file's ``_compiled``."""
+    torch._dynamo.reset()
+    return traced(imported(write(name, folder)), backend)
+
+
+def test_fused_is_compiled_once(tmp_path: Path) -> None:
+    """For all shapes, whatever schedulers, new groups and missing gradients do."""
+    counter = torch._dynamo.testing.CompileCounter()
+    make = with_backend("adam", counter, tmp_path)
+    net = model()
+    optimizer = make([*net[0].parameters(), torch.zeros(2, 3, 4, requires_grad=True)])
+    scheduler = LambdaLR(optimizer, lambda step: 0.9**step)
+    for k in range(6):
+        if k == 2:
+            optimizer.add_param_group({"params": net[2].weight, "weight_decay": 0.1})
+            scheduler.base_lrs.append(LR)
+            scheduler.lr_lambdas.append(lambda step: 0.8**step)
+        train(net, optimizer, range(k, k + 1))
+        if k == 4:
+            net[0].weight.requires_grad = False  # type: ignore[assignment]
+        optimizer.param_groups[0]["weight_decay"] = 0.1 * k
+        scheduler.step()
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("name", FUSED.values())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_is_the_same_rule(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    make = with_backend(name, "eager", tmp_path)
+    settings = {"dtype": dtype, "maximize": True, "lr": torch.tensor(LR), "capturable": True}
+    plain = Subject(name, partial(make, fused=False))
+    torch.testing.assert_close(
+        trained(Subject(name, make), **settings), trained(plain, **settings), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_fused_by_the_real_compiler(tmp_path: Path) -> None:
+    """Close to the eager rule, and whoever reads the parameters again is told that they changed."""
+    make = with_backend("adam", "inductor", tmp_path)
+    fused, plain = Subject("fused", make), Subject("adam", partial(make, fused=False))
+    torch.testing.assert_close(trained(fused), trained(plain), rtol=1e-5, atol=1e-7)
+    p = torch.ones(3, requires_grad=True)
+    loss = (p**3).sum()
+    loss.backward(retain_graph=True)
+    make([p]).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1,), (), (3, 2)])
+def test_fused_takes_every_shape(shape: tuple[int, ...], tmp_path: Path) -> None:
+    make = with_backend("adam", "eager", tmp_path)
+    results = []
+    for fused in (False, True):
+        p = torch.ones(shape[::-1]).permute(tuple(reversed(range(len(shape))))).requires_grad_()
+        p.grad = torch.ones(shape)
+        optimizer = make([p], fused=fused, lr=torch.tensor([LR]))
+        optimizer.step()
+        optimizer.step()
+        results.append(p.detach())
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
+
+
+@exported
+@pytest.mark.parametrize("other", ["foreach", "differentiable"])
+def test_fused_excludes_others(subject: Subject, other: str) -> None:
+    with pytest.raises(ValueError, match=f"fused and {other}: got True twice"):
+        subject.make([torch.zeros(1)], fused=True, **{other: True})
+
+
+@exported
+def test_fused_says_what_it_needs(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise FileNotFoundError("g++")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    optimizer = subject.make([p], fused=True)
+    with pytest.raises(RuntimeError, match=r"fused: torch.compile failed, .* C\+\+ compiler"):
+        optimizer.step()
+    assert torch.equal(p.detach(), torch.ones(3))
+    sys.modules[type(optimizer).__module__].__dict__["_compiled"].cache_clear()
 
 
 def test_grad_scaler_skips_steps_with_infinity(subject: Subject) -> None:

@@ -76,7 +76,9 @@ for group in self.param_groups:
     lists = _prepare(group, params, grads, *columns)
     hyper = {name: group[name] for name in HYPER}
     if _wants_fused(group, params):
-        _loop(*lists, **hyper, move=_fused)
+        # Compiled for the first of them; a compiler shares only large tensors among threads.
+        rows = sorted(zip(*lists, strict=True), key=lambda row: -row[0].numel())
+        _loop(*zip(*rows, strict=True), **hyper, move=_fused)
         continue
     if not _wants_foreach(group, params):
         _loop(*lists, **hyper)
@@ -131,7 +133,8 @@ def _fused(*lists: list, **hyper: list) -> None:
     hyper-parameters."""
     for name in {"lr", "weight_decay"} & hyper.keys():
         hyper[name] = [_tensor(x) for x in hyper[name]]
-    _compiled(_loop)(*([_tensor(x) for x in column] for column in lists), **hyper)
+    columns = [[_tensor(x) for x in column] for column in lists]
+    _compiled(_loop)(*columns, **hyper)
 '''
 COMPILED = """
 
