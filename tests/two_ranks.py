@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def sharded() -> Any:
 
 
 def fsdp2(make: Make, rank: int, folder: Path) -> None:
-    for settings in ({}, {"foreach": True}):
+    for settings in ({}, {"foreach": True}, {"fused": True}):
         if make is reference_rule and settings:
             continue
         net = sharded()
@@ -131,6 +132,7 @@ def checkpoint(make: Make, rank: int, folder: Path) -> None:
 def run(rank: int, folder: Path, port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
+    torch.compile = partial(torch.compile, backend="eager")  # traced as for a compiler, but faster
     dist.init_process_group("gloo", rank=rank, world_size=2)
     rules = {path.stem.removeprefix("exported_"): exported(path) for path in folder.glob("*.py")}
     results = {}
