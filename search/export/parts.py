@@ -76,9 +76,7 @@ for group in self.param_groups:
     lists = _prepare(group, params, grads, *columns)
     hyper = {name: group[name] for name in HYPER}
     if _wants_fused(group, params):
-        # Compiled for the first of them; a compiler shares only large tensors among threads.
-        rows = sorted(zip(*lists, strict=True), key=lambda row: -row[0].numel())
-        _loop(*zip(*rows, strict=True), **hyper, move=_fused)
+        _fused(*lists, **hyper)
         continue
     if not _wants_foreach(group, params):
         _loop(*lists, **hyper)
@@ -113,12 +111,20 @@ else:
     _loop(*lists, **hyper)
 """
 FUSED = '''\
-def _fused(*given: Any, **fixed: float) -> None:
-    """``_move`` as one pass over memory. It is compiled once for all shapes, and all numbers but
-    those that are ``fixed``."""
-    args = [_tensor(x).detach() for x in given]
-    if all(x.is_contiguous() for x in args):
-        args = [_flat(x) if x.ndim else x for x in args]
+def _fused(*lists: list, **hyper: Any) -> None:
+    """``_loop`` as one pass over memory a parameter. It is compiled once for all shapes, and all
+    numbers but hyper-parameters."""
+    for name in {"lr", "weight_decay"} & hyper.keys():
+        hyper[name] = _tensor(hyper[name])
+    # Compiled for the first parameter; a compiler shares only large ones among threads.
+    rows = sorted(zip(*lists, strict=True), key=lambda row: -row[0].numel())
+    _loop(*zip(*rows, strict=True), **hyper, move=_compiled_move)
+
+
+def _compiled_move(*given: Any, **fixed: float) -> None:
+    args = [_tensor(x) for x in given]
+    flat = all(x.is_contiguous() for x in args)
+    args = [_flat(x) if flat and x.ndim else x.detach() for x in args]
     _compiled(_move)(*args, **fixed)
     torch.autograd.graph.increment_version(given[0])
 
