@@ -6,7 +6,7 @@
 * ``held_out``: what neither has seen: other data, other architectures; needs no download.
 * ``held_out_extra``: ``held_out`` and more; needs ``pip install 'l2o[data]'``.
 * ``far``: nor these, at up to 8 times the proxies' width and 4 times their steps; needs it too.
-* ``characters``: a proxy of its own, the smallest transformer, long enough for two memories to pay;
+* ``characters``: a proxy of its own, long runs of the smallest transformer;
 * ``held_out_characters``: its held-out tasks, another text and other transformers.
 * ``scale``: two families at growing width, depth and number of steps, one of them at a time.
 
@@ -134,7 +134,7 @@ def far() -> Suite:
 
 
 def characters() -> Suite:
-    """See ``scripts/choose_regime.py``, which says where a rule of two memories is worth it."""
+    """What ``scripts/choose_regime.py`` found about rules there is in ``docs/regimes.md``."""
     return (Entry(Transformer(16, 1, 2, data=python_source(16), batch_size=8), 2000),)
 
 
