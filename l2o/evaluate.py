@@ -191,8 +191,9 @@ def suites(arguments: Arguments) -> int:
     options_of.add_argument("--json", action="store_true", help="as one JSON document")
     options = options_of.parse_args(list(arguments))
     if options.name is None and not options.json:
+        width = max(map(len, SUITES)) + 2
         for name, suite in SUITES.items():
-            print(f"{name:16}{(suite.__doc__ or '').strip().splitlines()[0]}")
+            print(f"{name:{width}}{(suite.__doc__ or '').strip().splitlines()[0]}")
         print("\nl2o suites NAME shows its tasks.")
         return 0
     suites_of = {name: resolve(name) for name in ([options.name] if options.name else SUITES)}

@@ -134,11 +134,12 @@ def far() -> Suite:
 
 
 def characters() -> Suite:
-    """What ``scripts/choose_regime.py`` found about rules there is in ``docs/regimes.md``."""
+    """The smallest transformer, 2,000 steps; how rules do there: ``docs/regimes.md``."""
     return (Entry(Transformer(16, 1, 2, data=python_source(16), batch_size=8), 2000),)
 
 
 def held_out_characters() -> Suite:
+    """Another text and other transformers than ``characters``, as many steps."""
     return (
         Entry(Transformer(24, 1, 2, data=help_text(16), batch_size=8), 2000),
         Entry(Transformer(16, 2, 2, data=help_text(8), batch_size=16), 2000),
