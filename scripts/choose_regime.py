@@ -24,6 +24,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,9 +69,11 @@ class Regime(NamedTuple):
     batch: int
     steps: int
 
-    def task(self) -> Transformer:
-        data = python_source(self.context)
-        return Transformer(self.width, self.depth, 2, data=data, batch_size=self.batch)
+
+@cache  # what replay knows of a task, it knows of this object
+def task(regime: Regime) -> Transformer:
+    data = python_source(regime.context)
+    return Transformer(regime.width, regime.depth, 2, data=data, batch_size=regime.batch)
 
 
 REGIMES = [
@@ -145,20 +148,18 @@ def worker(_: None) -> Callable[[Job], list[float]]:
     """What a worker process does with a job: the final validation loss of each run, all on the
     same weights and minibatches."""
     prepare("cpu")
-    tasks: dict[Regime, Transformer] = {}  # what replay knows of a task, it knows of this object
 
     def losses(job: Job) -> list[float]:
         numbers, texts, lrs, seed = job
         regime = Regime(*numbers)
-        task, steps = tasks.setdefault(regime, regime.task()), regime.steps
         found: list[float] = []
         for first in range(0, len(texts), BATCH):
             programs = [parse(text) for text in texts[first : first + BATCH]]
             trajectory = unroll(
-                task,
+                task(regime),
                 Population.of(programs, torch.arange(len(programs))),
                 instances=len(programs),
-                steps=steps,
+                steps=regime.steps,
                 lr=torch.tensor(lrs[first : first + BATCH]),
                 schedule=cosine,
                 seed=seed,
@@ -180,11 +181,13 @@ class Study:
         self.regime, self.file, self.jobs = regime, file, jobs
         self.kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
 
-    def losses(self, stage: str, asked: Mapping[str, Sequence[Trial]], seed: int) -> Found:
-        """Of every rule's trials."""
-        keys = {name: self._key(stage, name, trials, seed) for name, trials in asked.items()}
+    def losses(
+        self, stage: str, asked: Mapping[str, Sequence[Trial]], seeds: Mapping[str, int]
+    ) -> Found:
+        """Of the trials that are asked for, by name, each on the seed of that name."""
+        keys = {name: self._key(stage, name, asked[name], seeds[name]) for name in asked}
         tickets = {
-            self.jobs.submit(self._job(trials, seed)): name
+            self.jobs.submit(self._job(trials, seeds[name])): name
             for name, trials in asked.items()
             if keys[name] not in self.kept
         }
@@ -227,8 +230,8 @@ class Study:
         before: Mapping[str, tuple[Trial, float]],
     ) -> dict[str, tuple[Trial, float]]:
         """The best trial of each rule and its loss, without the rules that are hopeless now."""
-        best = dict(before)
-        for name, found in self.losses(stage, asked, TUNING_SEED).items():
+        best, tuning = dict(before), dict.fromkeys(asked, TUNING_SEED)
+        for name, found in self.losses(stage, asked, tuning).items():
             k = int(np.argmin(found))
             if name not in best or found[k] < best[name][1]:
                 best[name] = asked[name][k], found[k]
@@ -242,10 +245,8 @@ class Study:
     def fresh(self, champions: Champions) -> dict[str, np.ndarray]:
         """Losses ``[SEEDS]`` of the chosen trials on seeds that tuning never saw."""
         seeds = {f"seed {seed}": seed for seed in FRESH_SEEDS[:SEEDS]}
-        columns = [
-            self.losses("fresh", {name: [*champions.values()]}, seed)[name]
-            for name, seed in seeds.items()
-        ]
+        found = self.losses("fresh", dict.fromkeys(seeds, tuple(champions.values())), seeds)
+        columns = [found[name] for name in seeds]
         return dict(zip(champions, np.array(columns).T, strict=True))
 
 
