@@ -43,9 +43,9 @@ from search.history import front, history
 from search.kind import classify
 from search.mutate import Mutation
 from search.program import parse, to_text
-from search.run import begin, proceed
+from search.run import begin, proceed, trials
 from search.tables import Record
-from search.verdict import Standing, Trial, Verdict, is_discovery, judge, standings
+from search.verdict import Standing, Verdict, is_discovery, judge, standings
 from search.view import View, clock
 from search.workers import Failure, executor
 from search.zoo import lookup
@@ -57,6 +57,8 @@ from tasks.suites import resolve
 SLACK = 0.5
 POINTS = 100
 """Of a stored curve."""
+SEEDS = 10
+"""Fresh ones that a find is judged on."""
 GAIN = 0.01
 """By how much a candidate must be better on the proxies than the last one that was judged."""
 
@@ -159,8 +161,9 @@ class Hunter:
             rules = {"candidate": self.tested[2]}
             if not self.known:
                 rules |= {name: to_text(lookup(name).program) for name in BASELINES}
-            for trial in trials(rules, self.config):
-                self.jobs.submit(trial)
+            suite = self.config.verdict.held_out
+            for trial in trials(self.config, "held_out", suite, rules).values():
+                self.jobs.submit(trial._replace(seeds=SEEDS))
 
     def _conclude(self) -> None:
         assert self.tested is not None
@@ -188,23 +191,6 @@ def judging(_: None) -> Any:
 def equals(standing: Standing, rival: str | None) -> bool:
     """Whether it does at least as well on average."""
     return rival is None or standing.against[rival].mean <= 0
-
-
-def trials(rules: dict[str, str], config: Config) -> list[Trial]:
-    """Rules on the held-out suite, tuned alike, on fresh seeds."""
-    return [
-        Trial(
-            stage="held_out",
-            suite=config.verdict.held_out,
-            entry=entry,
-            length=config.funnel.length,
-            schedule=config.funnel.schedule,
-            rules=tuple(rules.items()),
-            trials=config.verdict.trials,
-            seeds=10,
-        )
-        for entry in range(len(resolve(config.verdict.held_out)))
-    ]
 
 
 def run_seed(

@@ -96,7 +96,7 @@ def _meta_validation(
     rules = {reference: to_text(lookup(reference).program)}
     rules |= {str(record.id): record.text or "" for record in leaders(archive)}
     view.say(f"measuring {len(rules) - 1} that led the search on larger tasks …")
-    _stage(archive, config, META_VALIDATION, suite, config.funnel.length, rules, jobs, stop)
+    _stage(archive, config, META_VALIDATION, suite, rules, jobs, stop)
     curves = Curves(archive.run_dir / "tensorboard")
     for record, gap in meta_validation(archive):
         curves.meta_validation(gap.mean, record.batch)
@@ -110,7 +110,7 @@ def _finals(
     texts = {str(id): archive.record(id).text or "" for id in archive.run()["finalists"]}
     rules = {name: to_text(lookup(name).program) for name in BASELINES} | texts
     view.say(f"judging {len(texts)} finalists on fresh seeds …")
-    _stage(archive, config, "proxy", config.funnel.suite, config.funnel.length, rules, jobs, stop)
+    _stage(archive, config, "proxy", config.funnel.suite, rules, jobs, stop)
     table = standings(archive.finals(), "proxy", BASELINES)
     winner = next((s.rule for s in table if s.rule not in BASELINES), None)
     if winner is None:
@@ -118,9 +118,27 @@ def _finals(
     view.say("judging the winner on held-out tasks …")
     rules = {name: text for name, text in rules.items() if name in (*BASELINES, winner)}
     suite = config.verdict.held_out
-    _stage(archive, config, "held_out", suite, config.funnel.length, rules, jobs, stop)
+    _stage(archive, config, "held_out", suite, rules, jobs, stop)
     with archive.transaction(milestone=True):
         archive.set_run("winner", int(winner))
+
+
+def trials(config: Config, stage: str, suite: str, rules: dict[str, str]) -> dict[str, Trial]:
+    """The jobs that judge ``rules`` (name: text) on a suite as a run does, by task."""
+    return {
+        name: Trial(
+            stage=stage,
+            suite=suite,
+            entry=number,
+            length=config.funnel.length,
+            schedule=config.funnel.schedule,
+            rules=tuple(rules.items()),
+            trials=config.verdict.trials,
+            seeds=config.verdict.seeds,
+            device=config.funnel.device,
+        )
+        for number, name in enumerate(names(resolve(suite)))
+    }
 
 
 def _stage(
@@ -128,29 +146,15 @@ def _stage(
     config: Config,
     stage: str,
     suite: str,
-    length: float,
     rules: dict[str, str],
     jobs: Executor,
     stop: Callable[[], bool],
 ) -> None:
     """Run and commit the trials of a stage that the archive does not have yet."""
     done = {row.task for row in archive.finals() if row.stage == stage}
-    verdict = config.verdict
-    for number, name in enumerate(names(resolve(suite))):
+    for name, trial in trials(config, stage, suite, rules).items():
         if name not in done:
-            jobs.submit(
-                Trial(
-                    stage=stage,
-                    suite=suite,
-                    entry=number,
-                    length=length,
-                    schedule=config.funnel.schedule,
-                    rules=tuple(rules.items()),
-                    trials=verdict.trials,
-                    seeds=verdict.seeds,
-                    device=config.funnel.device,
-                )
-            )
+            jobs.submit(trial)
     for _, rows in jobs.completed():
         if isinstance(rows, Failure):
             raise RuntimeError(f"{stage}: {rows.reason}\n{rows.detail}")

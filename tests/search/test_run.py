@@ -177,7 +177,7 @@ def test_trials_run_where_the_search_does(finished, monkeypatch):
     monkeypatch.setattr(jobs, "completed", lambda: iter(()))
     config = replace(CONFIG, funnel=replace(CONFIG.funnel, device="cuda"))
     with open_existing(finished, readonly=True) as archive:
-        run._stage(archive, config, "again", "tiny_suites:held_out", 1.0, {}, jobs, lambda: False)
+        run._stage(archive, config, "again", "tiny_suites:held_out", {}, jobs, lambda: False)
     trials = [*jobs._jobs.values()]
     assert trials
     assert {trial.device for trial in trials} == {"cuda"}
