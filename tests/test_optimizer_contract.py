@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,15 +119,18 @@ def write(name: str, folder: Path) -> Path:
     return path
 
 
-def traced(optimizer: Callable[..., Optimizer], backend: Any) -> Callable[..., Optimizer]:
-    """With ``fused=True``, by a compiler of its own."""
+def traced(optimizer: Callable[..., Optimizer], backend: Any) -> partial[Optimizer]:
+    """With ``fused=True``, by a compiler of its own, which gets the smallest parameters too."""
 
-    @cache
+    module = sys.modules[optimizer.__module__]
+    real = module._compiled
+
     def compiled(function: Callable[..., None]) -> Callable[..., None]:
-        dynamic = True if function.__name__ == "_move" else None
-        return torch.compile(function, backend=backend, dynamic=dynamic)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+            return real(function)
 
-    sys.modules[optimizer.__module__].__dict__["_compiled"] = compiled
+    module.__dict__.update(_compiled=compiled, BLOCK=1)
     return partial(optimizer, fused=True)
 
 
@@ -498,36 +501,45 @@ def test_compiled_step_is_compiled_once(
 # Fused ----------------------------------------------------------------------------------------
 
 
-def with_backend(name: str, backend: Any, folder: Path) -> Callable[..., Optimizer]:
+def with_backend(name: str, backend: Any, folder: Path) -> partial[Optimizer]:
     """An exported rule that a compiler sees for the first time, without a file's ``_compiled``."""
     torch._dynamo.reset()
     return traced(imported(write(name, folder)), backend)
 
 
-def test_fused_is_compiled_once(tmp_path: Path) -> None:
-    """For all shapes, whatever schedulers, new groups and missing gradients do."""
+def test_fused_is_compiled_for_few_counts(tmp_path: Path) -> None:
+    """Of parameters: once for all shapes, whatever schedulers, new groups, no gradients do."""
     counter = torch._dynamo.testing.CompileCounter()
     make = with_backend("adam", counter, tmp_path)
     net = model()
-    optimizer = make([*net[0].parameters(), torch.zeros(2, 3, 4, requires_grad=True)])
+    shapes = [(2, 3, 4), (5, 5), (5, 5), (7,)]
+    more = [torch.zeros(shape, requires_grad=True) for shape in shapes]
+    optimizer = make([*net[0].parameters(), *more])
     scheduler = LambdaLR(optimizer, lambda step: 0.9**step)
     for k in range(6):
         if k == 2:
             optimizer.add_param_group({"params": net[2].weight, "weight_decay": 0.1})
             scheduler.base_lrs.append(LR)
             scheduler.lr_lambdas.append(lambda step: 0.8**step)
-        train(net, optimizer, range(k, k + 1))
+        optimizer.zero_grad()
+        loss_of(net, k).backward()
+        for p in more[k % 2 :]:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
         if k == 4:
             net[0].weight.requires_grad = False  # type: ignore[assignment]
         optimizer.param_groups[0]["weight_decay"] = 0.1 * k
         scheduler.step()
-    assert counter.frame_count == 1
+    assert counter.frame_count == 2  # 4 and 1
 
 
 @pytest.mark.parametrize("name", FUSED.values())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_fused_is_the_same_rule(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [1, 10, 100])
+def test_fused_is_the_same_rule(name: str, dtype: torch.dtype, block: int, tmp_path: Path) -> None:
+    """Whichever of the parameters are large enough to be compiled."""
     make = with_backend(name, "eager", tmp_path)
+    sys.modules[make.func.__module__].__dict__["BLOCK"] = block
     settings = {"dtype": dtype, "maximize": True, "lr": torch.tensor(LR), "capturable": True}
     plain = Subject(name, partial(make, fused=False))
     torch.testing.assert_close(
@@ -577,12 +589,12 @@ def test_fused_says_what_it_needs(subject: Subject, monkeypatch: pytest.MonkeyPa
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=broken))
-    p = torch.ones(3, requires_grad=True)
-    p.grad = torch.ones(3)
+    p = torch.ones(2**16, requires_grad=True)
+    p.grad = torch.ones(2**16)
     optimizer = subject.make([p], fused=True)
     with pytest.raises(RuntimeError, match=r"fused: torch.compile failed, .* C\+\+ compiler"):
         optimizer.step()
-    assert torch.equal(p.detach(), torch.ones(3))
+    assert torch.equal(p.detach(), torch.ones(2**16))
     sys.modules[type(optimizer).__module__].__dict__["_compiled"].cache_clear()
 
 

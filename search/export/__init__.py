@@ -117,6 +117,7 @@ class _Export:
             "STEPS": ", steps" if self.functions.reads("t") else "",
             "PIECES": self.pieces,
             "BLOCK": "" if self.functions.is_global else parts.BLOCK,
+            "TOGETHER": "" if self.functions.is_global else parts.TOGETHER,
             "ABC": "Callable, Iterable" + ("" if self.functions.is_global else ", Iterator"),
             "HELPERS": self.helpers(loop + foreach),
             "LOOP": loop,
@@ -140,7 +141,7 @@ class _Export:
 
     @property
     def fused(self) -> str:
-        """What is compiled: one parameter's statements, unless they look at the whole model."""
+        """What is compiled: a few parameters' statements, unless they look at the whole model."""
         is_global = self.functions.is_global
         text = parts.FUSED_MODEL if is_global else parts.FUSED
         return text + parts.COMPILED.format(dynamic=None if is_global else True)

@@ -76,8 +76,7 @@ for group in self.param_groups:
     lists = _prepare(group, params, grads, *columns)
     hyper = {name: group[name] for name in HYPER}
     if _wants_fused(group, params):
-        _fused(*lists, **hyper)
-        continue
+        lists = _fused(*lists, **hyper)
     if not _wants_foreach(group, params):
         _loop(*lists, **hyper)
         continue
@@ -110,23 +109,43 @@ elif foreach and len(_alike(*lists)) == 1:
 else:
     _loop(*lists, **hyper)
 """
+TOGETHER = "TOGETHER = 16, 4, 1  # parameters in a compiled call, as calls are dear"
 FUSED = '''\
-def _fused(*lists: list, **hyper: Any) -> None:
-    """``_loop`` as one pass over memory a parameter. It is compiled once for all shapes, and all
-    numbers but hyper-parameters."""
+def _fused(*lists: list, **hyper: Any) -> list[list]:
+    """``_loop`` as one pass over memory a parameter; returns the lists of those too small for it.
+
+    Each number of parameters in ``TOGETHER`` is compiled once for all shapes, and all numbers but
+    hyper-parameters.
+    """
+    rows = [*zip(*lists, strict=True)]
+    small = [row for row in rows if row[0].numel() < BLOCK]
+    large = [row for row in rows if row[0].numel() >= BLOCK]
+    large.sort(key=lambda row: -row[0].numel())  # a compiler shares only large ones among threads
     for name in {"lr", "weight_decay"} & hyper.keys():
         hyper[name] = _tensor(hyper[name])
-    # Compiled for the first parameter; a compiler shares only large ones among threads.
-    rows = sorted(zip(*lists, strict=True), key=lambda row: -row[0].numel())
-    _loop(*zip(*rows, strict=True), **hyper, move=_compiled_move)
+    alike: dict[Any, list] = {}
+    constants: dict[str, float] = {}
+
+    def move(*given: Any, **fixed: float) -> None:
+        args = [_tensor(x) for x in given]
+        flat = all(x.is_contiguous() for x in args)
+        args = [_flat(x) if flat and x.ndim else x.detach() for x in args]
+        alike.setdefault((args[0].dtype, args[0].device, args[0].ndim), []).append(args)
+        constants.update(fixed)
+
+    _loop(*([row[i] for row in large] for i in range(len(lists))), **hyper, move=move)
+    for calls in alike.values():
+        while calls:
+            count = next(n for n in TOGETHER if n <= len(calls))
+            _compiled(_move_all)(calls[:count], **constants)
+            del calls[:count]
+    torch.autograd.graph.increment_version([row[0] for row in large])
+    return [[row[i] for row in small] for i in range(len(lists))]
 
 
-def _compiled_move(*given: Any, **fixed: float) -> None:
-    args = [_tensor(x) for x in given]
-    flat = all(x.is_contiguous() for x in args)
-    args = [_flat(x) if flat and x.ndim else x.detach() for x in args]
-    _compiled(_move)(*args, **fixed)
-    torch.autograd.graph.increment_version(given[0])
+def _move_all(calls: list, **constants: float) -> None:
+    for args in calls:
+        _move(*args, **constants)
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -155,7 +174,9 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            compiled(*args, **kwargs)
+            # Or sizes that happen to be equal would have to stay so, or be compiled again.
+            with torch.fx.experimental._config.patch(use_duck_shape=False):
+                compiled(*args, **kwargs)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             needs = "a C++ compiler for a CPU, Triton for a GPU"
             raise RuntimeError(f"fused: torch.compile failed, it needs {{needs}}") from error

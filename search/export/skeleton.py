@@ -51,6 +51,7 @@ STATES = ($STATES)
 COLUMNS = ($COLUMNS)
 HYPER = ($HYPER)
 $BLOCK
+$TOGETHER
 
 
 class $NAME(Optimizer):
