@@ -47,21 +47,35 @@ def _share(found: int, seeds: int) -> str:
     return f"{found} ({100 * low:.0f}–{100 * high:.0f} %)"
 
 
-def endings(results: Rows) -> str:
-    """Markdown: what won each seed, and the kinds on its front of score against statements."""
+def finds(results: Rows) -> str:
+    """Markdown: what was found, and how it does on held-out tasks."""
     lines = [
-        "| seed | winner, and its held-out log loss against | AdamW | Lion | front |",
+        "| seed | found | after | held-out log loss against AdamW | Lion |",
         "| --- | --- | --- | --- | --- |",
     ]
     for row in results:
-        if "winner" in row:
-            won = row["winner"]
-            adamw, lion = (_interval(won["held_out"][name]) for name in ("adamw", "lion"))
-            kinds = ", ".join(f"{r['length']}: {r['kind']}" for r in row["front"])
-            lines.append(
-                f"| {row['strategy']} {row['seed']} | {won['kind']} | {adamw} | {lion} | {kinds} |"
-            )
+        if found := row["found"]:
+            cells = (found["kind"], clock(row["seconds"]), *_held_out(found))
+            lines.append(f"| {row['strategy']} {row['seed']} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""]) if len(lines) > 2 else ""
+
+
+def endings(results: Rows) -> str:
+    """Markdown: what won each seed, and the kinds on its front of score against statements."""
+    lines = [
+        "| seed | winner | held-out log loss against AdamW | Lion | front |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in results:
+        if won := row.get("winner"):
+            kinds = (f"{r['length']}: {r['kind']} ({r['score']:+.3f})" for r in row["front"])
+            cells = (won["kind"], *_held_out(won), "; ".join(kinds))
+            lines.append(f"| {row['strategy']} {row['seed']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""]) if len(lines) > 2 else ""
+
+
+def _held_out(rule: dict[str, Any]) -> tuple[str, str]:
+    return _interval(rule["held_out"]["adamw"]), _interval(rule["held_out"]["lion"])
 
 
 def _interval(found: dict[str, float]) -> str:
