@@ -9,10 +9,12 @@ There are two goals, ``GOALS``. A seed has reached its goal when a candidate (1)
 that is looked for, by experiment and not by its text (``search.kind``), (2) scores better on the
 proxies than AdamW, tuned, and (3) is ahead of it on held-out tasks, tuned alike, the 95 % interval
 over fresh seeds excluding zero; the Lion form must also be as good as Lion there. The search goes
-on while a candidate is judged. Seeds that never get there count as such.
+on while a candidate is judged. Seeds that never get there count as such. AdamW, Lion and momentum
+are tuned and measured on the held-out tasks once, by the first seed that needs them.
 
-Everything lands in ``--out``: a run directory and a JSON file a seed, ``table.md``, ``time.png``
-and ``curves.png``; what is there already is not run again, and what was stopped goes on.
+Everything lands in ``--out``: a run directory and a JSON file a seed, ``baselines.json``,
+``table.md``, ``time.png`` and ``curves.png``; what is there already is not run again, and what was
+stopped goes on.
 
 On short proxies a rule that divides by a short average of squares wins, by a little, over any
 sign. A search that drops whatever falls 0.1 behind its median therefore drops the signs before
@@ -110,15 +112,18 @@ def strategies(goal: Goal) -> dict[str, Settings]:
 
 class Hunter:
     """Looks at what was evaluated and has the best of the wanted kind judged, one at a time, in a
-    process of its own, until one is confirmed."""
+    process of its own, until one is confirmed. ``baselines``: where their losses are kept."""
 
-    def __init__(self, archive: Archive, config: Config, goal: Goal) -> None:
-        self.config, self.goal = config, goal
+    def __init__(self, archive: Archive, config: Config, goal: Goal, baselines: Path) -> None:
+        self.config, self.goal, self.baselines = config, goal, baselines
         self.jobs = executor(f"{__file__}:judging", None, 1)
         self.tried = 0.0  # the best score that was put to the test
         self.waiting: tuple[float, int, str] | None = None  # score, id, text
         self.tested: tuple[float, int, str] | None = None
-        self.known: list[Final] = []  # of the baselines
+        self.known: list[Final] = []
+        if baselines.exists():
+            rows = json.loads(baselines.read_text(encoding="utf-8"))
+            self.known = [Final(*row) for row in rows]
         self.rows: list[Final] = []
         self.found: dict[str, Any] | None = None
         self._look((r.score or 0.0, r.id, r.text or "") for r in archive.best(100))
@@ -169,7 +174,9 @@ class Hunter:
     def _conclude(self) -> None:
         assert self.tested is not None
         score, number, text = self.tested
-        self.known = self.known or [row for row in self.rows if row.rule != "candidate"]
+        if not self.known:
+            self.known = [row for row in self.rows if row.rule != "candidate"]
+            save_text(self.baselines, json.dumps(self.known) + "\n")
         rows = self.known + [row for row in self.rows if row.rule == "candidate"]
         found = standings(rows, "held_out", BASELINES)
         standing = next(s for s in found if s.rule == "candidate")
@@ -216,7 +223,7 @@ def run_seed(
     with (
         open_existing(folder) as archive,
         View(Console(stderr=True)) as view,
-        Hunter(archive, config, goal) as hunter,
+        Hunter(archive, config, goal, out / "baselines.json") as hunter,
     ):
         proceed(archive, workers, view, enough=hunter)
         searched = time.monotonic()
