@@ -108,10 +108,10 @@ def measure(subject: str) -> dict[str, float]:
         if isinstance(x, Tensor) and x.ndim
     )
     moved = 3 * n + 2 * states  # read parameter, gradient, states; write parameter and states
-    half = STEPS // 4
+    first = STEPS // 4  # after these
     return {
-        "step": median(seconds[half:]),
-        "floor": moved * median(copies[half:]) / (2 * n),
+        "step": median(seconds[first:]),
+        "floor": moved * median(copies[first:]) / (2 * n),
     }
 
 

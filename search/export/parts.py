@@ -120,21 +120,21 @@ def _fused(*lists: list, **hyper: Any) -> list[list]:
     rows = [*zip(*lists, strict=True)]
     small = [row for row in rows if row[0].numel() < BLOCK]
     large = [row for row in rows if row[0].numel() >= BLOCK]
-    large.sort(key=lambda row: -row[0].numel())  # a compiler shares only large ones among threads
     for name in {"lr", "weight_decay"} & hyper.keys():
         hyper[name] = _tensor(hyper[name])
-    alike: dict[Any, list] = {}
+    batches: dict[Any, list] = {}  # by what else a compiler tells apart
     constants: dict[str, float] = {}
 
     def move(*given: Any, **fixed: float) -> None:
         args = [_tensor(x) for x in given]
         flat = all(x.is_contiguous() for x in args)
         args = [_flat(x) if flat and x.ndim else x.detach() for x in args]
-        alike.setdefault((args[0].dtype, args[0].device, args[0].ndim), []).append(args)
+        p, starts = args[0], tuple(x.storage_offset() == 0 for x in args)
+        batches.setdefault((p.dtype, p.device, p.ndim, starts), []).append(args)
         constants.update(fixed)
 
     _loop(*([row[i] for row in large] for i in range(len(lists))), **hyper, move=move)
-    for calls in alike.values():
+    for calls in batches.values():
         while calls:
             count = next(n for n in TOGETHER if n <= len(calls))
             _compiled(_move_all)(calls[:count], **constants)
@@ -172,13 +172,16 @@ def _tensor(x: float | Tensor) -> Tensor:
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     compiled = torch.compile(function, dynamic={dynamic})
 
+    # Sizes may be equal by chance and then differ; and 8 versions, the default, are soon reached.
+    sizes = torch.fx.experimental._config.patch(use_duck_shape=False)
+    versions = torch._dynamo.config.patch(recompile_limit=64)
+
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            # Or sizes that happen to be equal would have to stay so, or be compiled again.
-            with torch.fx.experimental._config.patch(use_duck_shape=False):
+            with sizes, versions:
                 compiled(*args, **kwargs)
         except torch._dynamo.exc.BackendCompilerFailed as error:
-            needs = "a C++ compiler for a CPU, Triton for a GPU"
+            needs = "a C++ compiler for a CPU, Triton for a GPU, no parameters that overlap"
             raise RuntimeError(f"fused: torch.compile failed, it needs {{needs}}") from error
 
     return run
