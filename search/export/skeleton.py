@@ -59,7 +59,7 @@ class $NAME(Optimizer):
 
     ``lr``: a number, or a tensor of one element. ``foreach``: multi-tensor functions (None: unless
     ``differentiable``). ``capturable``: step counters on the device. ``differentiable``: record
-    steps for autograd. ``fused``: one pass over memory, by torch.compile at the first step.
+    steps for autograd. ``fused``: large parameters in one pass, by torch.compile at the first step.
     States of half-precision parameters are float32.$NOTE
     """
 
