@@ -10,7 +10,7 @@ that is looked for, by experiment and not by its text (``search.kind``), (2) sco
 proxies than AdamW, tuned, and (3) is ahead of it on held-out tasks, tuned alike, the 95 % interval
 over fresh seeds excluding zero; the Lion form must also be as good as Lion there. The search goes
 on while a candidate is judged. Seeds that never get there count as such. AdamW, Lion and momentum
-are tuned and measured on the held-out tasks once, by the first seed that needs them.
+are tuned and measured on the held-out tasks once, before the first seed.
 
 Everything lands in ``--out``: a run directory and a JSON file a seed, ``baselines.json``,
 ``table.md``, ``time.png`` and ``curves.png``; what is there already is not run again, and what was
@@ -27,43 +27,39 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
+from rediscover_judge import Hunter, baselines
 from rediscover_table import curves, endings, figure, finds, table
 from rich.console import Console
 
 from search.analyze import live
-from search.archive import Archive, Final, open_existing
+from search.archive import Archive, open_existing
 from search.config import BASELINES, Budget, Config
 from search.evaluate import Funnel
-from search.evolve import Candidate, Settings
+from search.evolve import Settings
 from search.history import front, history
 from search.kind import classify
 from search.mutate import Mutation
 from search.program import parse, to_text
-from search.run import begin, proceed, trials
+from search.run import begin, proceed
 from search.simplify import simplify
 from search.tables import Record
-from search.verdict import Standing, Verdict, is_discovery, judge, standings
+from search.verdict import Verdict, standings
 from search.view import View, clock
-from search.workers import Failure, executor
 from search.zoo import lookup
 from tasks.environment import environment
 from tasks.files import save_text
 from tasks.interrupt import Interrupted
-from tasks.suites import resolve
 
 SLACK = 0.5
 POINTS = 100
 """Of a stored curve."""
-SEEDS = 10
-"""Fresh ones that a find is judged on."""
-GAIN = 0.01
-"""By how much a candidate must be better on the proxies than the last one that was judged."""
+MOST = 1000
+"""Programs that are simplified for the front, at a tenth of a second each."""
 
 
 @dataclass(frozen=True)
@@ -110,95 +106,15 @@ def strategies(goal: Goal) -> dict[str, Settings]:
     }
 
 
-class Hunter:
-    """Looks at what was evaluated and has the best of the wanted kind judged, one at a time, in a
-    process of its own, until one is confirmed. ``baselines``: where their losses are kept."""
-
-    def __init__(self, archive: Archive, config: Config, goal: Goal, baselines: Path) -> None:
-        self.config, self.goal, self.baselines = config, goal, baselines
-        self.jobs = executor(f"{__file__}:judging", None, 1)
-        self.tried = 0.0  # the best score that was put to the test
-        self.waiting: tuple[float, int, str] | None = None  # score, id, text
-        self.tested: tuple[float, int, str] | None = None
-        self.known: list[Final] = []
-        if baselines.exists():
-            rows = json.loads(baselines.read_text(encoding="utf-8"))
-            self.known = [Final(*row) for row in rows]
-        self.rows: list[Final] = []
-        self.found: dict[str, Any] | None = None
-        self._look((r.score or 0.0, r.id, r.text or "") for r in archive.best(100))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.jobs.close()
-
-    def __call__(self, candidates: list[Candidate]) -> bool:
-        self._look((c.score or 0.0, c.id, to_text(c.program)) for c in candidates if c.program)
-        self._collect(0.0)
-        return self.found is not None
-
-    def finish(self) -> None:
-        """Wait for what is being judged, and for what came up meanwhile."""
-        while self.found is None and (self.tested or self.waiting):
-            self._collect(None)
-
-    def _look(self, candidates: Iterable[tuple[float, int, str]]) -> None:
-        for score, number, text in sorted(candidates):
-            if score > self.tried - GAIN or (self.waiting and score >= self.waiting[0]):
-                return
-            program = live(parse(text))
-            kind = classify(program)
-            if kind.name == self.goal.kind and not kind.climbs:
-                self.waiting = score, number, to_text(program)
-                return
-
-    def _collect(self, timeout: float | None) -> None:
-        for _, rows in self.jobs.completed(timeout):
-            if isinstance(rows, Failure):
-                raise RuntimeError(f"judging: {rows.reason}\n{rows.detail}")
-            self.rows += rows
-            if len({row.task for row in self.rows}) == len(resolve(self.config.verdict.held_out)):
-                self._conclude()
-        if self.tested is None and self.waiting and self.found is None:
-            self.tested, self.waiting = self.waiting, None
-            self.tried = self.tested[0]
-            rules = {"candidate": self.tested[2]}
-            if not self.known:
-                rules |= {name: to_text(lookup(name).program) for name in BASELINES}
-            suite = self.config.verdict.held_out
-            for trial in trials(self.config, "held_out", suite, rules).values():
-                self.jobs.submit(trial._replace(seeds=SEEDS))
-
-    def _conclude(self) -> None:
-        assert self.tested is not None
-        score, number, text = self.tested
-        if not self.known:
-            self.known = [row for row in self.rows if row.rule != "candidate"]
-            save_text(self.baselines, json.dumps(self.known) + "\n")
-        rows = self.known + [row for row in self.rows if row.rule == "candidate"]
-        found = standings(rows, "held_out", BASELINES)
-        standing = next(s for s in found if s.rule == "candidate")
-        if is_discovery(standing, BASELINES[0]) and equals(standing, self.goal.rival):
-            self.found = {
-                "candidate": number,
-                "score": score,
-                "kind": str(classify(parse(text))),
-                "program": text,
-                "held_out": {name: x._asdict() for name, x in standing.against.items()},
-            }
-        self.tested, self.rows = None, []
-
-
-def judging(_: None) -> Any:
-    """What the judging process does with a job."""
-    return judge
-
-
-def equals(standing: Standing, rival: str | None) -> bool:
-    """Whether it does at least as well on average."""
-    return rival is None or standing.against[rival].mean <= 0
+def config_of(goal: Goal, strategy: str, seed: int, minutes: float) -> Config:
+    return Config(
+        start=(to_text(lookup("adam_no_correction").program),),
+        seed=seed,
+        budget=Budget(candidates=10**9, minutes=minutes),
+        funnel=goal.funnel,
+        evolution=strategies(goal)[strategy],
+        verdict=goal.verdict,
+    )
 
 
 def run_seed(
@@ -209,21 +125,15 @@ def run_seed(
     record = out / f"{name}.json"
     if record.exists():
         return json.loads(record.read_text(encoding="utf-8"))
-    config = Config(
-        start=(to_text(lookup("adam_no_correction").program),),
-        seed=seed,
-        budget=Budget(candidates=10**9, minutes=minutes),
-        funnel=goal.funnel,
-        evolution=strategies(goal)[strategy],
-        verdict=goal.verdict,
-    )
+    config = config_of(goal, strategy, seed, minutes)
+    known = baselines(config, out, workers)
     folder = out / "runs" / name
     if not folder.exists():
         begin(folder, config).close()
     with (
         open_existing(folder) as archive,
         View(Console(stderr=True)) as view,
-        Hunter(archive, config, goal, out / "baselines.json") as hunter,
+        Hunter(archive, config, goal.kind, goal.rival, known) as hunter,
     ):
         proceed(archive, workers, view, enough=hunter)
         searched = time.monotonic()
@@ -254,14 +164,13 @@ def kind_of(record: Record) -> str:
 
 
 def simplest(archive: Archive) -> list[dict[str, Any]]:
-    """The front of score against length among what beats AdamW, tuned, on the proxies; a program
-    is as long as exact algebra leaves it, for evolution's own are full of dead statements."""
-    better = [*archive.records("WHERE c.fate = 'evaluated' AND c.score < 0")]
-    short = {r.id: simplify(parse(r.text or "")).end.program for r in better}
-    ahead = front(r._replace(length=short[r.id].length) for r in better)
+    """The front of score against length among the best that beat AdamW, tuned, on the proxies; a
+    program is as long as exact algebra leaves it, for evolution's own have dead statements."""
+    better = [r for r in archive.best(MOST) if (r.score or 0.0) < 0]
+    lengths = (simplify(parse(r.text or "")).end.program.length for r in better)
+    ahead = front(r._replace(length=n) for r, n in zip(better, lengths, strict=True))
     return [
-        {"length": r.length, "score": r.score, "kind": kind_of(r), "program": to_text(short[r.id])}
-        for r in ahead
+        {"length": r.length, "score": r.score, "kind": kind_of(r), "program": r.text} for r in ahead
     ]
 
 
@@ -312,9 +221,11 @@ def main() -> None:
             start = time.monotonic()
             try:
                 row = run_seed(goal, strategy, seed, minutes, out, options.workers)
-            except Interrupted:
+            except (Interrupted, KeyboardInterrupt):
                 print("stopped, nothing is lost; the same command goes on")
                 return
+            except ValueError as error:
+                parser.error(str(error))
             results.append(row)
             found = row["found"]
             answer = found["kind"] if found else f"not found; best: {row['best_kind']}"

@@ -1,0 +1,161 @@
+"""What ``rediscover_lion.py`` asks of a candidate before it calls it found.
+
+It must be of the kind that is looked for, by experiment, and on held-out tasks be ahead of AdamW,
+tuned alike, with the whole 95 % interval over fresh seeds.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Self
+
+from search.analyze import live
+from search.archive import Archive, Final
+from search.config import BASELINES, Config
+from search.evolve import Candidate
+from search.kind import classify
+from search.program import parse, to_text
+from search.run import trials
+from search.verdict import Standing, Trial, is_discovery, judge, standings
+from search.workers import Failure, executor
+from search.zoo import lookup
+from tasks.files import save_text
+
+SEEDS = 10
+"""Fresh ones that a find is judged on."""
+GAIN = 0.01
+"""By how much a candidate must be better on the proxies than the last one that was judged."""
+CANDIDATE = "candidate"
+"""What it is called among the baselines."""
+Scored = tuple[float, int, str]
+"""A candidate: score, id, text."""
+
+
+class Hunter:
+    """Has what was evaluated looked at, and the best of the wanted kind judged, one at a time, in
+    a process of its own, until one is confirmed.
+
+    ``kind`` is what ``search.kind`` calls it; ``rival``: what it must be at least as good as, if
+    not None; ``known``: the baselines on held-out tasks.
+    """
+
+    def __init__(
+        self, archive: Archive, config: Config, kind: str, rival: str | None, known: list[Final]
+    ) -> None:
+        self.config, self.kind, self.rival, self.known = config, kind, rival, known
+        self.jobs = executor(f"{__file__}:hunting", None, 1)
+        self.busy = False
+        self.tried = 0.0  # the best score that was put to the test
+        self.unseen: list[Scored] = [
+            (r.score or 0.0, r.id, r.text or "") for r in archive.best(100)
+        ]
+        self.found: dict[str, Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.jobs.close()
+
+    def __call__(self, candidates: list[Candidate]) -> bool:
+        self.unseen += [(c.score or 0.0, c.id, to_text(c.program)) for c in candidates if c.program]
+        self._go_on(0.0)
+        return self.found is not None
+
+    def finish(self) -> None:
+        """Wait for what is being judged, and for what came up meanwhile."""
+        self._go_on(0.0)
+        while self.found is None and self.busy:
+            self._go_on(None)
+
+    def _go_on(self, timeout: float | None) -> None:
+        for _, result in self.jobs.completed(timeout):
+            self.busy = False
+            if found := answer(result):
+                self._conclude(*found)
+        if self.busy or self.found:
+            return
+        promising = sorted(x for x in self.unseen if x[0] < self.tried - GAIN)
+        self.unseen = []
+        if promising:
+            self.jobs.submit((promising, self.kind, held_out(self.config, {})))
+            self.busy = True
+
+    def _conclude(self, candidate: Scored, rows: list[Final]) -> None:
+        score, number, text = candidate
+        self.tried = score
+        found = standings(self.known + rows, "held_out", BASELINES)
+        standing = next(s for s in found if s.rule == CANDIDATE)
+        if is_discovery(standing, BASELINES[0]) and equals(standing, self.rival):
+            self.found = {
+                "candidate": number,
+                "score": score,
+                "kind": str(classify(parse(text))),
+                "program": text,
+                "held_out": {name: x._asdict() for name, x in standing.against.items()},
+            }
+
+
+def hunting(_: None) -> Any:
+    """What the judging process does with a job."""
+    return hunt
+
+
+def hunt(job: tuple[list[Scored], str, list[Trial]]) -> tuple[Scored, list[Final]] | None:
+    """The first of the candidates that is of the kind, and how it does in the trials."""
+    candidates, wanted, jobs = job
+    for score, number, text in candidates:
+        program = live(parse(text))
+        kind = classify(program)
+        if kind.name == wanted and not kind.climbs:
+            rule = (CANDIDATE, to_text(program))
+            rows = [row for trial in jobs for row in judge(trial._replace(rules=(rule,)))]
+            return (score, number, rule[1]), rows
+    return None
+
+
+def judging(_: None) -> Any:
+    return judge
+
+
+def held_out(config: Config, rules: dict[str, str]) -> list[Trial]:
+    """The jobs that judge ``rules`` as a run does, on more seeds."""
+    jobs = trials(config, "held_out", config.verdict.held_out, rules)
+    return [trial._replace(seeds=SEEDS) for trial in jobs.values()]
+
+
+def baselines(config: Config, out: Path, workers: int) -> list[Final]:
+    """Those of every seed: what ``out`` has of them, or measured now.
+
+    Raises ValueError where ``out`` has those of another goal.
+    """
+    file, verdict = out / "baselines.json", config.verdict
+    asked = {"suite": verdict.held_out, "trials": verdict.trials, "seeds": SEEDS}
+    if file.exists():
+        known = json.loads(file.read_text(encoding="utf-8"))
+        if known["asked"] != asked:
+            raise ValueError(f"{file}: got {known['asked']}, expected {asked}: not of this goal")
+        return [Final(*row) for row in known["rows"]]
+    print(f"tuning {', '.join(BASELINES)} on held-out tasks …", flush=True)
+    rules = {name: to_text(lookup(name).program) for name in BASELINES}
+    rows: list[Final] = []
+    with executor(f"{__file__}:judging", None, workers) as jobs:
+        for trial in held_out(config, rules):
+            jobs.submit(trial)
+        for _, found in jobs.completed():
+            rows += answer(found)
+    save_text(file, json.dumps({"asked": asked, "rows": rows}) + "\n")
+    return rows
+
+
+def answer(result: Any) -> Any:
+    """What came of a job. Raises RuntimeError if it failed."""
+    if isinstance(result, Failure):
+        raise RuntimeError(f"judging: {result.reason}\n{result.detail}")
+    return result
+
+
+def equals(standing: Standing, rival: str | None) -> bool:
+    """Whether it does at least as well on average."""
+    return rival is None or standing.against[rival].mean <= 0
