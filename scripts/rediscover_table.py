@@ -106,7 +106,7 @@ def curves(results: Rows, strategies: Sequence[str]) -> Figure:
     for number, strategy in enumerate(strategies):
         rows = [row for row in results if row["strategy"] == strategy]
         for k, row in enumerate(rows):
-            label = f"{strategy}, {len(rows)} seeds" if k == 0 else None
+            label = f"{strategy}, seeds: {len(rows)}" if k == 0 else None
             style = {"color": f"C{number}", "alpha": 0.6, "linewidth": 1, "label": label}
             left.step(row["curve"]["tried"], row["curve"]["best"], where="post", **style)
             right.step(row["curve"]["seconds"], row["curve"]["best"], where="post", **style)
@@ -114,5 +114,5 @@ def curves(results: Rows, strategies: Sequence[str]) -> Figure:
         axes.set(xlabel=unit, xscale="log")
         axes.axhline(0, color="black", linewidth=0.8, linestyle=":")
     left.set_ylabel("best score: mean log loss against tuned AdamW")
-    left.legend()
+    plot.legend(loc="outside upper center", ncols=len(strategies))
     return plot
