@@ -114,5 +114,5 @@ def curves(results: Rows, strategies: Sequence[str]) -> Figure:
         axes.set(xlabel=unit, xscale="log")
         axes.axhline(0, color="black", linewidth=0.8, linestyle=":")
     left.set_ylabel("best score: mean log loss against tuned AdamW")
-    plot.legend(loc="outside upper center", ncols=len(strategies))
+    plot.legend(handles=left.get_legend_handles_labels()[0], loc="outside upper center", ncols=3)
     return plot
