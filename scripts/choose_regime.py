@@ -193,7 +193,7 @@ class Study:
         }
         for ticket, found in self.jobs.completed():
             if isinstance(found, Failure):
-                raise RuntimeError(f"{stage}: {tickets[ticket]}: {found.reason}\n{found.detail}")
+                raise RuntimeError(f"{stage}: {tickets[ticket]}: {found}")
             name = tickets[ticket]
             self.kept[keys[name]] = [x if math.isfinite(x) else None for x in found]
             save_text(self.file, json.dumps(self.kept, indent=1) + "\n")

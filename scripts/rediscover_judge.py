@@ -7,6 +7,7 @@ tuned alike, with the whole 95 % interval over fresh seeds.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,7 +45,7 @@ class Hunter:
         self, archive: Archive, config: Config, kind: str, rival: str | None, known: list[Final]
     ) -> None:
         self.config, self.kind, self.rival, self.known = config, kind, rival, known
-        self.jobs = executor(f"{__file__}:hunting", None, 1)
+        self.jobs = executor(f"{__file__}:worker", None, 1)
         self.busy = False
         self.tried = 0.0  # the best score that was put to the test
         self.unseen: list[Scored] = [
@@ -97,14 +98,19 @@ class Hunter:
             }
 
 
-def hunting(_: None) -> Any:
-    """What the judging process does with a job."""
-    return hunt
+Suspects = tuple[list[Scored], str, list[Trial]]
+"""A job: candidates, the kind that is looked for, and the trials that one of it is put to."""
 
 
-def hunt(job: tuple[list[Scored], str, list[Trial]]) -> tuple[Scored, list[Final]] | None:
+def worker(_: None) -> Callable[[Trial | Suspects], Any]:
+    """What a process does with a job: the baselines have trials alone."""
+    return lambda job: judge(job) if isinstance(job, Trial) else hunt(*job)
+
+
+def hunt(
+    candidates: list[Scored], wanted: str, jobs: list[Trial]
+) -> tuple[Scored, list[Final]] | None:
     """The first of the candidates that is of the kind, and how it does in the trials."""
-    candidates, wanted, jobs = job
     for score, number, text in candidates:
         program = live(parse(text))
         kind = classify(program)
@@ -113,10 +119,6 @@ def hunt(job: tuple[list[Scored], str, list[Trial]]) -> tuple[Scored, list[Final
             rows = [row for trial in jobs for row in judge(trial._replace(rules=(rule,)))]
             return (score, number, rule[1]), rows
     return None
-
-
-def judging(_: None) -> Any:
-    return judge
 
 
 def held_out(config: Config, rules: dict[str, str]) -> list[Trial]:
@@ -140,7 +142,7 @@ def baselines(config: Config, out: Path, workers: int) -> list[Final]:
     print(f"tuning {', '.join(BASELINES)} on held-out tasks …", flush=True)
     rules = {name: to_text(lookup(name).program) for name in BASELINES}
     rows: list[Final] = []
-    with executor(f"{__file__}:judging", None, workers) as jobs:
+    with executor(f"{__file__}:worker", None, workers) as jobs:
         for trial in held_out(config, rules):
             jobs.submit(trial)
         for _, found in jobs.completed():
@@ -152,7 +154,7 @@ def baselines(config: Config, out: Path, workers: int) -> list[Final]:
 def answer(result: Any) -> Any:
     """What came of a job. Raises RuntimeError if it failed."""
     if isinstance(result, Failure):
-        raise RuntimeError(f"judging: {result.reason}\n{result.detail}")
+        raise RuntimeError(f"judging: {result}")
     return result
 
 

@@ -157,7 +157,7 @@ def _stage(
             jobs.submit(trial)
     for _, rows in jobs.completed():
         if isinstance(rows, Failure):
-            raise RuntimeError(f"{stage}: {rows.reason}\n{rows.detail}")
+            raise RuntimeError(f"{stage}: {rows}")
         with archive.transaction():
             archive.add_finals(rows)
         if stop():

@@ -42,6 +42,9 @@ class Failure:
     reason: str
     detail: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.reason}\n{self.detail}"
+
 
 class DeviceLost(OSError):
     """A GPU that worked when it was checked does not work any more."""

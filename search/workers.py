@@ -322,7 +322,7 @@ class Processes(Executor):
             worker.job, worker.deadline = None, math.inf
         elif isinstance(result, Failure):
             if not self._started:
-                raise RuntimeError(f"workers cannot start: {result.reason}\n{result.detail}")
+                raise RuntimeError(f"workers cannot start: {result}")
             self._lose(place, worker, f"worker could not be replaced: {result.reason}")
         else:
             self._started = worker.ready = True
