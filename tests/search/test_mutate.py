@@ -46,6 +46,8 @@ COPIES = Mutation(insert=0, delete=0, modify=0, copy=1)
 def test_a_copy_differs_in_one_argument_and_one_reader_turns_to_it(program):
     for child in children(program, COPIES, count=30):
         check(child.program)
+        assert child.before
+        assert child.after
         new = list(child.program.statements)
         copy = new.pop(child.where)
         assert copy == child.after
