@@ -95,6 +95,7 @@ class Hunter:
                 "kind": str(classify(parse(text))),
                 "program": text,
                 "held_out": {name: x._asdict() for name, x in standing.against.items()},
+                "rows": rows,
             }
 
 

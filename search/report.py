@@ -136,7 +136,7 @@ def _stage(archive: Archive, stage: str) -> list[Part]:
     return [
         Table(("rule", *(f"against {TITLES[name]}" for name in BASELINES)), rows),
         f"Change of the final validation loss, mean over {len(tasks)} tasks ({', '.join(tasks)}) "
-        f"and n = {len(seeds)} fresh seeds ({seeds[0]} to {seeds[-1]}), with its 95 % bootstrap "
+        f"and n = {len(seeds)} fresh seeds ({seeds[0]} to {seeds[-1]}), with its 95 % "
         f"interval over seeds; every rule tuned with the same {trials} trials on each task.",
     ]
 
@@ -202,8 +202,7 @@ def _meta_validation_figure(
     caption = (
         f"Meta-validation: those that led the search, tuned again on larger tasks that it does not "
         f"see ({', '.join(tasks)}), n = {len(seeds)} fresh seeds ({seeds[0]} to {seeds[-1]}), 95 % "
-        "bootstrap intervals over seeds. Where only the grey line falls, the search fits its "
-        "proxies."
+        "intervals over seeds. Where only the grey line falls, the search fits its proxies."
     )
     return Figure("meta-validation", figure, caption, hover)
 

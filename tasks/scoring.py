@@ -7,7 +7,7 @@ differences are paired. The number reported is
 
     mean over tasks of log(loss of the rule / loss of the reference rule),    lower is better,
 
-with a bootstrap interval over the seeds. A run that diverges is a status, never a number: it
+with Student's interval over the seeds. A run that diverges is a status, never a number: it
 makes its rule's loss on that seed infinite.
 """
 
@@ -121,7 +121,7 @@ def finite(losses: Tensor) -> Tensor:
 
 
 class Interval(NamedTuple):
-    """A mean over ``n`` seeds and its 95 % bootstrap interval; infinite if any run diverged."""
+    """A mean over ``n`` seeds and its 95 % interval; infinite if any run diverged."""
 
     mean: float
     low: float
@@ -142,13 +142,17 @@ def compare(losses: np.ndarray, reference: np.ndarray) -> Interval:
 
 
 def interval(values: np.ndarray) -> Interval:
-    """Mean of ``[n]`` values with a bootstrap interval (bias-corrected and accelerated)."""
+    """Mean of ``[n]`` values with Student's 95 % interval; of one alone it is infinite.
+
+    Five seeds are usual here. A bootstrap of five normal values holds the truth 83 times of 100
+    when it promises 95 (bias-corrected and accelerated; 90 of ten).
+    """
     values = np.asarray(values, float)
     n = len(values)
     if not np.isfinite(values).all():
         return Interval(math.inf, math.inf, math.inf, n)
     mean = float(values.mean())
-    if n < 2 or np.ptp(values) == 0:
-        return Interval(mean, mean, mean, n)
-    bounds = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
-    return Interval(mean, float(bounds.low), float(bounds.high), n)
+    if n < 2:
+        return Interval(mean, -math.inf, math.inf, n)  # one seed says nothing about others
+    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n)
