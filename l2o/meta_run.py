@@ -169,6 +169,8 @@ class Run:
 
     def to_the_end(self, stop: Any) -> None:
         training, outer = self.training, self.config.outer
+        if self.saved == training.step:
+            self._keep()
         if training.step == 0:
             self._evaluate()
         elif training.step < outer.steps:
@@ -242,7 +244,15 @@ class Run:
             tensors | {"best": self.best}, {name: json.dumps(v) for name, v in header.items()}
         )
         files.save_bytes(self.run_dir / STATE, content)
-        checkpoint.save(self.run_dir / BEST, self.optimizer, self.best, self.card())
+        self._keep()
+
+    def _keep(self) -> None:
+        """Write the best optimizer, unless it is there: a kill may have come after the save."""
+        if self.held_out is None:
+            return
+        card, there = self.card(), checkpoint.read_card(self.run_dir / BEST)
+        if there | card != there:  # a card is written last, so one that is right says all is
+            checkpoint.save(self.run_dir / BEST, self.optimizer, self.best, card)
 
     def card(self) -> dict[str, Any]:
         """What a user of the best optimizer wants to know of where it comes from."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -188,6 +189,25 @@ def test_kill_9_and_resume_end_with_the_same_bits(finished: Path, tmp_path: Path
     proceed(folder)
     assert kills >= 2
     assert_same(folder, finished)
+
+
+@pytest.mark.parametrize("left", ["nothing", "the one before"])
+def test_a_kill_between_the_last_save_and_the_best_is_made_up_for(
+    left: str, finished: Path, tmp_path: Path, capsys
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    best = folder / meta_run.BEST
+    shutil.rmtree(best)
+    if left == "the one before":
+        checkpoint.save(best, OPTIMIZER, OPTIMIZER.initial() + 1, {"outer_steps": 1})
+    assert main(["resume", str(folder)]) == 0
+    assert "held-out objective after" in capsys.readouterr().out
+    wanted, found = checkpoint.load(finished / meta_run.BEST), checkpoint.load(best)
+    assert torch.equal(found.theta, wanted.theta)
+    assert found.card == wanted.card
+    before = (best / checkpoint.TENSORS).stat().st_mtime_ns
+    proceed(folder)
+    assert (best / checkpoint.TENSORS).stat().st_mtime_ns == before
 
 
 def test_ctrl_c_finishes_the_step_and_saves(finished: Path, tmp_path: Path) -> None:
