@@ -160,7 +160,7 @@ def _verdict(card: dict[str, Any]) -> Table:
         title=f"held-out objective after {card['outer_steps']} outer steps "
         f"(meta-loss {loss['first']:.4f}, in the end {loss['last']:.4f})",
         caption=f"Mean training loss of runs of {asked['steps']} steps, bounded, "
-        f"n = {asked['seeds']} seeds; 1: nothing was learned. "
+        f"n = {asked['seeds']} seeds; 2/3: as good as predicting nothing, 1: diverged. "
         "Lower is better; l2o report has the intervals.",
     )
     shown.add_column("task")

@@ -47,9 +47,9 @@ def meta_loss(config: Config, found: Saved) -> Figure:
         axes.legend(loc="best")
     tasks, particles = len(config.train.tasks()), config.estimation.particles
     caption = (
-        f"Meta-loss: the mean bounded training loss, 1 if nothing is learned, over n = {tasks} "
-        f"tasks × {particles} particles of 1 run (seed {config.seed}). Thick line and band: means "
-        f"of {window} outer steps; thin: every one."
+        "Meta-loss: the mean bounded training loss (2/3: as good as predicting nothing, 1: "
+        f"diverged) over n = {tasks} tasks × {particles} particles of 1 run (seed {config.seed}). "
+        f"Thick line and band: means of {window} outer steps; thin: every one."
     )
     if np.isnan(by_task).any():
         caption += " Tasks were not kept apart by the version that began this run."

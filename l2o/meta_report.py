@@ -192,8 +192,8 @@ def _held_out_tasks(
         Table((f"against {adam_at(config)}", "", "interval, seeds", "interval, both"), changes),
         f"Mean over {len(measured)} tasks and n = {SEEDS} fresh seeds ({fresh}, not those that "
         f"chose the optimizer), {config.evaluation.steps} steps, with its 95 % intervals "
-        "over seeds, and over tasks and seeds. The "
-        f"objective is the mean training loss over a run, bounded; 1: nothing was learned. "
+        "over seeds, and over tasks and seeds. The objective is the mean training loss over a "
+        "run, bounded; 2/3: as good as predicting nothing, 1: diverged. "
         f"{adam_at(config)} is a landmark, not a tuned baseline: for that, l2o evaluate.",
         Table(("task", "rule", *names), rows),
         f"Means of the {SEEDS} seeds and their 95 % intervals.",
