@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tasks.environment import prepare
 from tasks.files import save_text
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, scaled
+from tasks.suites import imported, yours
 from tasks.transformer import Transformer
 from tasks.types import Task, UpdateRule
 
@@ -117,15 +117,20 @@ def _write(checks: Mapping[str, Coordinates], out: Path) -> None:
 def _network(name: str) -> Callable[[int], Task]:
     if name in NETWORKS:
         return NETWORKS[name]
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        known = ", ".join(NETWORKS)
-        raise ValueError(
-            f"--task: got {name!r}, expected one of {known}, or an import path "
-            f"package.module:function ({error})"
-        ) from error
+    known = ", ".join(NETWORKS)
+    function = imported(
+        "--task", name, f"one of {known}, or an import path package.module:function"
+    )
+
+    def make(width: int) -> Task:
+        with yours("--task", name):
+            task = function(width)
+        if not isinstance(task, Task):
+            kind = type(task).__name__
+            raise ValueError(f"--task: got {name!r}, which returns a {kind}, expected a Task")
+        return task
+
+    return make
 
 
 def _degree(rule: UpdateRule) -> float:

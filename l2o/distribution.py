@@ -4,14 +4,13 @@ A distribution is a product, families x widths x data sets, or a suite. Each of 
 a *lesson*: the task, in muP or not, with the factors that muP multiplies learned steps by, and an
 objective that is the same for all tasks: the mean training loss, in units of one and a half times
 what predicting nothing costs, where a loss above that, or NaN, counts as 1. So no task outweighs
-another, and a run that diverged weighs as much as one that learned nothing.
+another, predicting nothing is 2/3, and a run that diverged costs half as much again at most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from importlib import import_module
 from itertools import product
 
 import torch
@@ -23,7 +22,7 @@ from tasks.datasets import DATASETS
 from tasks.fields import one_of, positive
 from tasks.mlp import MLP
 from tasks.mup import mup, update_multiplier
-from tasks.suites import resolve
+from tasks.suites import imported, resolve
 from tasks.transformer import Transformer
 from tasks.types import Task
 from tasks.unroll import evaluate
@@ -85,7 +84,9 @@ class Distribution:
         if missing:
             raise ValueError(f"families: {name} has no field {', '.join(missing)}")
         try:
-            return family(data=DATASETS[data](), **wanted)  # type: ignore[call-arg]
+            member = family(data=DATASETS[data](), **wanted)  # type: ignore[call-arg]
+            _ = member.layout  # some find out only here that they are not made for such data
+            return member
         except (ValueError, AttributeError) as error:
             raise ValueError(f"families: no {name} of width {width} on {data}: {error}") from error
 
@@ -93,16 +94,10 @@ class Distribution:
 def _family(name: str) -> type[Task]:
     if name in FAMILIES:
         return FAMILIES[name]
-    module, _, attribute = name.partition(":")
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError):
-        found = None
+    form = f"{', '.join(FAMILIES)} or an import path module:class of a Task"
+    found = imported("families", name, form)
     if not (isinstance(found, type) and issubclass(found, Task)):
-        known = ", ".join(FAMILIES)
-        raise ValueError(
-            f"families: got {name!r}, expected {known} or an import path module:class of a Task"
-        )
+        raise ValueError(f"families: got {name!r}, expected {form}")
     return found
 
 

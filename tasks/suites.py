@@ -17,9 +17,11 @@ of yours is named by its import path, ``package.module:attribute`` (see ``resolv
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
@@ -185,9 +187,16 @@ SUITES: dict[str, Callable[[], Suite]] = {
 
 
 def names(suite: Sequence[Entry]) -> list[str]:
-    """What each entry is called: its task, and its steps where the suite has the task twice."""
-    times = Counter(entry.task.name for entry in suite)
-    return [e.task.name if times[e.task.name] == 1 else f"{e.task.name}-s{e.steps}" for e in suite]
+    """What each entry is called: its task, with its steps where the suite has that name twice, and
+    a number from the second on of those that have the same steps, too."""
+    times, used, found = Counter(entry.task.name for entry in suite), Counter[str](), []
+    for entry in suite:
+        name = entry.task.name
+        if times[name] > 1:
+            name += f"-s{entry.steps}"
+        used[name] += 1
+        found.append(name if used[name] == 1 else f"{name}-{used[name]}")
+    return found
 
 
 def resolve(name: str) -> Suite:
@@ -199,17 +208,34 @@ def resolve(name: str) -> Suite:
     """
     if name in SUITES:
         return SUITES[name]()
+    form = f"one of {', '.join(SUITES)}, or an import path package.module:attribute"
+    found = imported("suite", name, form)
+    if callable(found):
+        with yours("suite", name):
+            found = found()
+    return _entries(name, found)
+
+
+def imported(field: str, name: str, form: str) -> Any:
+    """What the import path ``package.module:attribute`` leads to; runs the module.
+
+    Raises ValueError, which says that ``form`` was expected of the ``field`` or why it fails.
+    """
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
-        raise ValueError(
-            f"suite: got {name!r}, expected one of {', '.join(SUITES)}, "
-            "or an import path package.module:attribute"
-        )
+        raise ValueError(f"{field}: got {name!r}, expected {form}")
+    with yours(field, name, "cannot be imported"):
+        return getattr(import_module(module), attribute)
+
+
+@contextmanager
+def yours(field: str, name: str, what: str = "fails") -> Iterator[None]:
+    """Code of a user's, which may raise anything: say so as a ValueError about ``field``."""
     try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"suite: got {name!r}, which cannot be imported: {error}") from error
-    return _entries(name, found() if callable(found) else found)
+        yield
+    except Exception as error:
+        kind = type(error).__name__
+        raise ValueError(f"{field}: got {name!r}, which {what}: {kind}: {error}") from error
 
 
 def _entries(name: str, found: object) -> Suite:

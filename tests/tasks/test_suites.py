@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from tasks.cards import REFERENCES, card
-from tasks.datasets import breast_cancer, digit_halves
+from tasks.datasets import breast_cancer, digit_halves, help_text
 from tasks.mlp import MLP
 from tasks.suites import SUITES, Entry, names, resolve
+from tasks.transformer import Transformer
 from tasks.types import Task
 
 EXTRA = ("held_out_extra", "far")
@@ -102,7 +103,10 @@ def mine(tmp_path, monkeypatch):
         "empty = ()\n"
         "wrong = [task, 3]\n"
         "number = 3\n"
+        "def of(width):\n"
+        "    return MLP(width)\n"
     )
+    (tmp_path / "my_suite_with_a_typo.py").write_text("task = MLP(width=5\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield "my_suites"
     sys.modules.pop("my_suites", None)
@@ -122,7 +126,10 @@ def test_import_paths(mine, attribute, steps):
     ("name", "message"),
     [
         ("proxi", "got 'proxi', expected one of proxy, meta_validation, meta_train"),
-        ("no_such_module:task", "cannot be imported: No module named 'no_such_module'"),
+        ("no_such_module:task", "cannot be imported: .*: No module named 'no_such_module'"),
+        (".my_suites:task", "got '.my_suites:task', which cannot be imported"),
+        ("my_suite_with_a_typo:task", "cannot be imported: SyntaxError"),
+        ("my_suites:of", r"got 'my_suites:of', which fails: TypeError: of\(\) missing 1"),
         ("my_suites:nothing", "cannot be imported: .*has no attribute 'nothing'"),
         ("my_suites:wrong", "holds a int, expected tasks"),
         ("my_suites:number", "holds a int, expected tasks"),
@@ -133,6 +140,15 @@ def test_import_paths(mine, attribute, steps):
 def test_wrong_names_are_explained(mine, name, message):
     with pytest.raises(ValueError, match=message):
         resolve(name)
+
+
+def test_tasks_that_share_a_name_are_told_apart():
+    text = help_text(8)
+    suite = [Entry(MLP(width=5, batch_size=size), 9) for size in (16, 32, 64)]
+    suite += [Entry(MLP(width=5), 7), *(Entry(Transformer(8, 1, k, text), 9) for k in (1, 2))]
+    found = names(suite)
+    assert found[:4] == [f"mlp-digits-w5-d1-{end}" for end in ("s9", "s9-2", "s9-3", "s7")]
+    assert len(set(found)) == len(suite)
 
 
 def test_far_goes_8_times_as_wide_and_4_times_as_long_as_the_proxies():
