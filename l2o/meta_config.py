@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -9,7 +10,6 @@ from l2o.backprop import Backprop
 from l2o.distribution import Distribution
 from l2o.episodes import Episodes
 from l2o.es import ES, Noise
-from tasks.environment import check_device
 from tasks.fields import natural, one_of, positive
 
 NOISE: dict[str, Noise] = {
@@ -19,6 +19,8 @@ NOISE: dict[str, Noise] = {
     "full-es": "full",
 }
 METHODS = (*NOISE, "backprop")
+LAST_SEED = 2**64 - 1
+"""What a generator of torch's can be started from."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         positive(every=self.every, steps=self.steps, seeds=self.seeds)
+        if not 0 < self.adam_lr < math.inf:
+            raise ValueError(f"adam_lr: got {self.adam_lr}, expected a positive number")
 
 
 def _wider() -> Distribution:
@@ -129,7 +133,8 @@ class Config:
 
     def __post_init__(self) -> None:
         natural(seed=self.seed)
-        check_device(self.device)
+        if self.seed > LAST_SEED:
+            raise ValueError(f"seed: got {self.seed}, expected at most {LAST_SEED}")
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> Config:

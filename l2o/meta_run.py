@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,9 +52,12 @@ def begin(
     run_dir: Path, config: Config, optimizer: LearnedOptimizer, theta: Tensor, command: list[str]
 ) -> None:
     """A new run directory. Raises RunExists if it is there, ValueError for what cannot be run."""
+    prepare(config.device)
+    for name, times in Counter(task.name for task in config.held_out.tasks()).items():
+        if times > 1:  # results are kept by name
+            raise ValueError(f"held_out: got {name} {times} times, expected tasks of unlike names")
     for lesson in lessons([*config.train.tasks(), *config.held_out.tasks()], config.mup):
         lesson.rule(optimizer, theta)
-    prepare(config.device)
     facts = {
         "format_version": VERSION,
         "command": command,
@@ -78,9 +82,11 @@ def facts(run_dir: Path) -> dict[str, Any]:
         found = json.loads((run_dir / FACTS).read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{run_dir / FACTS}: damaged: {error}") from error
-    if found.get("format_version") != VERSION:
-        got = found.get("format_version")
+    got = found.get("format_version") if isinstance(found, dict) else None
+    if got != VERSION:
         raise RunError(f"{run_dir / FACTS}: format_version is {got}, expected {VERSION}")
+    if missing := [name for name in ("command", "config", "environment") if name not in found]:
+        raise RunError(f"{run_dir / FACTS}: damaged: it has no {', '.join(missing)}")
     return found
 
 

@@ -381,6 +381,11 @@ def test_config_survives_json() -> None:
         (["--train.widths", "[0]"], "widths: got 0, expected a positive integer"),
         (["--train.data", "[nothing]"], "data: got 'nothing', expected one of"),
         (["--train.families", "[nothing]"], "families: got 'nothing', expected mlp, conv"),
+        (["--train.families", "[nothing:Task]"], "cannot be imported: ModuleNotFoundError: No mod"),
+        (["--train.families", "[tasks.mlp:mlp]"], "cannot be imported: AttributeError"),
+        (["--train.families", "[os:sep]"], "families: got 'os:sep', expected mlp, conv"),
+        (["--train.families", "[transformer]"], "no transformer of width 8 on digits: 'Arrays'"),
+        (["--train.families=[autoencoder]", "--train.data=[help_text]"], "no autoencoder of width"),
         (["--train.families", "[tasks.linear:Linear]"], "tasks.linear:Linear has no field depth"),
         (
             ["--train.families=[transformer]", "--train.widths=[7]", "--train.data=[help_text]"],
@@ -396,6 +401,10 @@ def test_config_survives_json() -> None:
         (["--preset", "huge"], "--preset: got 'huge', expected one of quick"),
         (["--device", "abacus"], "device: got 'abacus'"),
         (["--optimizer", "L2OPA"], "task: got mlp-digits-w8-d2-mup, expected a Composite"),
+        (["--held_out.widths", "[8,8]"], "held_out: got mlp-digits-w8-d3 2 times, expected tasks"),
+        (["--held_out.suite=scale", "--mup=false"], "held_out: got mlp-digits-w32-d2 3 times"),
+        (["--evaluation.adam_lr", "0"], "adam_lr: got 0.0, expected a positive number"),
+        (["--seed", str(2**64)], "seed: got 18446744073709551616, expected at most"),
         (["--start", "nowhere"], "nowhere/theta.safetensors: no such file"),
     ],
 )
@@ -429,6 +438,29 @@ def test_bad_checkpoints_are_no_start(change, message: str, tmp_path: Path, caps
     assert main(["meta-train", "--run-dir", str(run_dir), "--start", str(folder)]) == 2
     assert message in capsys.readouterr().err
     assert not run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "format_version is None, expected 1"),
+        ('{"format_version": 1, "command": []}', "damaged: it has no config, environment"),
+    ],
+)
+def test_what_is_json_but_no_run_is_one_line(content: str, message: str, tmp_path, capsys) -> None:
+    folder = begin(tmp_path / "run")
+    (folder / meta_run.FACTS).write_text(content)
+    for command in ("resume", "report", "reproduce", "watch"):
+        assert main([command, str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert f"{meta_run.FACTS}: {message}" in error
+        assert error.count("\n") == 1
+
+
+def test_what_a_run_on_another_device_came_to_can_be_read() -> None:
+    """Without that device; to go on with it one is needed."""
+    elsewhere = json.loads(json.dumps(CONFIG.to_dict())) | {"device": "cuda:7"}
+    assert Config.from_dict(elsewhere).device == "cuda:7"
 
 
 @pytest.mark.parametrize("damage", ["version", "state version", "cut short", "empty"])
