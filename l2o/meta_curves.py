@@ -62,7 +62,10 @@ def _smooth(columns: np.ndarray, window: int) -> np.ndarray:
 
 
 def gap(config: Config, found: Saved) -> Figure:
-    """What chooses the outer step to keep, with what is known of its uncertainty."""
+    """What all but chooses the outer step to keep, with what is known of its uncertainty.
+
+    The score that does is of means over seeds (``HeldOut.score``); here every seed has its ratio.
+    """
     steps = [past["step"] for past in found.history]
     best = min(found.history, key=lambda past: past["score"])
     gaps = [_log_ratios(past, found.adam) for past in found.history]
@@ -85,11 +88,12 @@ def gap(config: Config, found: Saved) -> Figure:
     tasks, seeds = gaps[-1].shape
     caption = (
         f"The held-out objective over {adam_at(config)}'s: geometric mean of n = {tasks} tasks"
-        f"{_seeds(config, seeds)}, band: 95 % bootstrap interval over both. It chose the outer "
-        "step to keep (grey line), where it is therefore optimistic."
+        f"{_seeds(config, seeds)}, band: 95 % bootstrap interval over both. Its like, a ratio of "
+        "means over seeds, chose the outer step to keep (grey line), where this is therefore "
+        "optimistic."
     )
     if not known.all():
-        caption += " No band: only one number is known of each task."
+        caption += " No band: that takes two tasks, and two seeds known of each."
     return Figure("held-out-gap", figure, caption)
 
 

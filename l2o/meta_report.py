@@ -29,7 +29,7 @@ from tasks.coordinates import Coordinates, coordinate_check
 from tasks.evaluation import marks
 from tasks.figures import band, loss_axis, sparse_ticks
 from tasks.mlp import MLP
-from tasks.mup import Mup, mup_at, scaled
+from tasks.mup import Mup, mup_at
 from tasks.page import COLOURS, GREY, Figure, Page, Part, Program, Section, Table, Tiles, drawing
 from tasks.scoring import Interval, compare, interval
 from tasks.statistics import log_ratios
@@ -229,6 +229,10 @@ def _curves(task: str, by_rule: dict[str, Runs], fresh: str) -> Figure:
 
 def _coordinates(run_dir: Path) -> list[Part]:
     optimizer, theta, _ = checkpoint.load(run_dir / meta_run.BEST)
+    try:
+        optimizer.on(MLP(WIDTHS[0]))
+    except ValueError as error:
+        return [f"Not made, since this optimizer is not for networks ({error})."]
     found: list[Part] = [
         "How much activations change in a few steps of the kept optimizer, at growing width: flat "
         "lines mean that what works at one width works at the others."
@@ -266,7 +270,7 @@ def coordinates(optimizer: LearnedOptimizer, theta: torch.Tensor) -> dict[str, C
 
     def in_mup(task: Task) -> UpdateRule:
         assert isinstance(task, Mup)
-        return scaled(plain(task), task.multipliers(0.0))
+        return optimizer.on(task).rule(theta, task.multipliers())
 
     settings = (WIDTHS, 8, (0, 1))
     return {

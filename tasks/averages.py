@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 from scipy import stats
@@ -84,10 +83,8 @@ def share(hits: np.ndarray) -> Interval:
 def bootstrapped(n: int, resampled: Callable[..., np.ndarray], *samples: np.ndarray) -> Interval:
     """``resampled(*samples)`` and its percentile interval when ``samples`` are drawn anew."""
     value = float(resampled(*samples))
-    if len(samples[-1]) < 2:
-        return Interval(value, -math.inf, math.inf, n)  # one seed says nothing about others
-    if len(samples) == 2 and len(samples[0]) < 2:
-        samples, resampled = samples[1:], partial(resampled, samples[0])
+    if min(map(len, samples)) < 2:  # one says nothing about others
+        return Interval(value, -math.inf, math.inf, n)
     if not math.isfinite(value):
         return Interval(value, value, value, n)
     with np.errstate(invalid="ignore"):  # some resamples may hold nothing but diverged runs

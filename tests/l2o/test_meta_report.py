@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2o import meta_curves, meta_report, meta_run
+from l2o import checkpoint, meta_curves, meta_report, meta_run
 from l2o.cli import main
 from l2o.distribution import Distribution
 from l2o.held_out import SEED, HeldOut
+from l2o.l2o_pa import L2OPA
 from l2o.meta_config import Config, Estimation, Evaluation, Outer
 from l2o.meta_view import View
 from l2o.ranks import Ranks
@@ -81,6 +82,22 @@ def test_the_report_measures_on_seeds_that_did_not_choose(finished):
     for found in (gap.seeds, gap.both):
         assert found.mean == pytest.approx(np.mean(ratios), rel=1e-5)
         assert found.low < found.mean < found.high
+
+
+def test_an_optimizer_for_other_problems_has_no_coordinate_check(tmp_path):
+    optimizer = L2OPA()
+    checkpoint.save(tmp_path / meta_run.BEST, optimizer, optimizer.initial())
+    (said,) = meta_report._coordinates(tmp_path)
+    assert "expected a Composite" in str(said)
+
+
+def test_one_held_out_task_has_no_interval_over_tasks(finished):
+    found = meta_run.saved(finished)
+    assert found is not None
+    for past in found.history:
+        del past["objectives"][next(iter(past["objectives"]))]
+    found = found._replace(adam=found.adam[1:])
+    assert "No band: that takes two tasks" in meta_curves.gap(CONFIG, found).caption
 
 
 def test_every_curve_and_tile_tells_n_and_seeds(finished):
