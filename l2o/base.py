@@ -15,7 +15,7 @@ own, ``theta + noise``, which is what the form ``[N, D]`` is for.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
@@ -23,10 +23,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from tasks.types import Layout, Params, ParamSpec, StepInfo, Task, UpdateRule
-
-Scale = Mapping[str, float] | Callable[[ParamSpec], float]
-"""What a tensor's learned step is multiplied by: muP's learning-rate factors (``tasks/mup.py``)."""
+from tasks.mup import Scale, by_tensor, factors
+from tasks.types import Layout, Params, StepInfo, Task, UpdateRule
 
 UNSAVED = {"saved": False}
 """Metadata of a dataclass field that a checkpoint cannot hold; to be given again after loading."""
@@ -121,22 +119,13 @@ class LearnedRule:
         """What the learned step of each tensor is multiplied by."""
         if self.scale is None:
             return [1.0] * len(layout.specs)
-        return [_factor(self.scale, spec) for spec in layout.specs]
+        return by_tensor(self.scale, layout)
 
     def multiply(self, steps: Tensor, layout: Layout) -> Tensor:
         """``steps`` ``[N, n]`` times each tensor's ``scale``."""
         if self.scale is None:
             return steps
-        each = steps.new_tensor(self.factors(layout))
-        return steps * each[layout.segments(steps.device)]
-
-
-def _factor(scale: Scale, spec: ParamSpec) -> float:
-    if callable(scale):
-        return scale(spec)
-    if spec.name not in scale:
-        raise ValueError(f"scale: got {', '.join(scale)}, expected a factor for {spec.name} too")
-    return scale[spec.name]
+        return steps * factors(self.scale, layout, steps)
 
 
 def decayed(steps: Tensor, params: Params, info: StepInfo) -> Tensor:

@@ -43,7 +43,7 @@ def coord_check(arguments: Arguments) -> int:
     muP: some layer's change differs by more than a factor 2 between widths.
 
     l2o coord-check --out check
-    l2o coord-check --task transformer --rule lion --widths [64,128,256] --steps 16 --out check
+    l2o coord-check --task transformer --rule lion --widths "[64,128,256]" --steps 16 --out check
     l2o coord-check --rule checkpoints/mulo_small --out check
     l2o coord-check --task my_module:network_of_width --rule torch.optim.NAdam --degree 0 --out c
     """
@@ -91,7 +91,11 @@ def _checks(options: Any) -> dict[str, Coordinates]:
 
     def scaled_rule(task: Task) -> UpdateRule:
         assert isinstance(task, Mup)
-        return scaled(make_rule(task), task.multipliers(power))
+        found, scale = make_rule(task), task.multipliers(power)
+        # Its own weight decay is no learned step: muP leaves it as it is.
+        return (
+            replace(found, scale=scale) if isinstance(found, LearnedRule) else scaled(found, scale)
+        )
 
     settings = (widths, options.steps, range(options.seeds), lr, options.device)
     return {

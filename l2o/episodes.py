@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2o.base import LearnedOptimizer, Scale
+from l2o.base import LearnedOptimizer
 from tasks.fields import natural, positive
+from tasks.mup import Scale
 from tasks.types import Task, UpdateRule
 from tasks.unroll import Inner, advance, start
 

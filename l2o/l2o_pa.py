@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2o.base import UNSAVED, LearnedOptimizer, LearnedRule, Scale
+from l2o.base import UNSAVED, LearnedOptimizer, LearnedRule
 from tasks.composite import Composite, soft
 from tasks.fields import one_of, positive
+from tasks.mup import Scale
 from tasks.types import Params, State, StepInfo, Task
 
 HEADS = ("P", "A", "B", "B1", "B2")

@@ -28,7 +28,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from l2o.base import UNSAVED, LearnedOptimizer, LearnedRule, Scale, decayed
+from l2o.base import UNSAVED, LearnedOptimizer, LearnedRule, decayed
 from l2o.features import (
     FACTORED_DECAYS,
     MOMENTUM_DECAYS,
@@ -43,6 +43,8 @@ from l2o.features import (
     truncated_normal,
 )
 from tasks.fields import positive
+from tasks.gradients import hessian_every
+from tasks.mup import Scale
 from tasks.types import Layout, Params, State, StepInfo, UpdateRule
 
 FEATURES = 28
@@ -92,6 +94,14 @@ class SmallFCRule(LearnedRule):
     def decays(self) -> Decays:
         names = ("momentum_decays", "rms_decays", "factored_decays")
         return learned_decays(*(self.named[name] for name in names))
+
+    @property
+    def hessian_every(self) -> int:
+        return hessian_every(self.optimizer.nominal) if self.optimizer.nominal else 0
+
+    @property
+    def reads_loss(self) -> bool:
+        return getattr(self.optimizer.nominal, "reads_loss", False)
 
     def init(self, params: Params) -> State:
         state = init_accumulators(params)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l2o.base import LearnedOptimizer, LearnedRule, Scale, decayed, zeros
+from l2o.base import LearnedOptimizer, LearnedRule, decayed, zeros
+from tasks.mup import Scale
 from tasks.types import Params, State, StepInfo
 
 

@@ -45,7 +45,8 @@ class Learned:
         One that was meta-trained in muP must know which axes of a module grow with its width:
         ``base`` is the same network at another width, such as half of it, and ``inputs`` what
         ``base(*inputs)`` takes. The rest of muP is the network's, see ``tasks.mup.param_groups``.
-        Raises ValueError for a module without a base, where there has to be one.
+        Raises ValueError for a module without a base, where there has to be one, and for a base
+        without a module.
         """
         if base is not None and isinstance(model, nn.Module):
             params: Iterable[Any] = self._groups(model, base, inputs, float(lr), weight_decay)
@@ -56,10 +57,15 @@ class Learned:
                     "same network at another width, and as inputs=(x,) what it takes"
                 )
             params = model.parameters()
+        elif base is not None:
+            raise ValueError("base: got one beside parameters, expected their module to compare it")
         else:
             params = model
         rule = self.architecture.rule(self.theta)
-        return RuleOptimizer(params, rule, lr, weight_decay, **settings)
+        optimizer = RuleOptimizer(params, rule, lr, weight_decay, **settings)
+        devices = (p.device for group in optimizer.param_groups for p in group["params"])
+        optimizer.rule = self.architecture.rule(self.theta.to(next(devices, self.theta.device)))
+        return optimizer
 
     def _groups(
         self, model: nn.Module, base: nn.Module, inputs: tuple[Any, ...], lr: float, decay: float

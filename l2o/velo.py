@@ -20,11 +20,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from l2o.base import LearnedOptimizer, LearnedRule, Scale, decayed, zeros
+from l2o.base import LearnedOptimizer, LearnedRule, decayed, zeros
 from l2o.features import (
     MOMENTUM_DECAYS,
     accumulate,
@@ -37,6 +38,7 @@ from l2o.features import (
 )
 from l2o.loss_buffer import LOSS_FEATURES, follow_loss, init_loss_buffer, loss_features
 from tasks.fields import positive
+from tasks.mup import Scale
 from tasks.types import Layout, Params, State, StepInfo
 
 FEATURES = 30
@@ -100,6 +102,8 @@ class Velo(LearnedOptimizer):
 @dataclass(frozen=True, eq=False)
 class VeloRule(LearnedRule):
     """State: accumulators, ``hidden`` and ``cell`` ``[N, tensors, lstm_size]``, loss averages."""
+
+    reads_loss: ClassVar = True  # so a training script has to hand it over
 
     optimizer: Velo
 

@@ -23,7 +23,7 @@ Scaling is data. ``mup`` wraps a task so that its initial values and its forward
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tasks.gradients import hessian_every
 from tasks.roles import INIT, Parts, WidthError, compare, layout, parts
 from tasks.types import Batch, Dataset, Layout, Params, ParamSpec, State, StepInfo, Task, UpdateRule
 
@@ -198,6 +199,14 @@ class Scaled:
         updates = updates * factors(self.scale, params.layout, updates)
         return updates + decay[:, None] * params.flat, state
 
+    @property
+    def hessian_every(self) -> int:
+        return hessian_every(self.rule)
+
+    @property
+    def reads_loss(self) -> bool:
+        return getattr(self.rule, "reads_loss", False)
+
     def select(self, index: Tensor) -> Scaled:
         return replace(self, rule=self.rule.select(index))
 
@@ -214,14 +223,17 @@ def scaled(rule: UpdateRule, scale: Scale) -> Scaled:
 
 def factors(scale: Scale, params: Layout, like: Tensor) -> Tensor:
     """``[n]``: the factor of each element. Raises ValueError for a tensor without one."""
+    return like.new_tensor(by_tensor(scale, params))[params.segments(like.device)]
+
+
+def by_tensor(scale: Scale, params: Layout) -> list[float]:
+    """The factor of each tensor. Raises ValueError for one without."""
     if callable(scale):
-        each = [scale(spec) for spec in params.specs]
-    else:
-        missing = [spec.name for spec in params.specs if spec.name not in scale]
-        if missing:
-            raise ValueError(f"scale: got none for {', '.join(missing)}, expected one a tensor")
-        each = [scale[spec.name] for spec in params.specs]
-    return like.new_tensor(each)[params.segments(like.device)]
+        return [scale(spec) for spec in params.specs]
+    missing = [spec.name for spec in params.specs if spec.name not in scale]
+    if missing:
+        raise ValueError(f"scale: got none for {', '.join(missing)}, expected one a tensor")
+    return [scale[spec.name] for spec in params.specs]
 
 
 def param_groups(
@@ -254,8 +266,12 @@ def param_groups(
         return [{"params": list(own.values()), "lr": lr, "weight_decay": weight_decay}]
     wider = sum(p.numel() for p in own.values()) >= sum(p.numel() for p in at_base.values())
     narrow, order = (base, (at_base, own)) if wider else (model, (own, at_base))
-    with torch.no_grad():
-        found = compare(order[0], order[1], lambda p: functional_call(narrow, dict(p), inputs))
+    # A forward pass of a model in training moves statistics and random numbers: neither shall stay.
+    buffers = {name: buffer.clone() for name, buffer in narrow.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng(_cuda(order[0].values())):
+        found = compare(
+            order[0], order[1], lambda p: functional_call(narrow, {**buffers, **p}, inputs)
+        )
     groups: dict[float, list[Tensor]] = {}
     for name, p in own.items():
         spec, small = (found[name].spec(name, tuple(q.shape)) for q in (p, at_base[name]))
@@ -268,3 +284,8 @@ def param_groups(
         {"params": params, "lr": lr * multiplier, "weight_decay": weight_decay / multiplier}
         for multiplier, params in groups.items()
     ]
+
+
+def _cuda(tensors: Iterable[Tensor]) -> list[torch.device]:
+    """The GPUs that they are on."""
+    return list({x.device for x in tensors if x.device.type == "cuda"})

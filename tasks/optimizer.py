@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from tasks.fields import positive
 from tasks.gradients import hessian_every, hessian_products
 from tasks.types import Layout, Params, ParamSpec, State, StepInfo, UpdateRule
 
@@ -36,7 +37,10 @@ class RuleOptimizer(Optimizer):
     ``horizon``: the planned number of steps, for rules that want to know. ``capturable``: step
     counters stay on the device. ``differentiable``: record steps for autograd, if the rule can.
     Half-precision parameters are moved, and remembered, in float32. Parameters without a gradient
-    keep their values and states; the rule sees a gradient of zero.
+    keep their values and states; the rule sees a gradient of zero. It counts steps by the row: a
+    parameter that is unfrozen late takes its first step with an empty memory and a high count,
+    which is too long a step for rules that correct their averages by it. A group of its own counts
+    for itself.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class RuleOptimizer(Optimizer):
             raise ValueError(f"lr: got {lr}, expected a number >= 0")
         if not weight_decay >= 0:
             raise ValueError(f"weight_decay: got {weight_decay}, expected a number >= 0")
+        positive(horizon=horizon)
         self.rule = rule
         defaults = {
             "lr": lr,
@@ -69,18 +74,22 @@ class RuleOptimizer(Optimizer):
         super().__init__(params, defaults)
 
     def step(
-        self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float = math.nan
+        self, closure: Callable[[], Any] | None = None, *, loss: Tensor | float | None = None
     ) -> Any:
         """Take one step. Returns what ``closure`` returns, which computes loss and gradients.
 
-        Rules that read the training loss get the closure's, or else ``loss``; without either they
-        see NaN.
+        Rules that read the training loss (their attribute ``reads_loss``) get the closure's, or
+        else ``loss``. Raises RuntimeError if there is neither; all other rules see NaN.
         """
         result = None
         if closure is not None:
             with torch.enable_grad():
                 result = closure()
         loss = loss if result is None else result
+        if loss is None:
+            if getattr(self.rule, "reads_loss", False):
+                raise RuntimeError("the rule reads the training loss: call step(loss=loss)")
+            loss = math.nan
         with torch.set_grad_enabled(any(group["differentiable"] for group in self.param_groups)):
             for group in self.param_groups:
                 for params in _alike(group["params"]):
@@ -130,9 +139,10 @@ class RuleOptimizer(Optimizer):
             lr=number(group["lr"]),
             weight_decay=number(group["weight_decay"]),
             loss=number(loss.detach() if isinstance(loss, Tensor) else loss),
-            hessian=-hessian if hessian is not None and group["maximize"] else hessian,
+            hessian=hessian,
         )
-        grads = -grads if group["maximize"] else grads
+        if group["maximize"]:
+            grads, info = -grads, info._replace(loss=-info.loss, hessian=_negated(hessian))
         updates, state = self.rule.update(grads, state, row, info)
         self._keep(params, row.layout, state, steps + 1)
         if not _is_zero(group["lr"]):
@@ -266,6 +276,10 @@ def _subtract(p: Any, update: Tensor) -> None:
         # Every process has the whole update, so nothing is sent.
         update = distribute_tensor(update, p.device_mesh, p.placements, src_data_rank=None)
     _real(p).sub_(update)
+
+
+def _negated(x: Tensor | None) -> Tensor | None:
+    return None if x is None else -x
 
 
 def _lead(x: Tensor, spec: ParamSpec) -> Tensor:

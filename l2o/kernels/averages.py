@@ -14,10 +14,10 @@ from itertools import chain
 import numpy as np
 
 from l2o.features import Block, blocks
-from l2o.kernels.compiled import ONE, WIDTH, ZERO, F, compiled
+from l2o.kernels.compiled import ONE, V_EPS, WIDTH, ZERO, F, compiled
 from tasks.types import Layout
 
-FLOOR, TINY, V_EPS, ROOT_EPS, SQUARE_EPS = F(1e-9), F(1e-24), F(1e-6), F(1e-8), F(1e-30)
+FLOOR, TINY, ROOT_EPS, SQUARE_EPS = F(1e-9), F(1e-24), F(1e-8), F(1e-30)
 NORM_EPS, DENORMAL = F(1e-5), F(1e-36)
 FACTORED = 13
 """The first of the twelve features of rows and columns."""

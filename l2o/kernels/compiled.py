@@ -17,6 +17,8 @@ WIDTH = 272
 """Elements of a block. Not a power of two: rows would compete for the same places in the cache."""
 F = np.float32
 ZERO, HALF, ONE = F(0), F(0.5), F(1)
+V_EPS = F(1e-6)
+"""Added to averages of squares, which are divided by."""
 
 # Nothing may assume that there are no NaN and no infinities. No memory is allocated in compiled
 # code, so that arrays need not be counted (``_nrt``): that took as long as the arithmetic.

@@ -5,9 +5,12 @@ import csv
 import pytest
 import torch
 
-from l2o import checkpoint
+from l2o import checkpoint, coord_check, meta_report
 from l2o.cli import main
 from l2o.small_fc import SmallFC
+from tasks.coordinates import coordinate_check
+from tasks.types import Params, StepInfo
+from tasks.unroll import start
 
 SMALL = ["--widths", "[32,64]", "--steps", "3", "--seeds", "1"]
 
@@ -63,6 +66,36 @@ def test_what_a_card_says_of_mup_does_not_scale_twice(learned, tmp_path):
         run("--out", str(tmp_path), "--rule", learned)
         tables.append((tmp_path / "coordinates.csv").read_text())
     assert tables[0] == tables[1]
+
+
+def test_a_rule_that_reads_a_hessian_gets_it_in_mup(tmp_path):
+    run("--rule", "sophia", "--degree", "0", "--out", str(tmp_path))
+    assert "muP" in (tmp_path / "coordinates.csv").read_text()
+
+
+def test_mup_leaves_the_decay_of_a_learned_optimizer_as_it_is(tmp_path, monkeypatch):
+    """Where learned steps are zero, the decay is all that happens."""
+    optimizer, found = SmallFC(step_mult=0.0, weight_decay=0.1), []
+
+    def check(make, make_rule, *settings):
+        found.append((make(8), make_rule))
+        return coordinate_check(make, make_rule, *settings)
+
+    for module in (coord_check, meta_report):
+        monkeypatch.setattr(module, "coordinate_check", check)
+    monkeypatch.setattr(meta_report, "WIDTHS", (4, 8))
+    checkpoint.save(tmp_path / "decaying", optimizer, optimizer.initial())
+    run("--rule", str(tmp_path / "decaying"), "--out", str(tmp_path))
+    meta_report.coordinates(optimizer, optimizer.initial())
+    one = torch.ones(1)
+    for task, make_rule in found:
+        rule = make_rule(task)
+        params, state, _, _ = start(task, rule, 1)
+        row = Params(params, task.layout)
+        info = StepInfo(0, 10, one, 0 * one, one)
+        updates, _ = rule.update(torch.zeros_like(params), state, row, info)
+        torch.testing.assert_close(updates, 0.1 * params)
+    assert len(found) == 4
 
 
 def test_exit_status_tells_that_lines_are_not_flat(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from l2o.l2o_pa import L2OPA
 from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
+from tasks.gradients import hessian_every
 from tasks.mlp import MLP
 from tasks.quadratic import Quadratic
 from tasks.types import Layout, Params, ParamSpec, StepInfo
@@ -108,7 +109,7 @@ def test_scale_multiplies_the_step_of_its_tensor(name: str) -> None:
     for tensor, factor in factors.items():
         torch.testing.assert_close(mapped[tensor], factor * plain[tensor])
         assert torch.equal(mapped[tensor], called[tensor])
-    with pytest.raises(ValueError, match="scale: got w0, expected a factor for b0 too"):
+    with pytest.raises(ValueError, match="scale: got none for b0"):
         step({"w0": 1.0})
 
 
@@ -183,6 +184,17 @@ class _Gradient:
 
     def select(self, index):
         return self
+
+
+def test_a_nominal_rule_gets_what_it_reads() -> None:
+    class Curved(_Gradient):
+        hessian_every = 3
+        reads_loss = True
+
+    for nominal, every, reads in ((Curved(), 3, True), (_Gradient(), 0, False), (None, 0, False)):
+        rule = SmallFC(nominal=nominal).rule(SmallFC().initial())
+        assert hessian_every(rule) == every
+        assert rule.reads_loss == reads
 
 
 def test_nominal_rule_gets_a_learned_correction() -> None:

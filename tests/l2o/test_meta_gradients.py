@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from l2o.backprop import Backprop
-from l2o.base import LearnedOptimizer, LearnedRule, Scale
+from l2o.base import LearnedOptimizer, LearnedRule
 from l2o.episodes import Episodes, Lesson, Runs, bounded, mean_loss
 from l2o.es import ES, Noise, pair_gradient
 from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
 from tasks.mlp import MLP
+from tasks.mup import Scale
 from tasks.quadratic import Quadratic
 from tasks.types import Batch, Dataset, Params, Split, State, StepInfo, Task
 

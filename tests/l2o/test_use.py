@@ -1,6 +1,7 @@
 """A learned optimizer in a training script, from a checkpoint."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from l2o import checkpoint, use
 from l2o.base import LearnedOptimizer
 from l2o.checkpoint import CheckpointError
 from l2o.small_fc import SmallFC
-from l2o.tuned import TunedAdam
+from l2o.tuned import TunedAdam, TunedAdamRule
 from l2o.velo import Velo
-from tasks.mup import param_groups
+from tasks.mup import Scale, param_groups, scaled
+from tasks.optimizer import RuleOptimizer
+from tasks.types import UpdateRule
 
 ARCHITECTURES = [TunedAdam(lr=0.1), SmallFC(hidden_size=4), Velo(8, 4)]
 
@@ -89,4 +92,50 @@ def test_meta_trained_in_mup(tmp_path: Path) -> None:
         learned.optimizer(wide)
     with pytest.raises(ValueError, match="got the same width twice"):
         learned.optimizer(wide, base=model(16), inputs=inputs)
+    with pytest.raises(ValueError, match="base: got one beside parameters"):
+        learned.optimizer(wide.parameters(), base=model(4), inputs=inputs)
     learned.optimizer(wide.parameters())  # somebody who knows
+
+
+class Anywhere(TunedAdam):
+    """Does not look at the values of theta, which some devices do not have."""
+
+    def rule(self, theta: Tensor, scale: Scale | None = None) -> TunedAdamRule:
+        return TunedAdamRule(self, theta, scale)
+
+
+def test_theta_goes_where_the_parameters_are() -> None:
+    learned = use.Learned("mine", Anywhere(), TunedAdam().initial(), {})
+    for device in ("cpu", "meta"):
+        rule = learned.optimizer(model().to(device)).rule
+        assert isinstance(rule, TunedAdamRule)
+        assert rule.theta.device.type == device
+
+
+@pytest.mark.parametrize("wrap", [lambda rule: rule, lambda rule: scaled(rule, lambda spec: 1.0)])
+def test_a_rule_that_reads_the_loss_wants_it(wrap: Callable[[UpdateRule], UpdateRule]) -> None:
+    net, rule = model(), wrap(Velo(8, 4).rule(Velo(8, 4).initial()))
+    optimizer = RuleOptimizer(net.parameters(), rule)
+    net(torch.ones(1, 3)).sum().backward()
+    with pytest.raises(RuntimeError, match=r"reads the training loss: call step\(loss=loss\)"):
+        optimizer.step()
+    optimizer.step(loss=1.0)
+    optimizer.step(lambda: 1.0)
+    with pytest.raises(ValueError, match="horizon: got 0, expected a positive integer"):
+        RuleOptimizer(net.parameters(), rule, horizon=0)
+
+
+def test_maximizing_is_minimizing_the_negative_for_rules_that_read_the_loss() -> None:
+    rule, found = Velo(8, 4).rule(Velo(8, 4).initial()), []
+    for sign in (1, -1):
+        net = model()
+        optimizer = RuleOptimizer(net.parameters(), rule, maximize=sign < 0)
+        for step in range(4):
+            x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+            optimizer.zero_grad()
+            loss = sign * (net(x) - 1).square().mean()
+            loss.backward()
+            optimizer.step(loss=loss)
+        found.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert found[0].isfinite().all()
+    assert torch.equal(*found)

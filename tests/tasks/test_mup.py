@@ -1,5 +1,6 @@
 """Roles without annotation, muP's three numbers, and rules scaled by them."""
 
+import copy
 import math
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
 from tasks.data import draw
 from tasks.datasets import digits, help_text
+from tasks.gradients import hessian_every
 from tasks.linear import Logistic
 from tasks.mlp import MLP
 from tasks.module import ModuleTask
@@ -358,6 +360,32 @@ def test_param_groups_train_a_module_like_the_task(width, degree, lr):
 def test_param_groups_at_the_base_width():
     groups = param_groups(mlp(8), mlp(8), (torch.zeros(1, 64),), lr=0.5, weight_decay=0.1)
     assert [(g["lr"], g["weight_decay"], len(g["params"])) for g in groups] == [(0.5, 0.1, 6)]
+
+
+def test_param_groups_leave_the_model_and_random_numbers_as_they_are():
+    def build(width):
+        layers = nn.Linear(3, width), nn.BatchNorm1d(width), nn.Dropout(), nn.Linear(width, 2)
+        return nn.Sequential(*layers)
+
+    model, base = build(4), build(8)
+    before = copy.deepcopy((model.state_dict(), base.state_dict())), torch.get_rng_state()
+    for narrow, wide in ((model, base), (base, model)):
+        param_groups(narrow, wide, (torch.randn(5, 3, generator=torch.Generator()),), lr=1.0)
+    after = (model.state_dict(), base.state_dict()), torch.get_rng_state()
+    assert torch.equal(before[1], after[1])
+    for one, other in zip(before[0], after[0], strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_scaled_rules_get_what_their_rule_reads():
+    class Curved(Descent):
+        hessian_every = 3
+        reads_loss = True
+
+    for rule, every, reads in ((Curved, 3, True), (Descent, 0, False)):
+        found = scaled(rule(torch.ones(1)), update_multiplier)
+        assert hessian_every(found) == every
+        assert found.reads_loss == reads
 
 
 def test_layouts_without_roles_are_all_hidden_and_unscaled():
