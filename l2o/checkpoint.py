@@ -1,7 +1,8 @@
 """Learned optimizers on disk: a folder with ``theta.safetensors`` and ``card.json``.
 
-The tensors' file alone is enough to load from: its header names the format, the architecture and
-its constructor arguments. The card repeats them for people and adds what they want to know: the
+The tensors' file alone is enough to load from: its header names the format, the architecture, its
+constructor arguments and whether it was meta-trained in muP (in older files only the card says
+that, so these need it). The card repeats them for people and adds what they want to know: the
 command, the seed, the scores, the licence. Both files are replaced atomically, tensors first, so
 that a run killed while saving leaves the old or the new optimizer, never half of one. Nothing is
 pickled, nothing in a checkpoint is executed.
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
@@ -63,11 +65,14 @@ def save(
     """
     if theta.ndim != 1:
         raise ThetaError(f"theta: got shape {list(theta.shape)}, expected one vector [D]")
+    if theta.dtype != torch.float32:
+        raise ThetaError(f"theta: got {theta.dtype}, expected torch.float32")
     named = {k: v.detach().cpu().contiguous() for k, v in optimizer.named(theta).items()}
     header = {
         "format_version": VERSION,
         "architecture": _name(optimizer, architectures),
         "arguments": optimizer.arguments(),
+        "mup": bool(card and card.get("mup")),
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,8 +90,8 @@ def load(
     """Read what ``save`` wrote. ``unsaved``: fields that no file can hold, such as ``nominal``.
 
     Raises CheckpointError, with the file and the reason, for a missing or damaged file, another
-    format version, an unknown architecture, unsuitable arguments, tensors of other shapes, or
-    values that are not finite.
+    format version, an unknown architecture, unsuitable arguments, tensors of other shapes or
+    precision, values that are not finite, or nothing that says whether it is for muP.
     """
     path = Path(folder) / TENSORS
     header, tensors = _read(path)
@@ -103,7 +108,15 @@ def load(
         optimizer.named(theta)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: not a {architecture}: {error}") from error
-    return Checkpoint(optimizer, theta, read_card(folder))
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected torch.float32")
+    card = read_card(folder)
+    if "mup" in header:
+        card["mup"] = header["mup"]
+    elif not card:
+        raise CheckpointError(f"{path}: does not say whether it is for muP, and has no {CARD}")
+    return Checkpoint(optimizer, theta, card)
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:

@@ -34,6 +34,17 @@ def test_round_trip(optimizer: LearnedOptimizer, tmp_path: Path) -> None:
     assert files == ["card.json", "theta.safetensors"]
 
 
+@pytest.mark.parametrize("in_mup", [True, False])
+def test_the_tensors_alone_say_whether_they_are_for_mup(in_mup: bool, tmp_path: Path) -> None:
+    save(tmp_path, TunedAdam(), torch.zeros(4), {"mup": in_mup})
+    (tmp_path / checkpoint.CARD).unlink()
+    assert load(tmp_path).card == {"mup": in_mup}
+    older = load_file(tmp_path / checkpoint.TENSORS)
+    save_file(older, tmp_path / checkpoint.TENSORS, HEADER)
+    (tmp_path / checkpoint.CARD).write_text(json.dumps({"mup": in_mup}))
+    assert load(tmp_path).card == {"mup": in_mup}
+
+
 def test_what_no_file_can_hold_is_given_again(tmp_path: Path) -> None:
     nominal = TunedAdam().rule(torch.zeros(4))
     save(tmp_path, SmallFC(nominal=nominal), SmallFC().initial())
@@ -63,6 +74,8 @@ def test_own_architectures(tmp_path: Path) -> None:
         ({"arguments": "{"}, {}, "not a checkpoint"),
         ({}, {"log_lr": torch.zeros(2)}, r"log_lr has shape \(2,\), expected \(\)"),
         ({}, {"log_lr": torch.tensor(torch.nan)}, "NaN or infinity in log_lr"),
+        ({}, {"log_lr": torch.zeros((), dtype=torch.float64)}, "log_lr is torch.float64, expected"),
+        ({}, {}, "does not say whether it is for muP, and has no card.json"),
         ({}, {"other": torch.zeros(1)}, "theta: got tensors .*other"),
     ],
 )
@@ -97,6 +110,8 @@ def test_unfit_theta_is_not_written(tmp_path: Path) -> None:
         save(tmp_path / "a", TunedAdam(), torch.full((4,), torch.nan))
     with pytest.raises(ThetaError, match="one vector"):
         save(tmp_path / "a", TunedAdam(), torch.zeros(2, 4))
+    with pytest.raises(ThetaError, match=r"got torch.float64, expected torch.float32"):
+        save(tmp_path / "a", TunedAdam(), torch.zeros(4, dtype=torch.float64))
     assert not (tmp_path / "a").exists()
 
 
