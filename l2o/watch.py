@@ -25,16 +25,20 @@ SEEN = ("step", "skipped", "norm", "losses")
 def follow(run_dir: Path, every: float, console: Console) -> None:
     """Show a run, with a look ``every`` so many seconds, until it has taken all its steps."""
     config = _config(run_dir)
+    found, told = meta_run.saved(run_dir, SEEN), 0  # told: held-out evaluations that were said
+    if found is not None and not _left(config, found):
+        return
     with View(console) as view:
-        told = -1  # the outer step of the last held-out evaluation that was said
-        while (found := meta_run.saved(run_dir, SEEN)) is None or _left(config, found):
+        while True:
+            for past in found.history[told:] if found else ():
+                view.evaluated(past["step"], past["score"], config.evaluation.adam_lr)
+                told += 1
+            if found is not None and not _left(config, found):
+                return
             if found is not None:
                 view.show(progress(config, found))
-                for past in found.history:
-                    if past["step"] > told:
-                        view.evaluated(past["step"], past["score"], config.evaluation.adam_lr)
-                        told = past["step"]
             time.sleep(every)
+            found = meta_run.saved(run_dir, SEEN)
 
 
 def _config(run_dir: Path) -> Config:

@@ -96,7 +96,8 @@ def test_following_ends_with_the_run(half_way, capsys):
     assert main(["watch", str(half_way), "--every", "0.05"]) == 0
     later.join()
     shown = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("outer step 0: held-out objective") for line in shown)
+    said = [line.partition(":")[0] for line in shown if ": held-out objective" in line]
+    assert said == ["outer step 0", "outer step 2", "outer step 4"]
     assert "outer step 4 of 4" in shown[-1]
     assert shown[-1].endswith("finished")
 
