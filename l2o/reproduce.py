@@ -16,7 +16,7 @@ from l2o.meta_run import Saved
 from l2o.meta_view import View
 from l2o.ranks import Ranks
 from tasks.command import Arguments, parser
-from tasks.environment import changes
+from tasks.environment import changes, prepare
 
 
 def reproduce(arguments: Arguments) -> int:
@@ -34,6 +34,7 @@ def reproduce(arguments: Arguments) -> int:
     config = Config.from_dict(facts["config"])
     if old is None or len(old.tensors["losses"]) < config.outer.steps:
         raise ValueError(f"{run_dir}: not finished; go on with: l2o resume {run_dir}")
+    prepare(config.device)  # so that threads are those of the run
     with View() as view:
         for change in changes(facts["environment"], config.device):
             view.say(change)

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -59,6 +60,12 @@ def test_a_run_is_repeated_and_compared(finished, tmp_path, capsys, changed, sai
     assert main(["reproduce", str(folder)]) == (0 if changed is None else 1)
     assert said in capsys.readouterr().out
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_threads_that_a_process_had_before_are_no_change(finished, capsys):
+    torch.set_num_threads(2)
+    assert main(["reproduce", str(finished)]) == 0
+    assert "threads" not in capsys.readouterr().out
 
 
 def test_only_a_finished_run_can_be(finished, tmp_path, capsys):
