@@ -18,6 +18,7 @@ from tasks import cards, evaluation, statistics
 from tasks.command import Arguments, parser
 from tasks.environment import environment, prepare
 from tasks.evaluation import Plan
+from tasks.files import save_text
 from tasks.results import Results
 from tasks.statistics import Measured, Standing
 from tasks.suites import SUITES, names, resolve
@@ -36,7 +37,7 @@ def evaluate(arguments: Arguments) -> int:
 
     l2o evaluate lion runs/first --out results.sqlite
     l2o evaluate my_rule.txt torch.optim.NAdam "torch.optim.SGD(momentum=0.9)" --trials 32
-    l2o evaluate checkpoints/velo --suite my_module:my_suite --seeds 10 --schedule constant
+    l2o evaluate checkpoints/mulo_small --seeds 10 --schedule constant
     """
     options_of = parser(evaluate)
     options_of.add_argument("rules", type=str, nargs="+", help="what to judge", metavar="RULE")
@@ -67,7 +68,7 @@ def evaluate(arguments: Arguments) -> int:
             return 130
         measured = evaluation.measured(results)
         table = statistics.standings(measured, options.reference)
-        document.write_text(json.dumps(summary(results, measured, table), indent=2) + "\n")
+        save_text(document, json.dumps(summary(results, measured, table), indent=2) + "\n")
     console.print(ranking(table, measured, options.reference))
     console.print(f"wrote {options.out} and {document}; a report: l2o report {options.out}")
     return 0

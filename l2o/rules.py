@@ -4,7 +4,7 @@
     my_rule.txt                     a file with a program
     runs/first                      the winner of a search
     runs/learned                    the best of a meta-training
-    checkpoints/velo                a learned optimizer, a folder with theta.safetensors
+    checkpoints/mulo_small          a learned optimizer, a folder with theta.safetensors
     mulo_small                      one that is shipped, by the name of its folder alone
     my_rule.py                      a file that defines a torch.optim.Optimizer; it is run
     torch.optim.SGD(momentum=0.9)   torch's own

@@ -75,7 +75,7 @@ def search(arguments: Arguments) -> int:
 
     l2o search --preset quick --run-dir runs/first
     l2o search --run-dir runs/second --seed 1 --budget.minutes 10 --evolution.population 300
-    l2o search --run-dir runs/third --start [lion,my_rule.txt] --funnel.suite my_module:my_suite
+    l2o search --run-dir runs/third --start "[lion,my_rule.txt]" --funnel.suite my_module:my_suite
     """
     options_of = parser(search)
     options_of.add_argument("--run-dir", type=Path, required=True, help="a new directory")
@@ -200,7 +200,9 @@ def export(arguments: Arguments) -> int:
     from search.export import to_source
 
     options_of = parser(export)
-    options_of.add_argument("rule", type=str, help="a run, a zoo name or a program file")
+    options_of.add_argument(
+        "rule", type=str, help="a run, a zoo name, a program file or a shipped rule's folder"
+    )
     options_of.add_argument("--id", type=str, default="best", help="of a run's candidate, or best")
     options_of.add_argument("--out", type=Path, required=True, help="a new Python file")
     options_of.add_argument("--name", type=str | None, default=None, help="of the class")
@@ -229,7 +231,9 @@ def simplify(arguments: Arguments) -> int:
     from search.ablate import Ablation
 
     options_of = parser(simplify)
-    options_of.add_argument("rule", type=str, help="a run, a zoo name or a program file")
+    options_of.add_argument(
+        "rule", type=str, help="a run, a zoo name, a program file or a shipped rule's folder"
+    )
     options_of.add_argument("--exact", action="store_true", help="only what needs no tasks")
     options_of.add_argument("--json", action="store_true", help="as one JSON document")
     options_of.add_class_arguments(Ablation, None)
@@ -292,7 +296,7 @@ def data(arguments: Arguments) -> int:
 
     options_of = parser(data)
     options_of.add_argument("action", type=str, help="list or fetch")
-    options_of.add_argument("names", type=str, nargs="*", help="of data sets to fetch")
+    options_of.add_argument("names", type=str, nargs="*", default=[], help="of those to fetch")
     options = options_of.parse_args(list(arguments))
     if options.action == "fetch":
         fetch.main(options.names)
@@ -300,5 +304,5 @@ def data(arguments: Arguments) -> int:
     if options.action != "list":
         raise ValueError(f"data: got {options.action!r}, expected list or fetch")
     for name in DATASETS:
-        print(f"{name:16}{status(name)}")
+        print(f"{name:16}{status(name).removeprefix(f'{name}: ')}")
     return 0
