@@ -19,6 +19,7 @@ from l2o.meta_view import View
 from l2o.ranks import Ranks, joined
 from l2o.small_fc import SmallFC
 from tasks.command import Arguments, parser
+from tasks.files import or_shipped
 from tasks.interrupt import Interrupted
 
 
@@ -67,9 +68,9 @@ def meta_train(arguments: Arguments) -> int:
     A preset fixes the size of the run; every field of it can be overridden by name:
 
     l2o meta-train --preset quick --run-dir runs/mulo
-    l2o meta-train --run-dir runs/wide --train.widths [32,128] --estimation.method reuse
+    l2o meta-train --run-dir runs/wide --train.widths "[32,128]" --estimation.method reuse
     l2o meta-train --run-dir runs/velo --optimizer Velo --optimizer.lstm_size 32
-    l2o meta-train --run-dir runs/more --start runs/mulo/best
+    l2o meta-train --run-dir runs/more --start runs/mulo
 
     A process uses one thread. For two of them, each with half the particles (a process a core):
 
@@ -79,7 +80,7 @@ def meta_train(arguments: Arguments) -> int:
     options_of.add_argument("--run-dir", type=Path, required=True, help="a new directory")
     options_of.add_argument("--preset", type=str, default="quick", help=" or ".join(PRESETS))
     options_of.add_argument(
-        "--start", type=Path | None, default=None, help="a checkpoint, in place of --optimizer"
+        "--start", type=Path | None, default=None, help="a checkpoint or a run, no --optimizer then"
     )
     options_of.add_argument("--seed", type=int, default=0, help="of everything random")
     options_of.add_argument(
@@ -95,6 +96,8 @@ def meta_train(arguments: Arguments) -> int:
     options_of.set_defaults(_preset(arguments))
     options: Any = options_of.instantiate(options_of.parse_args(list(arguments)))
     config = Config(**{name: getattr(options, name) for name in Config.__dataclass_fields__})
+    if options.start and any(word.startswith("--optimizer") for word in arguments):
+        raise ValueError("--start: got it beside --optimizer, expected one of the two")
     optimizer, theta = _beginning(options.start, options.optimizer, options.seed)
     with joined() as ranks:
         ranks.own(config.estimation.particles)
@@ -118,7 +121,8 @@ def _beginning(
 ) -> tuple[LearnedOptimizer, Tensor]:
     """The optimizer to train and its first theta."""
     if start is not None:
-        loaded = checkpoint.load(start)
+        folder = or_shipped(start)
+        loaded = checkpoint.load(folder / meta_run.BEST if meta_run.is_run(folder) else folder)
         return loaded.optimizer, loaded.theta
     optimizer = optimizer or SmallFC()
     return optimizer, optimizer.initial(seed)

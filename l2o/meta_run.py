@@ -66,7 +66,7 @@ def begin(
     }
     with files.new_directory(run_dir) as staging:
         files.save_text(staging / FACTS, json.dumps(facts, indent=2) + "\n")
-        checkpoint.save(staging / START, optimizer, theta, {"command": command})
+        checkpoint.save(staging / START, optimizer, theta, {"command": command, "mup": config.mup})
 
 
 def is_run(run_dir: Path) -> bool:

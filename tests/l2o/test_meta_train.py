@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from l2o import checkpoint, meta_run
+from l2o import checkpoint, commands, meta_run
 from l2o.base import LearnedOptimizer
 from l2o.cli import main
 from l2o.distribution import Distribution, lessons
@@ -46,11 +46,12 @@ CONFIG = Config(
     outer=Outer(steps=14, warmup=3, save_every=3),
     evaluation=Evaluation(every=5, steps=6, seeds=2),
 )
+TINY_OPTIMIZER = ("--optimizer", "TunedAdam", "--optimizer.lr", "0.01")
 TINY_RUN = [
     *("--seed", "3", "--train.widths", "[4,6]", "--train.batch_size", "8"),
     *("--held_out.widths", "[8]", "--held_out.batch_size", "8", "--estimation.particles", "4"),
     *("--train.depths", "[1]", "--held_out.depths", "[1]", "--train.data", "[digits]"),
-    *("--held_out.data", "[digits]", "--optimizer", "TunedAdam", "--optimizer.lr", "0.01"),
+    *("--held_out.data", "[digits]", *TINY_OPTIMIZER),
     *("--estimation.truncation", "2", "--estimation.horizon", "[4,10]", "--outer.steps", "14"),
     *("--outer.warmup", "3", "--outer.save_every", "3", "--evaluation.every", "5"),
     *("--evaluation.steps", "6", "--evaluation.seeds", "2"),
@@ -483,13 +484,23 @@ def test_damaged_runs_are_one_line(damage: str, finished: Path, tmp_path: Path, 
 
 def test_a_start_can_be_another_runs_best(finished: Path, tmp_path: Path, capsys) -> None:
     run_dir = tmp_path / "more"
-    command = ["meta-train", "--run-dir", str(run_dir), "--start", str(finished / meta_run.BEST)]
-    assert main([*command, *TINY_RUN, "--outer.steps", "1"]) == 0
+    command = ["meta-train", "--run-dir", str(run_dir), "--start", str(finished)]
+    assert main([*command, *TINY_RUN, "--outer.steps", "1"]) == 2
+    assert "--start: got it beside --optimizer" in capsys.readouterr().err
+    rest = [word for word in TINY_RUN if word not in TINY_OPTIMIZER]
+    assert main([*command, *rest, "--outer.steps", "1"]) == 0
     begun = checkpoint.load(run_dir / meta_run.START)
+    assert begun.card["mup"]
     assert torch.equal(begun.theta, checkpoint.load(finished / meta_run.BEST).theta)
     said = capsys.readouterr().out
     assert "untrained" in said
     assert "adam at 0.001" in said
+
+
+def test_a_start_can_be_shipped() -> None:
+    optimizer, theta = commands._beginning(Path("mulo_small"), None, 0)
+    assert isinstance(optimizer, SmallFC)
+    assert len(theta) == optimizer.size
 
 
 def test_a_log_has_plain_lines(finished: Path, tmp_path: Path) -> None:
