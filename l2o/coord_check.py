@@ -92,10 +92,9 @@ def _checks(options: Any) -> dict[str, Coordinates]:
     def scaled_rule(task: Task) -> UpdateRule:
         assert isinstance(task, Mup)
         found, scale = make_rule(task), task.multipliers(power)
-        # Its own weight decay is no learned step: muP leaves it as it is.
-        return (
-            replace(found, scale=scale) if isinstance(found, LearnedRule) else scaled(found, scale)
-        )
+        if isinstance(found, LearnedRule):  # scales its steps, not the decay that is part of it
+            return replace(found, scale=scale)
+        return scaled(found, scale)
 
     settings = (widths, options.steps, range(options.seeds), lr, options.device)
     return {
