@@ -19,6 +19,7 @@ from l2o.meta_view import View
 from l2o.ranks import Ranks, joined
 from l2o.small_fc import SmallFC
 from tasks.command import Arguments, parser
+from tasks.environment import check_device
 from tasks.files import or_shipped
 from tasks.interrupt import Interrupted
 
@@ -95,6 +96,7 @@ def meta_train(arguments: Arguments) -> int:
     options_of.add_class_arguments(Evaluation, "evaluation")
     options_of.set_defaults(_preset(arguments))
     options: Any = options_of.instantiate(options_of.parse_args(list(arguments)))
+    check_device(options.device)
     config = Config(**{name: getattr(options, name) for name in Config.__dataclass_fields__})
     if options.start and any(word.startswith("--optimizer") for word in arguments):
         raise ValueError("--start: got it beside --optimizer, expected one of the two")
