@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.func import grad_and_value
 from torch.utils.flop_counter import FlopCounterMode
 
 from tasks.results import digest
@@ -18,19 +19,29 @@ from tasks.types import Split, Task
 from tasks.unroll import initial
 
 REFERENCES = "references.json"
+ASIDE = 0.1
+"""Standard deviation of what is added to initial weights, at which a loss may not show all it is:
+zeros hide a penalty, and a readout of zeros the scale of everything before it."""
 
 
 def fingerprint(task: Task) -> str:
-    """A digest of a task's initial weights, loss and data: another task has another one."""
+    """A digest of a task's initial weights, its data, and its losses and gradients beside those
+    weights: another task has another one."""
     params = task.init(torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(1)
+    aside = {
+        name: value + ASIDE * torch.randn(value.shape, generator=noise)
+        for name, value in params.items()
+    }
     splits: tuple[Split, ...] = ("train", "validation", "test")
     parts: list[str | bytes] = [task.name, str(task.batch_size), repr(task.layout.specs)]
-    with torch.no_grad():
-        for split in splits:
-            size = task.data.size(split)
-            batch = task.data.batch(split, torch.arange(min(size, 64)) * size // min(size, 64))
-            parts += [str(size), *(_bytes(part) for part in batch)]
-            parts.append(f"{float(task.loss(params, batch)):.4g}")
+    for split in splits:
+        size = task.data.size(split)
+        batch = task.data.batch(split, torch.arange(min(size, 64)) * size // min(size, 64))
+        grads, loss = grad_and_value(task.loss)(aside, batch)
+        slope = torch.stack([grad.norm() for grad in grads.values()]).norm()
+        parts += [str(size), *(_bytes(part) for part in batch)]
+        parts.append(f"{float(loss):.4g} {float(slope):.4g}")
     return digest(*parts, *(_bytes(value) for value in params.values()))
 
 

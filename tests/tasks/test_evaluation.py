@@ -10,8 +10,10 @@ import torch
 
 from tasks import evaluation
 from tasks.cards import card, fingerprint
+from tasks.composite import Lasso
 from tasks.evaluation import Entrant, Plan, evaluate, measured, space
 from tasks.mlp import MLP
+from tasks.mup import mup
 from tasks.quadratic import Quadratic
 from tasks.results import Results, ResultsError, Run, Study, digest
 from tasks.scoring import TUNING_SEED
@@ -207,6 +209,11 @@ def test_fingerprints_tell_tasks_apart():
         MLP(width=3, batch_size=8),
         MLP(width=3, activation="tanh"),
         Quadratic(dimension=4),
+        Lasso(rows=5, columns=6, nonzeros=2, penalty=0.1),
+        Lasso(rows=5, columns=6, nonzeros=2, penalty=5.0),
+        mup(MLP(width=4)),
+        mup(MLP(width=4), base_width=2),
+        mup(MLP(width=4), base_width=3),
     ]
     assert len({fingerprint(task) for task in tasks}) == len(tasks)
     assert fingerprint(MLP(width=3)) == fingerprint(MLP(width=3))
