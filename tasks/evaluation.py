@@ -15,20 +15,23 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import product
+from statistics import median
 from typing import Protocol
 
 import numpy as np
 import torch
 from scipy.stats import qmc
 
+from tasks import replay
 from tasks.cards import card, fingerprint
 from tasks.results import Results, ResultsError, Run, Study
 from tasks.scoring import FRESH_SEEDS, TUNING_SEED, Setting
 from tasks.statistics import Measured
 from tasks.suites import Entry, names, resolve
 from tasks.types import Task, UpdateRule
-from tasks.unroll import SCHEDULES, Trajectory, initial, unroll
+from tasks.unroll import SCHEDULES, advance, initial, start, unroll
 from tasks.unroll import evaluate as losses_of
 
 LEARNING_RATES = (1e-4, 10.0)
@@ -37,6 +40,9 @@ NO_DECAY = 1 / 3
 """Share of the trials that have no weight decay at all."""
 MARKS = 25
 """Points of a learning curve after the first."""
+TIMED = 16
+"""Models side by side when a step is timed, the same for all rules; ``TIMED_STEPS`` at a time."""
+TIMED_STEPS = 20
 
 
 class Make(Protocol):
@@ -195,37 +201,55 @@ class _Bench:
         seeds = torch.tensor([seed for seed, _ in wanted])
         shared = int(seeds[0]) if len(seeds.unique()) == 1 else seeds
         at = marks(steps) if curve else (steps,)
-        try:
-            rule = self.entrant.make(task, len(wanted), device)
-        except ValueError as error:
-            raise ValueError(f"{self.entrant.name}: {task.name}: {error}") from error
-
-        def run(steps: int, at: Sequence[int]) -> Trajectory:
-            return unroll(
-                task,
-                rule,
-                instances=len(wanted),
-                steps=steps,
-                lr=lr,
-                weight_decay=decay,
-                schedule=SCHEDULES[self.study.schedule],
-                seed=shared,
-                eval_at=at,
-                device=device,
-            )
-
-        run(1, (1,))  # compiles what has to be compiled, so that it is not timed
-        started = time.perf_counter()
-        trajectory = run(steps, at)
+        trajectory = unroll(
+            task,
+            self._rule(len(wanted)),
+            instances=len(wanted),
+            steps=steps,
+            lr=lr,
+            weight_decay=decay,
+            schedule=SCHEDULES[self.study.schedule],
+            seed=shared,
+            eval_at=at,
+            device=device,
+        )
         validation = trajectory.validation.tolist()
-        seconds = (time.perf_counter() - started) / (steps * len(wanted))
         before = losses_of(task, initial(task, len(wanted), shared).to(device)).tolist()
         curves = zip(before, *validation, strict=True)
         test = losses_of(task, trajectory.inner.params, "test").tolist()
         return [
-            _run(seed, setting, (0, *at), losses, last, seconds)
+            _run(seed, setting, (0, *at), losses, last, self.seconds)
             for (seed, setting), losses, last in zip(wanted, curves, test, strict=True)
         ]
+
+    def _rule(self, instances: int) -> UpdateRule:
+        try:
+            return self.entrant.make(self.task, instances, self.device)
+        except ValueError as error:
+            raise ValueError(f"{self.entrant.name}: {self.task.name}: {error}") from error
+
+    @cached_property
+    def seconds(self) -> float:
+        """Of a step of one model among ``TIMED``, after what is compiled or recorded once."""
+        rule, settings = self._rule(TIMED), space(TIMED)
+        lr, decay = torch.tensor(settings).T
+        whole = self.study.steps
+        steps = min(TIMED_STEPS, whole) if self.device == "cpu" else whole  # it captures a graph
+        inner = start(self.task, rule, TIMED, TUNING_SEED, self.device)
+
+        def take(steps: int) -> float:
+            nonlocal inner
+            started = time.perf_counter()
+            inner, losses = advance(
+                self.task, rule, inner, steps, horizon=whole, lr=lr, weight_decay=decay
+            )
+            losses.sum().item()  # waits for the device
+            return time.perf_counter() - started
+
+        with torch.no_grad():
+            with replay.at_once():
+                take(2)  # the first may be one that takes a Hessian, which is not recorded
+            return median(take(steps) for _ in range(3)) / (steps * TIMED)
 
 
 def _run(

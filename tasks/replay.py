@@ -13,7 +13,9 @@ Losses must be functions of their arguments alone, and what a task holds must st
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -34,6 +36,17 @@ RESHAPES = (ATEN.view.default, ATEN._unsafe_view.default, ATEN.expand.default)
 Form = tuple[torch.Size, tuple[int, ...], torch.dtype]
 Play = Callable[..., tuple[Tensor, ...]]
 log = logging.getLogger(__name__)
+_at_once: ContextVar[bool] = ContextVar("at once", default=False)
+
+
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Within it gradients are recorded when they are first taken: before a clock is started."""
+    token = _at_once.set(True)
+    try:
+        yield
+    finally:
+        _at_once.reset(token)
 
 
 def derivatives(
@@ -59,13 +72,15 @@ class Recording:
     def __init__(self, task: Task, shared: bool) -> None:
         self.task, self.shared = task, shared
         self.taken = 0
+        self.tried = False
         self.play: Play | None = None
 
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
         if self.play is not None:
             return self.play(*given)
         self.taken += 1
-        if self.taken == WORTH:
+        if not self.tried and (self.taken >= WORTH or _at_once.get()):
+            self.tried = True
             self.record(*given)
         return self.plain(*given)
 

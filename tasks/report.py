@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tasks import environment, figures, statistics
+from tasks.evaluation import TIMED
 from tasks.evaluation import measured as measured_in
 from tasks.page import Page, Part, Program, Section, Table, Tiles
 from tasks.results import Results
@@ -127,8 +128,8 @@ def _speed(
         f"How fast a rule gets to the final loss of tuned {reference}. The AlgoPerf score is the "
         f"mean height of the profile below, with its 95 % interval over n = {seeds} seeds. Steps "
         f"and time: how many times fewer than {reference} needs, median of {tasks} tasks; time a "
-        f"step is relative to {reference}, with its 95 % interval over tasks, measured once a task "
-        "over the batch of trials (rules of torch.optim run one model at a time).",
+        f"step is relative to {reference}, with its 95 % interval over tasks, measured on {TIMED} "
+        "models side by side (rules of torch.optim run one model at a time).",
         figures.profile(measured, names, reference),
         Table(
             ("task", "rule", "target", "steps", "fewer steps", "time", "less time"),

@@ -53,7 +53,7 @@ class Study(NamedTuple):
 class Run(NamedTuple):
     """One training run. ``loss`` and ``test`` are the final validation and test losses, None if
     it diverged; ``curve`` is ``((step, validation loss or None), ...)``; ``seconds`` are those of
-    one step of one model, measured over the batch of runs it was part of."""
+    one step of one model, timed beside the runs that were made with it."""
 
     seed: int
     lr: float

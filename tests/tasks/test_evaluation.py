@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import evaluation
+from tasks import evaluation, replay
 from tasks.cards import card, fingerprint
 from tasks.composite import Lasso
-from tasks.evaluation import Entrant, Plan, evaluate, measured, space
+from tasks.evaluation import TIMED, Entrant, Plan, evaluate, measured, space
 from tasks.mlp import MLP
 from tasks.mup import mup
 from tasks.quadratic import Quadratic
@@ -101,10 +101,34 @@ def test_nothing_is_computed_twice(tmp_path):
         evaluate(PLAN, [entrant("SGD", made)], results)
         first, calls = rows(results), len(made)
         evaluate(PLAN, [entrant("SGD", made)], results)
-        assert len(made) == calls == 4  # tuning and fresh runs, on two tasks
+        assert len(made) == calls == 6  # tuning, fresh runs and a clock, on two tasks
         evaluate(replace(PLAN, seeds=3), [entrant("SGD", made)], results)
-        assert made[calls:] == [("SGD", entry.task.name, 1) for entry in TASKS]
+        assert made[calls:] == [("SGD", e.task.name, n) for e in TASKS for n in (1, TIMED)]
         assert first.items() <= rows(results).items()
+
+
+def test_steps_are_timed_on_recorded_gradients_whatever_ran_before(tmp_path, monkeypatch):
+    """Of every rule alike; in the runs themselves the first of them would pay for recording."""
+    replay.recording.cache_clear()
+    plain, timed = [], []
+    original = replay.Recording.plain
+
+    def counted(self, *given):
+        plain.append(len(given[0]))
+        return original(self, *given)
+
+    def clock():
+        timed.append(plain.count(TIMED))
+        return 0.0
+
+    monkeypatch.setattr(replay.Recording, "plain", counted)
+    monkeypatch.setattr(evaluation.time, "perf_counter", clock)
+    with Results(tmp_path / "r.sqlite") as results:
+        evaluate(PLAN, [entrant("SGD"), entrant("Adam")], results)
+    before, *rest = (timed[k : k + 8] for k in range(0, len(timed), 8))  # warm, then three times
+    assert len(rest) == 3
+    for found in (before, *rest):
+        assert len(set(found[2:])) == 1
 
 
 def test_more_trials_extend_fewer():
@@ -120,7 +144,7 @@ def test_an_interrupted_evaluation_ends_with_the_same_runs(tmp_path):
     with Results(tmp_path / "whole.sqlite") as results:
         evaluate(PLAN, [entrant("SGD"), entrant("Adam")], results)
         expected = rows(results)
-    for stop in (1, 2, 4, 5):
+    for stop in (1, 3, 6, 7):
         said: list[str] = []
 
         def impatient(task, instances, device, stop=stop, said=said):
@@ -131,7 +155,7 @@ def test_an_interrupted_evaluation_ends_with_the_same_runs(tmp_path):
 
         adam = replace(entrant("Adam"), make=impatient)
         with Results(tmp_path / f"{stop}.sqlite") as results:
-            if stop <= 4:
+            if stop <= 6:
                 with pytest.raises(KeyboardInterrupt):
                     evaluate(PLAN, [entrant("SGD"), adam], results)
             else:
