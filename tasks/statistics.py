@@ -21,7 +21,7 @@ from scipy import stats
 from tasks import averages
 from tasks.averages import across, iqm, over_seeds, over_tasks, share
 from tasks.scoring import Interval
-from tasks.targets import Reached, middle, profile, reached, scores, steps_to
+from tasks.targets import Reached, middle, profile, reached, scores, steps_to, target
 from tasks.tuning import Tuning, tuning
 
 ALPHA = 0.05
@@ -124,7 +124,7 @@ def standings(measured: Measured, reference: str) -> list[Standing]:
         raise ValueError(f"reference: got {reference!r}, expected one of {known}")
     base = measured.rules.index(reference)
     q, beaten = q_values(measured.final), beaten_by(measured.final)
-    solved = scores(measured.curves, measured.marks, targets(measured, base))
+    solved = scores(measured.curves, measured.marks, base)
     rates, before = np.array([lr for lr, _ in measured.settings]), untrained(measured)
     table = []
     for r, rule in enumerate(measured.rules):
@@ -168,16 +168,15 @@ def untrained(measured: Measured) -> np.ndarray:
 
 def targets(measured: Measured, base: int) -> list[float]:
     """Of each task: the median final validation loss of the tuned reference."""
-    return [float(middle(curves[base])[-1]) for curves in measured.curves]
+    return [float(target(curves[base])) for curves in measured.curves]
 
 
 def _reached(measured: Measured, rule: int, base: int) -> list[Reached]:
     return [
-        reached(curves[rule], curves[base], marks, target, (own, other))
-        for curves, marks, target, own, other in zip(
+        reached(curves[rule], curves[base], marks, (own, other))
+        for curves, marks, own, other in zip(
             measured.curves,
             measured.marks,
-            targets(measured, base),
             measured.seconds[rule].tolist(),
             measured.seconds[base].tolist(),
             strict=True,

@@ -4,7 +4,8 @@ The target of a task is the reference's final validation loss, the median over s
 compared is when the median of a rule's learning curves first gets there. A *performance profile* is
 the share of tasks on which a rule is at most so many times slower than the fastest (Dolan and Moré
 2002), and the score of AlgoPerf (Dahl et al. 2023, arXiv 2306.07179) is its mean height from 1 to
-4 times.
+4 times. The reference gets to its own median by construction, and a rule just as good gets there on
+about half of the tasks; intervals hold that too, for each draw of seeds has the target of its own.
 """
 
 from __future__ import annotations
@@ -34,17 +35,19 @@ class Reached(NamedTuple):
     quicker: float
 
 
-def steps_to(curves: np.ndarray, marks: Sequence[int], target: float) -> np.ndarray:
-    """``[..., marks] -> [...]``: the step at which a curve first is at ``target``, or inf.
+def steps_to(curves: np.ndarray, marks: Sequence[int], goal: np.ndarray | float) -> np.ndarray:
+    """``[..., marks] -> [...]``: the step at which a curve first is at ``goal``, or inf.
 
-    Between two marks it is interpolated.
+    Between two marks it is interpolated. An infinite goal, of a reference that diverged, is
+    reached by nothing.
     """
-    at, reached = np.asarray(marks, float), curves <= target
+    at, goal = np.asarray(marks, float), np.asarray(goal, float)[..., None]
+    reached = np.isfinite(goal) & (curves <= goal)
     after = reached.argmax(axis=-1)[..., None]
     before = np.maximum(after - 1, 0)
     above, below = np.take_along_axis(curves, before, -1), np.take_along_axis(curves, after, -1)
     with np.errstate(all="ignore"):  # no slope at the first point, nor from a diverged one
-        share = np.nan_to_num((above - target) / (above - below), nan=1.0, posinf=1.0)
+        share = np.nan_to_num((above - goal) / (above - below), nan=1.0, posinf=1.0)
     steps = at[before] + share * (at[after] - at[before])
     return np.where(reached.any(axis=-1), steps[..., 0], math.inf)
 
@@ -55,29 +58,34 @@ def middle(curves: np.ndarray) -> np.ndarray:
     return (ordered[..., (seeds - 1) // 2, :] + ordered[..., seeds // 2, :]) / 2
 
 
+def target(reference: np.ndarray) -> np.ndarray:
+    """``[..., seeds, marks] -> [...]``: the median of the final losses."""
+    return middle(reference)[..., -1]
+
+
 def reached(
     curves: np.ndarray,
     reference: np.ndarray,
     marks: Sequence[int],
-    target: float,
     seconds: tuple[float, float],
 ) -> Reached:
     """``curves`` and ``reference``: ``[seeds, marks]``; ``seconds``: theirs, of a step."""
 
-    def resampled(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.maximum(steps_to(middle(curves[index]), marks, target), 1.0)
+    def needed(own: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        return np.maximum(steps_to(middle(own), marks, goal), 1.0)
 
-    steps = bootstrapped(len(curves), resampled, np.arange(len(curves)))
-    needed = float(steps_to(middle(reference), marks, target))
-    known = math.isfinite(steps.low)  # not so if there is one seed
-    faster = Interval(
-        needed / steps.mean,
-        needed / steps.high if known else -math.inf,
-        needed / steps.low if known else math.inf,
-        steps.n,
-    )
-    if not math.isfinite(steps.mean):
-        faster = Interval(0.0, 0.0, 0.0, steps.n)
+    def resampled(index: np.ndarray, axis: int = -1) -> np.ndarray:
+        return needed(curves[index], target(reference))
+
+    def ratio(index: np.ndarray, axis: int = -1) -> np.ndarray:
+        goal = target(reference[index])
+        own, other = needed(curves[index], goal), needed(reference[index], goal)
+        return np.where(np.isfinite(own), other / own, 0.0)
+
+    seeds = np.arange(len(curves))
+    steps = bootstrapped(len(curves), resampled, seeds)
+    with np.errstate(invalid="ignore"):  # a target that nobody reaches
+        faster = bootstrapped(len(curves), ratio, seeds)
     own, other = seconds
     return Reached(steps, steps.mean * own, faster, faster.mean * other / own)
 
@@ -104,15 +112,15 @@ def profile_scores(steps: np.ndarray) -> np.ndarray:
 
 
 def scores(
-    curves: Sequence[np.ndarray], marks: Sequence[Sequence[int]], goals: Sequence[float]
+    curves: Sequence[np.ndarray], marks: Sequence[Sequence[int]], base: int
 ) -> list[Interval]:
     """AlgoPerf's score of each rule, with its interval over seeds, drawn for each task by itself.
 
-    ``curves``: of each task, ``[rules, seeds, marks]``; ``goals``: the target of each.
+    ``curves``: of each task, ``[rules, seeds, marks]``; ``base``: the rule that sets the targets.
     """
-    tasks = list(zip(curves, marks, goals, strict=True))
+    tasks = list(zip(curves, marks, strict=True))
     values = profile_scores(
-        np.stack([steps_to(middle(own), at, goal) for own, at, goal in tasks], axis=1)
+        np.stack([steps_to(middle(own), at, target(own[base])) for own, at in tasks], axis=1)
     )
     seeds = curves[0].shape[1]
     n = len(tasks) * seeds
@@ -120,8 +128,9 @@ def scores(
         return [Interval(float(value), -math.inf, math.inf, n) for value in values]
     generator = np.random.default_rng(0)
     columns = []
-    for own, at, goal in tasks:
+    for own, at in tasks:
         drawn = generator.integers(seeds, size=(RESAMPLES, seeds))  # paired: the same for all rules
+        goal = target(own[base][drawn])
         columns.append(np.stack([steps_to(middle(rule[drawn]), at, goal) for rule in own]))
     spread = profile_scores(np.stack(columns, axis=1))
     return [Interval(float(v), *ends(row), n) for v, row in zip(values, spread, strict=True)]

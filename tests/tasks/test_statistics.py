@@ -194,6 +194,20 @@ def test_steps_to_a_target_from_a_diverged_point():
     assert steps_to(curves, (0, 10, 20), 2.0).tolist() == [20.0, INF]
 
 
+def test_nothing_reaches_the_target_of_a_reference_that_diverged():
+    curves, marks = np.array([[4.0, 1.0], [3.0, 1.0]]), (0, 10)
+    assert steps_to(curves, marks, INF).tolist() == [INF, INF]
+    found = reached(curves, np.array([[4.0, INF], [3.0, INF]]), marks, (1.0, 1.0))
+    assert (found.steps.mean, found.faster.mean, found.quicker) == (INF, 0, 0)
+
+
+def test_a_target_above_the_start_is_reached_by_all_at_once():
+    """By a reference that learned nothing: after the first step, as a curve has no earlier one."""
+    curves, worse = np.array([[4.0, 1.0], [4.0, 1.0]]), np.array([[4.0, 5.0], [4.0, 5.0]])
+    found = reached(curves, worse, (0, 10), (1.0, 1.0))
+    assert found.steps[:3] == found.faster[:3] == (1, 1, 1)
+
+
 def test_half_of_the_runs_must_reach_it():
     assert middle(np.array([[1.0], [2.0], [INF]])) == [2.0]
     assert middle(np.array([[1.0], [INF]])) == [INF]
@@ -203,23 +217,37 @@ def test_speed_up_of_twice_the_speed():
     marks = tuple(range(0, 101, 5))
     slow = np.exp(-np.array(marks) / 50)[None].repeat(5, 0)
     fast = np.exp(-np.array(marks) / 25)[None].repeat(5, 0)
-    found = reached(fast, slow, marks, float(slow[0, -1]), (3.0, 2.0))
+    found = reached(fast, slow, marks, (3.0, 2.0))
     assert found.steps.mean == pytest.approx(50, rel=1e-2)
     assert found.faster.mean == pytest.approx(2, rel=1e-2)
     assert found.seconds == pytest.approx(150, rel=1e-2)
     assert found.quicker == pytest.approx(4 / 3, rel=1e-2)
-    never = reached(slow, fast, marks, float(fast[0, -1]), (3.0, 2.0))
+    never = reached(slow, fast, marks, (3.0, 2.0))
     assert (never.steps.mean, never.seconds, never.faster.mean, never.quicker) == (INF, INF, 0, 0)
 
 
 def test_seeds_that_never_reach_the_target_are_in_the_interval():
     marks = (0, 10)
     curves = np.array([[2.0, 0.5], [2.0, 0.5], [2.0, 1.5]])
-    found = reached(curves, curves[:1], marks, 1.0, (1.0, 1.0))
+    reference = np.array([[2.0, 1.0]] * 3)
+    found = reached(curves, reference, marks, (1.0, 1.0))
     assert found.steps.mean == pytest.approx(20 / 3)
     assert (found.steps.high, found.faster.low) == (INF, 0)
-    alone = reached(curves[:1], curves[:1], marks, 1.0, (1.0, 1.0))
+    alone = reached(curves[:1], reference[:1], marks, (1.0, 1.0))
     assert (alone.faster.low, alone.faster.high) == (-INF, INF)
+
+
+def test_the_target_is_drawn_with_the_seeds_of_the_reference():
+    """Else a rule that is as good looks worse, for sure: the reference reaches its own median."""
+    marks = tuple(range(0, 50, 10))
+    decay = np.exp(-np.array(marks) / 20)
+    first, other = decay * np.exp(0.1 * noise(5, 2, 6, 5).reshape(2, 6, 5))
+    same = reached(first, first, marks, (1.0, 1.0))
+    assert same.faster[:3] == (1, 1, 1)
+    found = reached(other, first, marks, (1.0, 1.0))
+    assert found.faster.low < 1
+    _, score = targets.scores([np.stack([first, other])], [marks], 0)
+    assert (score.low, score.high) == (0, 1)
 
 
 def test_profile():
@@ -247,13 +275,13 @@ def test_scores_with_their_intervals():
     decay = np.exp(-np.arange(0.0, 4.01, 0.1))
     slow = (decay * np.exp(0.05 * noise(0, 6, 1)))[None]
     curves, marks = np.concatenate([slow * decay, slow, slow]), tuple(range(0, 410, 10))
-    first, second, third = targets.scores([curves], [marks], [0.2])
+    first, second, third = targets.scores([curves], [marks], 1)
     assert second == third
     assert first.mean == 1
     assert second.mean == pytest.approx(2 / 3, abs=0.05)
     assert second.low <= second.mean <= second.high
     assert first.n == 6
-    alone = targets.scores([curves[:, :1]], [marks], [0.2])[0]
+    alone = targets.scores([curves[:, :1]], [marks], 1)[0]
     assert (alone.low, alone.high) == (-INF, INF)
 
 
