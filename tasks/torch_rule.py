@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from tasks.types import Params, State, StepInfo
 
 Build = Callable[..., torch.optim.Optimizer]
-NUMBERS: dict[str, type] = {"int": int, "float": float}  # state that an optimizer keeps in Python
+NUMBERS: dict[str, type] = {"bool": bool, "int": int, "float": float}  # state kept in Python
+TUNED = ("lr", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -65,37 +66,51 @@ class TorchRule:
 
     def _build(self, weights: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
         accepted = inspect.signature(self.optimizer).parameters
-        tuned = {"lr": lr, "weight_decay": decay}
+        tuned = dict(zip(TUNED, (lr, decay), strict=True))
         given = {name: value for name, value in tuned.items() if name in accepted}
         try:
             return self.optimizer(weights, **given, **self.arguments)
-        except (TypeError, ValueError) as error:
-            name = getattr(self.optimizer, "__name__", "optimizer")
-            raise ValueError(f"{name}: cannot be used here: {error}") from error
+        except Exception as error:  # of any kind: optimizers are other people's code
+            raise _unusable(getattr(self.optimizer, "__name__", "optimizer"), error) from error
+
+
+def _unusable(name: str, why: object) -> ValueError:
+    said = str(why).strip().partition("\n")[0] or type(why).__name__
+    return ValueError(f"{name}: cannot be used here: {said}")
+
+
+def _places(
+    optimizer: torch.optim.Optimizer, weights: list[nn.Parameter]
+) -> dict[str, dict[str, Any]]:
+    """Where an optimizer keeps what it knows: the state of each weight by its number, and its
+    groups, of which what is tuned is not its own."""
+    states = {str(number): optimizer.state[weight] for number, weight in enumerate(weights)}
+    return states | {f"group {k}": group for k, group in enumerate(optimizer.param_groups)}
 
 
 def _saved(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter]) -> State:
-    """``{"0.exp_avg": ..., "0.step:int": ...}``: the state of each weight, by its number."""
+    """``{"0.exp_avg": ..., "0.step:int": ..., "group 0.eps:float": ...}``."""
     found = {}
-    for number, weight in enumerate(weights):
-        for key, value in optimizer.state[weight].items():
-            if isinstance(value, Tensor):
-                found[f"{number}.{key}"] = value.detach()
-            elif type(value).__name__ in NUMBERS:
-                kind = torch.int64 if isinstance(value, int) else torch.float64
-                name = f"{number}.{key}:{type(value).__name__}"
-                found[name] = torch.tensor(value, dtype=kind, device=weight.device)
+    for place, kept in _places(optimizer, weights).items():
+        of_group = place.startswith("group")
+        for key, value in kept.items():
+            if isinstance(value, Tensor) and not of_group:
+                found[f"{place}.{key}"] = value.detach()
+            elif type(value).__name__ in NUMBERS and not (of_group and key in TUNED):
+                kind = torch.float64 if isinstance(value, float) else torch.int64
+                name = f"{place}.{key}:{type(value).__name__}"
+                found[name] = torch.tensor(value, dtype=kind, device=weights[0].device)
     return found
 
 
 def _load(
     optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], saved: Mapping[str, Tensor]
 ) -> None:
+    places = _places(optimizer, weights)
     for name, value in saved.items():
-        number, _, key = name.partition(".")
+        place, _, key = name.partition(".")
         key, _, kind = key.partition(":")
-        kept = NUMBERS[kind](value.item()) if kind else value.clone()
-        optimizer.state[weights[int(number)]][key] = kept
+        places[place][key] = NUMBERS[kind](value.item()) if kind else value.clone()
 
 
 def torch_optimizer(text: str) -> TorchRule:
@@ -115,7 +130,7 @@ def torch_optimizer(text: str) -> TorchRule:
     found = getattr(torch.optim, name, None)
     if call.args or not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)):
         raise ValueError(f"{text!r}: {form}, where torch.optim has NAME")
-    if tuned := {"lr", "weight_decay"} & arguments.keys():
+    if tuned := set(TUNED) & arguments.keys():
         raise ValueError(f"{text!r}: {', '.join(sorted(tuned))} is tuned, leave it out")
     return _tried(TorchRule(found, arguments))
 
@@ -152,12 +167,32 @@ def optimizer_file(file: Path) -> TorchRule:
 
 
 def _tried(rule: TorchRule) -> TorchRule:
-    """``rule``, after it could take a step on a matrix."""
+    """``rule``, after it could take a step on a matrix, of which nothing but numbers and tensors
+    of its own remained."""
     weight = nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.ones(2, 2)
     optimizer = rule._build([weight], 1.0, 0.0)
+    name = type(optimizer).__name__
+    before = _lost(optimizer, weight)
     try:
         optimizer.step()
-    except TypeError as error:
-        raise ValueError(f"{type(optimizer).__name__}: cannot be used here: {error}") from error
+    except Exception as error:
+        raise _unusable(name, error) from error
+    after = _lost(optimizer, weight)
+    if changed := [key for key in after if after[key] != before.get(key)]:
+        raise _unusable(name, f"between steps it keeps {changed[0]}, expected tensors and numbers")
     return rule
+
+
+def _lost(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> dict[str, str]:
+    """What the next step would not know of."""
+    saved = {key.partition(":")[0] for key in _saved(optimizer, [weight])}
+    found = {
+        f"state {key!r}": repr(optimizer.state[key]) for key in optimizer.state.keys() - {weight}
+    }
+    for place, kept in _places(optimizer, [weight]).items():
+        where = place if place.startswith("group") else "its state"
+        for key, value in kept.items():
+            if f"{place}.{key}" not in saved and key != "params" and value is not None:
+                found[f"{key!r} of {where}"] = repr(value)
+    return found

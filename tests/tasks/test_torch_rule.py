@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tasks.mlp import MLP
-from tasks.torch_rule import TorchRule, optimizer_class, optimizer_file, torch_optimizer
+from tasks.torch_rule import TorchRule, _tried, optimizer_class, optimizer_file, torch_optimizer
 from tasks.types import Params
 from tasks.unroll import cosine, initial, unroll
 
@@ -111,6 +111,60 @@ def test_numbers_in_the_state_and_no_decay():
     assert seen == [[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]
 
 
+class InGroups(torch.optim.Optimizer):
+    """Keeps its count in the groups, as schedule-free optimizers do."""
+
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, {"lr": lr, "k": 0, "warm": False})
+
+    @torch.no_grad()
+    def step(self, closure=None):  # type: ignore[override]
+        for group in self.param_groups:
+            group["k"] += 1
+            for weight in group["params"]:
+                weight -= group["lr"] * group["k"] * (2 if group["warm"] else 1)
+            group["warm"] = True
+
+
+def test_numbers_in_the_groups():
+    params = Params(torch.zeros(2, TASK.layout.n), TASK.layout)
+    rule, state = _tried(TorchRule(InGroups)), {}
+    seen = []
+    for lr in ([1.0, 2.0], [1.0, 2.0], [0.5, 1.0]):
+        info = _info(torch.tensor(lr))
+        updates, state = rule.update(torch.ones_like(params.flat), state, params, info)
+        seen.append(updates[:, 0].tolist())
+    assert seen == [[1.0, 2.0], [4.0, 8.0], [3.0, 6.0]]
+
+
+class Keeps(torch.optim.SGD):
+    """``what(optimizer, group, weight)`` is done at each step."""
+
+    def __init__(self, params, lr, what):
+        super().__init__(params, lr)
+        self.what = what
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step(closure)
+        self.what(self, self.param_groups[0], self.param_groups[0]["params"][0])
+
+
+@pytest.mark.parametrize(
+    ("what", "place"),
+    [
+        (lambda self, group, weight: group.update(lr=group["lr"] / 2), "'lr' of group 0"),
+        (lambda self, group, weight: group.update(past=[1.0]), "'past' of group 0"),
+        (lambda self, group, weight: group.update(mean=weight), "'mean' of group 0"),
+        (lambda self, group, weight: self.state[weight].update(past=[1]), "'past' of its state"),
+        (lambda self, group, weight: self.state["all"].update(k=1), "state 'all'"),
+    ],
+)
+def test_what_would_be_forgotten_between_steps_is_refused(what, place):
+    with pytest.raises(ValueError, match=f"Keeps: cannot be used here: .* {place}, expected"):
+        _tried(TorchRule(Keeps, {"what": what}))
+
+
 def _info(lr):
     from tasks.types import StepInfo
 
@@ -128,6 +182,9 @@ def _info(lr):
         ("torch.optim.SGD(lr=0.1)", "lr is tuned"),
         ("torch.optim.SGD(moment=0.1)", "SGD: cannot be used here: .*moment"),
         ("torch.optim.LBFGS", "LBFGS: cannot be used here: .*closure"),
+        ("torch.optim.SparseAdam", "SparseAdam: cannot be used here: .*dense"),
+        ("torch.optim.RMSprop(capturable=True)", "RMSprop: cannot be used here: .*capturable"),
+        ("torch.optim.Adam(foreach=True, fused=True)", "Adam: cannot be used here: .*foreach"),
     ],
 )
 def test_what_is_refused(text, message):
