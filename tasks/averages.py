@@ -19,22 +19,33 @@ from tasks.scoring import Interval
 RESAMPLES = 2000
 Average = Callable[[np.ndarray], np.ndarray]
 """``[..., tasks, seeds] -> [...]``."""
+FLOOR = float(np.finfo(np.float32).tiny)
+"""Losses below, such as the 0 of a task that is solved, count as this: below it is rounding."""
+
+
+def logs(losses: np.ndarray) -> np.ndarray:
+    """Logarithms of losses; NaN of a loss below 0, of which no ratio means anything."""
+    with np.errstate(invalid="ignore"):
+        return np.log(np.where(losses < 0, losses, np.maximum(losses, FLOOR)))
 
 
 def iqm(values: np.ndarray) -> np.ndarray:
     """``[..., tasks, seeds] -> [...]``: the mean of the middle half; infinite if that is."""
     flat = values.reshape(*values.shape[:-2], -1)
     with np.errstate(invalid="ignore"):
-        return np.nan_to_num(stats.trim_mean(flat, 0.25, axis=-1), nan=math.inf, posinf=math.inf)
+        found = stats.trim_mean(flat, 0.25, axis=-1)
+    return np.where(np.isnan(found), math.inf, found)
 
 
 def mean(values: np.ndarray) -> np.ndarray:
     """``[..., tasks, seeds] -> [...]``."""
+
     return values.mean(axis=(-2, -1))
 
 
 def median(values: np.ndarray) -> np.ndarray:
     """``[..., tasks, seeds] -> [...]``."""
+
     return np.median(values, axis=(-2, -1))
 
 

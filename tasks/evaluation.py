@@ -87,7 +87,7 @@ class Plan:
         for name in ("trials", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        if not self.length > 0:
+        if not 0 < self.length < math.inf:
             raise ValueError(f"length: got {self.length}, expected a positive number")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
@@ -138,9 +138,9 @@ def evaluate(
     entries = plan.entries()
     for (_, task, _), entrant in product(entries, entrants):
         _parametrised(task, entrant)  # what is refused is refused before anything is run
-    note(plan, entrants, results)
     for entrant in entrants:
         results.set_rule(entrant.name, entrant.identity, entrant.source)
+    note(plan, entrants, results)  # which names these rules
     for name, task, steps in entries:
         identity = fingerprint(task)
         results.set_task(name, identity, card(Entry(task, steps)))
@@ -215,8 +215,14 @@ class _Bench:
         )
         validation = trajectory.validation.tolist()
         before = losses_of(task, initial(task, len(wanted), shared).to(device)).tolist()
-        curves = zip(before, *validation, strict=True)
+        curves = list(zip(before, *validation, strict=True))
         test = losses_of(task, trajectory.inner.params, "test").tolist()
+        least = min(filter(math.isfinite, (*test, *(x for losses in curves for x in losses))))
+        if least < 0:
+            raise ValueError(
+                f"{task.name}: got a loss of {least:.4g}, expected none below 0: rules are "
+                "compared by ratios of losses"
+            )
         return [
             _run(seed, setting, (0, *at), losses, last, self.seconds)
             for (seed, setting), losses, last in zip(wanted, curves, test, strict=True)

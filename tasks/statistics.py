@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from tasks import averages
-from tasks.averages import across, iqm, over_seeds, over_tasks, share
+from tasks.averages import across, iqm, logs, over_seeds, over_tasks, share
 from tasks.scoring import Interval
 from tasks.targets import Reached, middle, profile, reached, scores, steps_to, target
 from tasks.tuning import Tuning, tuning
@@ -36,7 +36,7 @@ def log_ratios(losses: np.ndarray, reference: np.ndarray) -> np.ndarray:
     Where both diverged they are equal: 0.
     """
     with np.errstate(all="ignore"):
-        ratios = np.log(losses) - np.log(reference)
+        ratios = logs(losses) - logs(reference)
     return np.where(np.isposinf(losses) & np.isposinf(reference), 0.0, ratios)
 
 
@@ -72,11 +72,6 @@ def beaten_by(losses: np.ndarray) -> np.ndarray:
     q = q_values(losses)
     gap = np.array([[iqm(log_ratios(a, b)) for b in losses] for a in losses])
     return (q < ALPHA) & (gap > 0)
-
-
-def ranks(losses: np.ndarray) -> list[int]:
-    """1 + how many rules are better; rules that tie with the best share rank 1."""
-    return [1 + int(row.sum()) for row in beaten_by(losses)]
 
 
 # ---------------------------------------------------------------------------------- all together
@@ -155,9 +150,9 @@ def area(measured: Measured, rule: int) -> np.ndarray:
     times the loss before training."""
     rows = []
     for curves in measured.curves:
-        logs = np.log(curves[rule])
-        worst = logs[:, :1] + WORST
-        rows.append(np.minimum(np.nan_to_num(logs, nan=math.inf, posinf=math.inf), worst).mean(1))
+        heights = logs(curves[rule])
+        worst = heights[:, :1] + WORST
+        rows.append(np.minimum(heights, worst).mean(1))
     return np.stack(rows)
 
 

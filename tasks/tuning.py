@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.averages import across, share
+from tasks.averages import across, logs, share
 from tasks.scoring import Interval
 
 CLOSE = math.log(1.1)
@@ -35,7 +35,7 @@ def tuning(losses: np.ndarray, untrained: np.ndarray, rates: np.ndarray) -> Tuni
     A trial that ends above where it started counts as untrained: nobody would use it.
     """
     used = np.minimum(losses, untrained[:, None])
-    gaps = np.log(used / used.min(axis=1, keepdims=True))
+    gaps = logs(used) - logs(used.min(axis=1, keepdims=True))
     counts = range(1, gaps.shape[1] + 1)
     return Tuning(
         budget=tuple(across(np.array([best_of(row, k) for row in gaps])) for k in counts),
@@ -59,5 +59,8 @@ def _near(gaps: np.ndarray, logs: np.ndarray) -> Interval:
 def best_of(losses: np.ndarray, trials: int) -> float:
     """The expected smallest of ``trials`` losses drawn from ``losses`` without replacement."""
     ordered, total = np.sort(losses), len(losses)
-    ways = [math.comb(total - 1 - i, trials - 1) for i in range(total - trials + 1)]
-    return float(np.dot(ways, ordered[: len(ways)]) / math.comb(total, trials))
+    # Of all draws, those whose smallest is the i-th: each share from the one before, as binomial
+    # coefficients outgrow floats.
+    left = total - np.arange(total - trials)
+    shares = np.cumprod([trials / total, *((left - trials) / (left - 1))])
+    return float(np.dot(shares, ordered[: len(shares)]))

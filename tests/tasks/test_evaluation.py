@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import evaluation, replay
+from tasks import evaluation, replay, statistics
 from tasks.cards import card, fingerprint
 from tasks.composite import Lasso
 from tasks.evaluation import TIMED, Entrant, Plan, evaluate, measured, space
@@ -16,7 +16,7 @@ from tasks.mlp import MLP
 from tasks.mup import mup
 from tasks.quadratic import Quadratic
 from tasks.results import Results, ResultsError, Run, Study, digest
-from tasks.scoring import TUNING_SEED
+from tasks.scoring import TUNING_SEED, Setting
 from tasks.suites import Entry
 from tasks.torch_rule import torch_optimizer
 
@@ -205,8 +205,51 @@ def test_divergence_is_a_status(tmp_path):
         assert {run.status for key, run in rows(results).items() if key[0] == "bad"} == {"diverged"}
 
 
+def test_tasks_whose_losses_have_no_ratios(tmp_path, monkeypatch):
+    class Below(Quadratic):
+        def loss(self, params, batch):
+            return super().loss(params, batch) - 1000
+
+    task = Below(dimension=4)
+    monkeypatch.setattr(evaluation, "resolve", lambda name: (Entry(task, 6),))
+    with Results(tmp_path / "r.sqlite") as results:
+        with pytest.raises(ValueError, match=rf"{task.name}: got a loss of -9.*, expected none"):
+            evaluate(PLAN, [entrant("SGD")], results)
+        assert results.count() == 0
+
+
+def test_a_task_that_is_solved(tmp_path, monkeypatch):
+    """Down to the last bit: SGD is at 0, Adam close to it."""
+    bowl = Quadratic(dimension=4, spectrum="constant", noise=0.0)
+    monkeypatch.setattr(evaluation, "resolve", lambda name: (Entry(bowl, 60),))
+    monkeypatch.setattr(evaluation, "space", lambda n: (Setting(1.0), Setting(0.5)) * (n // 2))
+    twins = [entrant("SGD"), replace(entrant("SGD"), name="twin"), entrant("Adam")]
+    with Results(tmp_path / "r.sqlite") as results:
+        evaluate(replace(PLAN, trials=2, schedule="constant"), twins, results)
+        found = measured(results)
+    assert not found.final[:2].any()
+    table = {s.rule: s for s in statistics.standings(found, "SGD")}
+    assert table["SGD"].gap[:3] == table["twin"].gap[:3] == (0, 0, 0)
+    assert 1 < table["Adam"].gap.mean < 200
+
+
+def test_stopped_before_the_first_run(tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for method in ("set_rule", "set_fact", "set_task"):
+        file = tmp_path / f"{method}.sqlite"
+        with Results(file) as results:
+            monkeypatch.setattr(results, method, stop)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate(PLAN, [entrant("SGD")], results)
+        with Results(file) as results, pytest.raises(ResultsError, match=r"no (evaluation|task) "):
+            measured(results)
+
+
 @pytest.mark.parametrize(
-    "field", [{"trials": 0}, {"seeds": 0}, {"length": 0.0}, {"schedule": "steep"}]
+    "field",
+    [{"trials": 0}, {"seeds": 0}, {"length": 0.0}, {"length": math.inf}, {"schedule": "steep"}],
 )
 def test_plans_that_make_no_sense(field):
     (name,) = field

@@ -26,6 +26,8 @@ INF = math.inf
         ([[1, 2], [3, INF]], 2.5),
         ([[1, INF], [INF, INF]], INF),
         ([[-INF, 1], [2, 3]], 1.5),
+        ([[-INF, -INF], [-INF, 3]], -INF),
+        ([[-INF, -INF], [INF, INF]], INF),
     ],
 )
 def test_interquartile_mean(values, expected):
@@ -34,9 +36,17 @@ def test_interquartile_mean(values, expected):
 
 @pytest.mark.parametrize(
     ("loss", "reference", "expected"),
-    [(2.0, 1.0, math.log(2)), (INF, 1.0, INF), (1.0, INF, -INF), (INF, INF, 0.0)],
+    [
+        (2.0, 1.0, math.log(2)),
+        (INF, 1.0, INF),
+        (1.0, INF, -INF),
+        (INF, INF, 0.0),
+        (0.0, 0.0, 0.0),
+        (0.0, 1e-9, math.log(averages.FLOOR / 1e-9)),
+        (1e-9, 0.0, math.log(1e-9 / averages.FLOOR)),
+    ],
 )
-def test_log_ratios_of_runs_that_diverged(loss, reference, expected):
+def test_log_ratios_of_runs_that_diverged_or_reached_0(loss, reference, expected):
     assert log_ratios(np.array([loss]), np.array([reference]))[0] == pytest.approx(expected)
 
 
@@ -111,9 +121,9 @@ def losses(*shifts, tasks=4, seeds=5, spread=0.02):
 
 def test_noise_is_a_tie_and_a_difference_is_not():
     same, apart = losses(0.0, 0.0, 0.0), losses(0.0, 0.1, 0.2)
-    assert statistics.ranks(same) == [1, 1, 1]
-    assert statistics.ranks(apart) == [1, 2, 3]
-    assert statistics.ranks(apart[::-1]) == [3, 2, 1]
+    assert statistics.beaten_by(same).sum(axis=1).tolist() == [0, 0, 0]
+    assert statistics.beaten_by(apart).sum(axis=1).tolist() == [0, 1, 2]
+    assert statistics.beaten_by(apart[::-1]).sum(axis=1).tolist() == [2, 1, 0]
 
 
 def test_false_discoveries_are_controlled_over_all_pairs():
@@ -175,7 +185,7 @@ def test_false_discoveries_by_the_step_up_procedure():
 def test_divergence_counts_against_a_rule():
     table = losses(0.0, 0.0)
     table[1, :, :3] = INF
-    assert statistics.ranks(table) == [1, 2]
+    assert statistics.beaten_by(table).sum(axis=1).tolist() == [0, 1]
 
 
 # --------------------------------------------------------------------------------- time to target
@@ -293,6 +303,10 @@ def test_best_of_is_the_mean_over_all_subsets(values, data):
     trials = data.draw(st.integers(1, len(values)))
     subsets = [min(subset) for subset in combinations(values, trials)]
     assert best_of(np.array(values), trials) == pytest.approx(np.mean(subsets))
+
+
+def test_best_of_many():
+    assert best_of(np.arange(2000.0), 1000) == pytest.approx(1000 / 1001, rel=1e-9)
 
 
 def test_tuning():
