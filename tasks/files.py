@@ -45,6 +45,8 @@ def writable(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # not the system's, and it says itself what is wrong
+            raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise full(file) from error
         raise NotWritable(f"{file}: {error.strerror}") from error

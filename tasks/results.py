@@ -11,12 +11,13 @@ A run that diverged has a status and no loss.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple, Self
 
 APPLICATION = 0x6C326F01
 VERSION = 1
@@ -73,7 +74,10 @@ class Results:
     """An open results file. Use as a context manager; every ``add`` is a transaction."""
 
     def __init__(self, file: Path, readonly: bool = False) -> None:
-        """Opens ``file``, and makes it if it does not exist; ``readonly`` it must exist."""
+        """Opens ``file``, and makes it if it does not exist; ``readonly`` it must exist.
+
+        One process at a time writes: what an evaluation is asked for is noted in the file.
+        """
         self.file = file
         existing = file.exists() and file.stat().st_size > 0
         if readonly and not existing:
@@ -81,6 +85,7 @@ class Results:
         if not readonly and not file.absolute().parent.is_dir():
             raise ResultsError(f"{file}: the directory {file.parent} does not exist")
         mode = "ro" if readonly else "rwc"
+        self._held = None if readonly else _held(file)
         try:
             uri = f"{file.absolute().as_uri()}?mode={mode}"
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
@@ -100,6 +105,8 @@ class Results:
 
     def __exit__(self, *exc: object) -> None:
         self._db.close()
+        if self._held is not None:
+            self._held.close()
 
     def set_fact(self, key: str, value: Any) -> None:
         """Something about the evaluations: what was asked for, versions, device."""
@@ -170,6 +177,19 @@ class Results:
             return self._db.execute(query, values).fetchall()
         except sqlite3.DatabaseError as error:
             raise ResultsError(f"{self.file}: {error}") from error
+
+
+def _held(file: Path) -> IO[bytes]:
+    """``file``, locked until what is returned is closed or this process dies. SQLite's own locks
+    are of another kind, so that readers are left alone."""
+    try:
+        opened = file.open("ab")
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ResultsError(f"{file}: another process is adding to it; wait, or stop it") from None
+    except OSError as error:
+        raise ResultsError(f"{file}: {error.strerror}") from error
+    return opened
 
 
 def digest(*parts: str | bytes) -> str:

@@ -12,6 +12,7 @@ from tasks import evaluation, replay, statistics
 from tasks.cards import card, fingerprint
 from tasks.composite import Lasso
 from tasks.evaluation import TIMED, Entrant, Plan, evaluate, measured, space
+from tasks.files import new_directory
 from tasks.mlp import MLP
 from tasks.mup import mup
 from tasks.quadratic import Quadratic
@@ -308,6 +309,18 @@ def test_results_keep_the_first_and_refuse_what_is_not_finite(tmp_path):
             results.set_fact("a", 1)
 
 
+def test_one_writer_and_any_number_of_readers(tmp_path):
+    file = tmp_path / "r.sqlite"
+    with Results(file) as results:
+        with pytest.raises(ResultsError, match="another process is adding to it"):
+            Results(file)
+        results.add(STUDY, [RUN])
+        with Results(file, readonly=True) as reader:
+            assert reader.count() == 1
+    with Results(file) as results:
+        assert results.count() == 1
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"not a database at all" * 99, "not a database"), (None, "no such results file")],
@@ -330,3 +343,9 @@ def test_other_databases_are_left_alone(tmp_path):
     assert file.read_bytes() == before
     with pytest.raises(ResultsError, match="does not exist"):
         Results(tmp_path / "nowhere" / "r.sqlite")
+
+
+def test_an_error_that_is_not_the_systems_says_itself_what_is_wrong(tmp_path):
+    with pytest.raises(OSError, match="no such codec"), new_directory(tmp_path / "run"):
+        raise OSError("no such codec")
+    assert list(tmp_path.iterdir()) == []
