@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -50,7 +52,7 @@ def _bytes(tensor: Tensor) -> bytes:
 
 
 def card(entry: Entry) -> dict[str, Any]:
-    """What a reader wants to know of a task: family, data, sizes, cost, and how low AdamW gets.
+    """What a reader wants to know of a task: what it is made from, cost, and how low AdamW gets.
 
     ``reference``: the final validation loss of tuned AdamW, ``mean``, ``low`` and ``high`` of its
     95 % interval, ``n`` seeds, the chosen ``lr`` and ``weight_decay``; None if not measured.
@@ -59,15 +61,29 @@ def card(entry: Entry) -> dict[str, Any]:
     splits: tuple[Split, ...] = ("train", "validation", "test")
     sizes = {name: getattr(task, name) for name in ("width", "depth") if hasattr(task, name)}
     known = references().get(fingerprint(task), {}).get(str(entry.steps))
-    return sizes | {
-        "family": type(task).__name__,
-        "data": task.data.name,
-        "examples": {split: task.data.size(split) for split in splits},
-        "parameters": task.layout.n,
-        "batch_size": task.batch_size,
-        "steps": entry.steps,
-        "flops_a_step": flops(task),
-        "reference": known,
+    return (
+        _made_from(task)
+        | sizes
+        | {
+            "family": type(task).__name__,
+            "data": task.data.name,
+            "examples": {split: task.data.size(split) for split in splits},
+            "parameters": task.layout.n,
+            "batch_size": task.batch_size,
+            "steps": entry.steps,
+            "flops_a_step": flops(task),
+            "reference": known,
+        }
+    )
+
+
+def _made_from(task: Task) -> dict[str, Any]:
+    """The fields of a task that are plain: activation, heads and the like."""
+    named = {f.name: getattr(task, f.name) for f in fields(task)} if is_dataclass(task) else {}
+    return {
+        name: value
+        for name, value in named.items()
+        if isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value))
     }
 
 

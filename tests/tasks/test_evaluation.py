@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import evaluation, replay, statistics
+from tasks import evaluation, replay, report, statistics
 from tasks.cards import card, fingerprint
 from tasks.composite import Lasso
 from tasks.evaluation import TIMED, Entrant, Plan, evaluate, measured, space
@@ -268,6 +268,20 @@ def test_a_card_tells_what_a_task_costs():
     # Forward and the gradient of two weight matrices, and of one input: 2 * 64 * (2w + 2w + w').
     assert found["flops_a_step"] == 2 * 64 * (2 * 64 * 32 + 3 * 32 * 10)
     assert found["examples"]["train"] > found["examples"]["test"] > 0
+    assert (found["width"], found["activation"]) == (32, "relu")
+
+
+@pytest.mark.parametrize(
+    ("activations", "sections"), [(("relu", "relu"), 1), (("relu", "gelu"), 0)]
+)
+def test_transfer_is_between_tasks_that_differ_in_one_size(
+    tmp_path, monkeypatch, activations, sections
+):
+    pair = [Entry(MLP(w, activation=a), 6) for w, a in zip((3, 4), activations, strict=True)]
+    monkeypatch.setattr(evaluation, "resolve", lambda name: pair)
+    with Results(tmp_path / "r.sqlite") as results:
+        evaluate(PLAN, [entrant("SGD")], results)
+        assert len(report._transfer(results, measured(results), {"SGD": "SGD"})) == sections
 
 
 def test_fingerprints_tell_tasks_apart():
