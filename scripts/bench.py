@@ -7,11 +7,12 @@
     python scripts/bench.py optimizers  a step of exported rules beside torch's optimizers
     python scripts/bench.py gpu         all of it on a GPU, against the size of the batch
 
-Everything but ``run`` and ``gpu`` is one process on one thread. The things compared take turns
-(A B C A B C ...), so that a machine that slows down slows all of them; each number is the median of
-the turns with its smallest and largest. Time is the processor time of this process: a neighbour may
-spoil the caches but is not counted. A *model-step* is one step of one model: gradient, program, new
-parameters.
+Everything but ``run`` and ``gpu`` is one process on one thread, save that ``meta`` has its inner
+loop on two threads and in two processes as well, and ``optimizers`` a process a subject. The things
+compared take turns (A B C A B C ...), so that a machine that slows down slows all of them; each
+number is the median of the turns with its smallest and largest. Time is the processor time of this
+process: a neighbour may spoil the caches but is not counted. A *model-step* is one step of one
+model: gradient, program, new parameters.
 """
 
 from __future__ import annotations
@@ -233,14 +234,14 @@ def decided(console: Console, seconds: float) -> None:
     funnel = Funnel()
     begun = with_states(ZOO["adam_no_correction"].program, 2)
     calibration = calibrate(funnel, [begun], 12)
-    evolution, spent = short_search(funnel, calibration, begun, seconds)
+    evolution, tried, spent = short_search(funnel, calibration, begun, seconds)
     total = sum(spent.values())
-    rate = evolution.tried / total
+    rate = tried / total
     table = Table("what", "value", box=box.SIMPLE_HEAD)
-    table.add_row("children decided", f"{evolution.tried:,} in {total:.0f} s: {rate:.0f} a second")
+    table.add_row("children decided", f"{tried:,} in {total:.0f} s: {rate:.0f} a second")
     for fate, count in fates(evolution).items():
         table.add_row(f"  {fate}", f"{count / evolution.tried:.0%}")
-    made = evolution.tried / spent["make"]
+    made = tried / spent["make"]
     table.add_row("made, checked and compared alone", f"{made:,.0f} a second")
     table.add_row(
         "time on that / on evaluation", " / ".join(f"{x / total:.0%}" for x in spent.values())
@@ -254,22 +255,24 @@ def decided(console: Console, seconds: float) -> None:
 
 def short_search(
     funnel: Funnel, calibration: Calibration, begun: Program, seconds: float
-) -> tuple[Evolution, dict[str, float]]:
-    """Evolution and funnel in this process for so long; seconds spent on each."""
+) -> tuple[Evolution, int, dict[str, float]]:
+    """Evolution and funnel in this process for so long: how many children were decided in that
+    time, and seconds spent on each."""
     rungs = len(funnel.rungs) * len(calibration.references)
     settings = Settings(population=100, tournament=8, batch=48)
     evolution = Evolution(settings, [begun], calibration.lrs, seed=0, rungs=rungs)
     evaluate = Evaluator(funnel, calibration.references)
-    spent = {"make": 0.0, "evaluate": 0.0}
+    batch = evolution.ask()
+    evolution.tell(batch, evaluate(batch.job))  # the first one compiles and loads
+    untimed, spent = evolution.tried, {"make": 0.0, "evaluate": 0.0}
     while sum(spent.values()) < seconds:
         before = time.process_time()
         batch = evolution.ask()
         between = time.process_time()
         evolution.tell(batch, evaluate(batch.job))
-        if batch.number:  # the first one compiles and loads
-            spent["make"] += between - before
-            spent["evaluate"] += time.process_time() - between
-    return evolution, spent
+        spent["make"] += between - before
+        spent["evaluate"] += time.process_time() - between
+    return evolution, evolution.tried - untimed, spent
 
 
 def fates(evolution: Evolution) -> dict[str, int]:
@@ -318,7 +321,10 @@ def main() -> None:
     facts = environment()
     console.print(", ".join(f"{name} {value}" for name, value in facts.items() if value))
     if options.what == "optimizers":
-        optimizers(console, options.processes, options.rules)
+        try:
+            optimizers(console, options.processes, options.rules)
+        except ValueError as error:
+            parser.exit(2, f"{error}\n")
         return
     if options.what == "run":
         whole_run(console, options.minutes, options.workers)

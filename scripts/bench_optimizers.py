@@ -115,22 +115,31 @@ def measure(subject: str) -> dict[str, float]:
     }
 
 
+def run(subject: str) -> dict[str, float]:
+    """``measure`` in a process of its own."""
+    command = [sys.executable, __file__, "--subject", subject]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{subject}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout)
+
+
 def report(console: Console, processes: int, rules: list[str]) -> None:
-    """Print the table."""
+    """Print the table. Raises ValueError, before anything is measured, for what is no rule."""
+    names = [*RULES, *rules]
+    for name in names:
+        load(name)
     subjects = [*TORCH]
     for name, (module, _) in OTHERS.items():
         if find_spec(module.partition(".")[0]) is None:
             console.print(f"{name}: skipped, it is not installed")
         else:
             subjects.append(name)
-    names = [*RULES, *rules]
     subjects += [f"{way} {name}" for name in names for way in WAYS]
     found: dict[str, list[dict[str, float]]] = {subject: [] for subject in subjects}
     for _ in range(processes):
         for subject in subjects:
-            command = [sys.executable, __file__, "--subject", subject]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[subject].append(json.loads(done.stdout))
+            found[subject].append(run(subject))
     n = sum(p.numel() for p in parameters())
     console.print(f"step() on {n:,} parameters, {processes} processes each, one thread")
     table = Table(box=box.SIMPLE_HEAD)
@@ -179,7 +188,11 @@ def main() -> None:
     if options.subject:
         print(json.dumps(measure(options.subject)))
         return
-    report(Console(width=None if Console().is_terminal else 150), options.processes, options.rules)
+    console = Console(width=None if Console().is_terminal else 150)
+    try:
+        report(console, options.processes, options.rules)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

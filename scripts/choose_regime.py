@@ -3,13 +3,13 @@
 A search can only prefer Lion where Lion is preferable. The rule by which the setting is chosen,
 stated before anything is run: of ``REGIMES``, from the cheapest on, the first in which the Lion
 form beats every other rule of the zoo, the 95 % interval of its log loss against each of them
-lying below zero on fresh seeds; if there is none, the first in which it beats sign momentum, where
-two memories are worth more than one. Every rule gets the same trials on the tuning seed, judged by
-validation loss: ``RATES`` at the decays of its paper; then draws of learning rate and decays, half
-of them anywhere (``HALF_LIVES``, log-uniform, and a learning rate near the best), half of them
-close to the best of those. A rule's decays are the numbers in its text between 0.8 and 1; where a
-number stands twice, it is one decay. Rules far behind the leader (``HOPELESS``) are dropped on the
-way, save Lion.
+lying below zero on fresh seeds (a rule that diverges on one is beaten); if there is none, the first
+whose table has it ahead of sign momentum, where two memories are worth more than one. Every rule
+gets the same trials on the tuning seed, judged by validation loss: ``RATES`` at the decays of its
+paper; then draws of learning rate and decays, half of them anywhere (``HALF_LIVES``, log-uniform,
+and a learning rate near the best), half of them close to the best of those. A rule's decays are the
+numbers in its text between 0.8 and 1; where a number stands twice, it is one decay. Rules far
+behind the leader (``HOPELESS``) are dropped on the way, save Lion.
 
     python scripts/choose_regime.py --out results/regime
 
@@ -41,6 +41,7 @@ from tasks.environment import environment, prepare
 from tasks.files import save_text
 from tasks.results import digest
 from tasks.scoring import FRESH_SEEDS, TUNING_SEED, finite, interval
+from tasks.statistics import log_ratios
 from tasks.transformer import Transformer
 from tasks.unroll import cosine, unroll
 
@@ -267,8 +268,10 @@ def table(champions: Champions, found: Mapping[str, np.ndarray]) -> tuple[str, b
         trial = champions[name]
         against = "its own form"
         if classify(trial.program).name != "Lion form":
-            gap = interval(np.log(found["lion"] / found[name]))
-            against, wins = str(gap), wins and gap.high < 0
+            gaps = log_ratios(found["lion"], found[name])
+            gap, diverged = interval(gaps), -math.inf in gaps and math.inf not in gaps
+            against = "it diverged" if diverged else str(gap)
+            wins = wins and (diverged or gap.high < 0)
         values = ", ".join(f"{value:.3g}" for value in trial.decays)
         lines.append(
             f"| {name} | {values} | {trial.lr:.2g} | {found[name].mean():.4f} | {against} |"

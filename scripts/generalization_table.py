@@ -78,7 +78,7 @@ def draw(table: Table, names: Sequence[str], path: Path) -> None:
     for axis, group in zip(axes, groups, strict=False):
         values = [value for g, value in table if g == group]
         for name in names:
-            if len(values) == 1:
+            if group == "horizon":  # of which there is one
                 row = table[group, values[0]][name]
                 curve = np.array(row["curves"], float).mean(axis=0)
                 axis.plot(np.linspace(0, values[0], len(curve)), curve, label=name)

@@ -2,8 +2,8 @@
 
 Every rule is tuned on every task of the suites on one grid, learning rates at a factor of 2 times
 a few decays per step (lr * weight_decay). Reported is the geometric mean over tasks of the ratio
-of its best learning rate to AdamW's, the smallest and the largest one, and the decay per step that
-was best most often. A few minutes on one core:
+of its best learning rate to the first rule's, the smallest and the largest one, and the decay per
+step that was best most often. A few minutes on one core:
 
     python scripts/learning_rates.py adamw lion sign_momentum runs/first
 """
@@ -35,23 +35,26 @@ def main() -> None:
     parser.add_argument("--suites", nargs="+", default=["proxy", "held_out"])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    programs = [rule(name) for name in options.rules]
+    try:
+        programs = [rule(name) for name in options.rules]
+        entries = [entry for suite in options.suites for entry in resolve(suite)]
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     settings = [Setting(2.0**k, decay / 2.0**k) for k, decay in product(POWERS, DECAYS)]
 
     def make(owner: Tensor) -> Population:
         return Population.of(programs, owner)
 
     best: list[list[Setting]] = []  # by task, then by rule
-    for task, steps in (
-        (entry.task, entry.steps) for suite in options.suites for entry in resolve(suite)
-    ):
+    for task, steps in ((entry.task, entry.steps) for entry in entries):
         schedule = warmup(steps // 10, linear)
         losses = tune(task, make, len(programs), steps, settings, schedule=schedule)
         best.append(choose(losses, settings))
         found = (f"{x.lr:.2g}/{x.weight_decay:.2g}" for x in best[-1])
         lowest = " ".join(f"{x:.4f}" for x in losses.amin(1).tolist())
         print(f"{task.name}: {'  '.join(found)}  losses {lowest}", flush=True)
-    print("\nrule                 lr / AdamW's (smallest, largest)   decay a step")
+    first = f"{options.rules[0]}'s"
+    print(f"\n{'rule':20} lr / {first} (smallest, largest)   decay a step")
     for k, name in enumerate(options.rules):
         print(f"{name[-20:]:20} {_summary([row[k] for row in best], [row[0] for row in best])}")
 

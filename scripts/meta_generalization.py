@@ -26,6 +26,7 @@ from generalization_table import draw, markdown
 from torch import Tensor
 
 from l2o import checkpoint
+from search.program import to_text
 from search.rules import rule as program
 from search.vm import Population
 from tasks.datasets import breast_cancer, digits, fashion_mnist, help_text, mnist5k
@@ -49,7 +50,8 @@ SETTINGS = [
     Setting(float(lr), decay)
     for lr, decay in product(np.geomspace(1e-4, 1e-1, 9), (0.0, 1e-3, 1e-2, 3e-2, 0.1, 0.3))
 ]
-TUNING_SEED = 7
+TUNED_ON = 7
+"""The seed."""
 LAST = 0.02
 """The final training loss is the mean over this share of the steps, the last ones."""
 ALONE = 300_000
@@ -169,7 +171,7 @@ class Bench:
         return self._kept(key, lambda: self._train(case, competitor, setting))
 
     def tuned(self, competitor: Competitor, task: Task, steps: int) -> Setting:
-        key = _key(competitor, task, steps, self.settings, [TUNING_SEED])
+        key = _key(competitor, task, steps, self.settings, [TUNED_ON])
         found = self._kept(key, lambda: self._tune(competitor, task, steps))
         return Setting(*found["best"])
 
@@ -189,7 +191,7 @@ class Bench:
             steps=steps,
             lr=rates,
             weight_decay=decays,
-            seed=TUNING_SEED,
+            seed=TUNED_ON,
             eval_at=(),
         ).training
         losses = torch.nan_to_num(_final(trained), nan=math.inf)
@@ -244,27 +246,39 @@ def main() -> None:
     options_of.add_argument("--mulo", type=Path, default=Path("checkpoints/mulo_small"))
     options_of.add_argument("--lo", type=Path, default=Path("checkpoints/lo_small"))
     options_of.add_argument("--scale", choices=SCALES, default="minutes")
-    options_of.add_argument("--groups", nargs="+", default=None, help="only these, such as depth")
+    options_of.add_argument(
+        "--groups", nargs="+", default=None, help="only these, such as depth; the table is printed"
+    )
     options_of.add_argument("--out", type=Path, default=Path("results/generalization"))
     options = options_of.parse_args()
     torch.set_num_threads(1)
     scale = SCALES[options.scale]
-    competitors = [
-        learned("mulo", options.mulo),
-        learned("lo", options.lo),
-        Competitor("muAdam", "", _from_base, mu_adam, tuned=True),
-        Competitor("AdamW", "", _as_it_is, adamw, tuned=True),
-    ]
+    text_of = to_text(program("adamw"))
+    try:
+        competitors = [
+            learned("mulo", options.mulo),
+            learned("lo", options.lo),
+            Competitor("muAdam", digest(text_of, f"mup {BASE}"), _from_base, mu_adam, tuned=True),
+            Competitor("AdamW", digest(text_of), _as_it_is, adamw, tuned=True),
+        ]
+    except ValueError as error:
+        options_of.error(str(error))
+    everything = cases(scale)
+    groups = list(dict.fromkeys(case.group for case in everything))
+    for group in options.groups or ():
+        if group not in groups:
+            options_of.error(f"--groups: got {group!r}, expected some of {', '.join(groups)}")
     every = len(SETTINGS) // scale.settings
     options.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(options.out / "results.json", range(1001, 1001 + scale.seeds), SETTINGS[::every])
-    chosen = [c for c in cases(scale) if options.groups is None or c.group in options.groups]
+    chosen = [c for c in everything if c.group in (options.groups or groups)]
     table = {(c.group, c.value): {o.name: bench.row(c, o) for o in competitors} for c in chosen}
     names = [competitor.name for competitor in competitors]
     made_with = ", ".join(f"{k} {v}" for k, v in environment().items())
     text = "\n".join([*markdown(table, names, TRAINED), "", f"Scale {options.scale}; {made_with}."])
-    save_text(options.out / "table.md", text + "\n")
-    draw(table, names, options.out / "figure.png")
+    if len(chosen) == len(everything):  # some groups do not replace the table of all
+        save_text(options.out / "table.md", text + "\n")
+        draw(table, names, options.out / "figure.png")
     print(text)
 
 

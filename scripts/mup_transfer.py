@@ -44,14 +44,18 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     powers = range(options.low, options.high + 1)
-    for name in options.rules:
+    try:
+        programs = {name: load(name) for name in options.rules}
+    except ValueError as error:
+        parser.error(str(error))
+    for name, program in programs.items():
         for title in ("standard", "muP"):
             rows = []
             for width in options.widths:
                 task: Task = MLP(width, options.depth, data=digit_halves(), batch_size=64)
                 if title == "muP":
                     task = mup(task, base_width=options.widths[0])
-                losses = sweep(task, load(name), powers, options.steps, range(options.seeds))
+                losses = sweep(task, program, powers, options.steps, range(options.seeds))
                 rows.append(losses)
             print(f"\n{name}, {title}\n{table(options.widths, powers, rows)}", flush=True)
 

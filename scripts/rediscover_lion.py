@@ -122,12 +122,19 @@ def run_seed(
 ) -> dict[str, Any]:
     """One search, or what is known of it."""
     name = f"{strategy.replace(' ', '-')}-{seed}"
-    record = out / f"{name}.json"
-    if record.exists():
-        return json.loads(record.read_text(encoding="utf-8"))
+    record, folder = out / f"{name}.json", out / "runs" / name
+    kept = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    if kept or folder.exists():
+        budget = kept.get("minutes") or _minutes(folder)
+        if budget != minutes:
+            raise ValueError(
+                f"--minutes: got {minutes:g}, but {name} in {out} has {budget:g}; expected the "
+                "same, or another --out"
+            )
+    if kept:
+        return kept
     config = config_of(goal, strategy, seed, minutes)
     known = baselines(config, out, workers)
-    folder = out / "runs" / name
     if not folder.exists():
         begin(folder, config).close()
     with (
@@ -143,6 +150,7 @@ def run_seed(
         facts = {
             "strategy": strategy,
             "seed": seed,
+            "minutes": minutes,
             "found": hunter.found,
             "seconds": archive.timings()[0] + waited,
             "tried": sum(counts.values()) + archive.rejected(),
@@ -157,6 +165,12 @@ def run_seed(
         }
     save_text(record, json.dumps(facts, indent=2) + "\n")
     return facts
+
+
+def _minutes(folder: Path) -> float:
+    """The budget that a run began with."""
+    with open_existing(folder, readonly=True) as archive:
+        return archive.run()["config"]["budget"]["minutes"]
 
 
 def kind_of(record: Record) -> str:
@@ -212,6 +226,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, help="results/GOAL")
     options = parser.parse_args()
+    for name in ("seeds", "minutes", "workers"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            parser.error(f"--{name}: got {value}, expected more than 0")
     goal = GOALS[options.goal]
     minutes, out = options.minutes or goal.minutes, options.out or Path("results") / options.goal
     out.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,20 @@
-"""Tuned AdamW on every task of the suites that need no download: tasks/references.json.
+"""Tuned AdamW on the tasks that need no download and are not dear: tasks/references.json.
 
     python scripts/tune_references.py
+
+Those of ``SUITES``; of the long runs of ``characters`` and its held-out tasks there are none.
 
 Each task: 16 trials of learning rate and weight decay on the tuning seed, the best of them on 5
 fresh seeds, exactly as ``l2o evaluate adamw`` does it. Trials are kept in references.sqlite, so
 that an interrupted run goes on. The whole file is made by one commit in one environment, which it
-names; a tree with uncommitted changes is refused.
+names; a tree with uncommitted changes is refused, and so are trials made elsewhere.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +45,13 @@ def main() -> None:
         raise SystemExit("commit your changes first: the file names the commit that made it")
     tasks: dict[str, dict[str, Any]] = {}
     with Results(options.results) as results:
+        if results.count() and results.facts().get("environments") != [made_in]:
+            raise SystemExit(
+                f"{options.results}: holds runs of another commit or environment; expected a new "
+                "--results"
+            )
         for suite in SUITES:
-            for identity, steps, reference in _suite(suite, options, results):
+            for identity, steps, reference in _suite(suite, options, results, made_in):
                 tasks.setdefault(identity, {})[str(steps)] = reference
     document = {
         "rule": "adamw",
@@ -54,10 +62,12 @@ def main() -> None:
     FILE.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
 
 
-def _suite(suite: str, options: Any, results: Results) -> list[tuple[str, int, dict[str, Any]]]:
+def _suite(
+    suite: str, options: Any, results: Results, made_in: Mapping[str, str | None]
+) -> list[tuple[str, int, dict[str, Any]]]:
     """(fingerprint, steps, reference) of each task of ``suite``."""
     plan = Plan(suite=suite, trials=options.trials, seeds=options.seeds)
-    evaluate(plan, entrants(["adamw"]), results, say=print)
+    evaluate(plan, entrants(["adamw"]), results, say=print, made_in=made_in)
     found = measured(results)
     references = []
     for t, (name, task, steps) in enumerate(plan.entries()):

@@ -5,7 +5,7 @@
 * ``meta_train``: what a learned optimizer is meta-trained on; many sizes and shapes.
 * ``held_out``: what neither has seen: other data, other architectures; needs no download.
 * ``held_out_extra``: ``held_out`` and more; needs ``pip install 'l2o[data]'``.
-* ``far``: nor these, at up to 8 times the proxies' width and 4 times their steps; needs it too.
+* ``far``: nor these, at up to 8 times the proxies' width and 12 times their steps; needs it too.
 * ``characters``: a proxy of its own, long runs of the smallest transformer;
 * ``held_out_characters``: its held-out tasks, another text and other transformers.
 * ``scale``: two families at growing width, depth and number of steps, one of them at a time.

@@ -1,0 +1,112 @@
+"""What scripts do with what is there already, with divergence, and with what a user got wrong."""
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from search.run import begin
+from tasks.results import Results, Run, Study
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("learning_rates", ["adamw", "lionn"], "lionn"),
+        ("learning_rates", ["adamw", "--suites", "prox"], "prox"),
+        ("mup_transfer", ["lionn"], "lionn"),
+        ("meta_generalization", ["--mulo", "nowhere"], "nowhere"),
+        ("meta_generalization", ["--groups", "nosuch"], "--groups: got 'nosuch', expected some of"),
+        ("bench_optimizers", ["lionn"], "lionn"),
+        ("rediscover_lion", ["sign", "--seeds", "0"], "--seeds: got 0, expected more than 0"),
+        ("rediscover_lion", ["sign", "--minutes", "-1"], "--minutes: got -1.0, expected"),
+        ("rediscover_lion", ["sign", "--workers", "0"], "--workers: got 0, expected"),
+    ],
+)
+def test_what_a_user_got_wrong_is_said_at_once(
+    script, monkeypatch, capsys, tmp_path, name, arguments, message
+):
+    if name == "meta_generalization":
+        pytest.importorskip("mlxtend")
+        arguments = [*arguments, "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit):
+        script(name).main()
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_seed_is_not_taken_from_a_hunt_of_another_budget(script, tmp_path):
+    rediscover = script("rediscover_lion")
+    goal = rediscover.GOALS["sign"]
+    (tmp_path / "runs").mkdir()
+    begin(tmp_path / "runs" / "evolution-0", rediscover.config_of(goal, "evolution", 0, 10)).close()
+    with pytest.raises(ValueError, match=r"--minutes: got 3, but evolution-0 in .* has 10"):
+        rediscover.run_seed(goal, "evolution", 0, 3, tmp_path, 1)
+    record = tmp_path / "evolution-0.json"
+    record.write_text(json.dumps({"seed": 0}))  # of before budgets were noted: that of its run
+    assert rediscover.run_seed(goal, "evolution", 0, 10, tmp_path, 1) == {"seed": 0}
+    record.write_text(json.dumps({"seed": 0, "minutes": 60}))
+    with pytest.raises(ValueError, match=r"--minutes: got 10, but .* has 60"):
+        rediscover.run_seed(goal, "evolution", 0, 10, tmp_path, 1)
+
+
+def test_a_rival_that_diverges_is_beaten_and_lion_is_not_spared(script, monkeypatch):
+    regime = script("choose_regime")
+    kinds = {regime.zoo()["lion"]: SimpleNamespace(name="Lion form")}  # by experiment it takes 10 s
+    monkeypatch.setattr(regime, "classify", lambda p: kinds.get(p, SimpleNamespace(name="other")))
+    rules = {name: regime.zoo()[name] for name in ("lion", "adam")}
+    champions = {n: regime.Trial(p, 0.1, regime.decays(p)) for n, p in rules.items()}
+    lion, adam = np.array([1.0, 1.01, 1.0]), np.array([2.0, math.inf, 2.1])
+    text, wins = regime.table(champions, {"lion": lion, "adam": adam})
+    assert wins
+    assert "it diverged" in text
+    for lost in (adam, np.array([math.inf, 1.0, 1.0])):
+        assert not regime.table(champions, {"lion": lost, "adam": lion})[1]
+
+
+def test_references_are_not_mixed_from_several_commits(script, tmp_path, monkeypatch):
+    references = script("tune_references")
+    file, clean = tmp_path / "r.sqlite", {"commit": "abc"}
+    with Results(file) as results:
+        results.made_in({"commit": "older"})
+        run = Run(1, 0.1, 0.0, "ok", 0.5, 0.6, ((0, 1.0),), 1e-5)
+        results.add(Study("rule", "task", 10, "cosine"), [run])
+    monkeypatch.setattr(references, "environment", lambda: clean)
+    monkeypatch.setattr(sys, "argv", ["tune_references", "--results", str(file)])
+    with pytest.raises(SystemExit, match="another commit or environment"):
+        references.main()
+
+
+def test_only_the_horizon_is_drawn_as_learning_curves(script, tmp_path, monkeypatch):
+    drawn = script("generalization_table")
+    row = {"train": [1.0, 2.0], "curves": [[3.0, 2.0], [3.0, 2.0]]}
+    table = {("width, digits", 64): {"AdamW": row}, ("horizon", 1000): {"AdamW": row}}
+    plotted = []
+    from matplotlib.axes import Axes
+
+    plot = Axes.plot
+    monkeypatch.setattr(
+        Axes, "plot", lambda self, x, *y, **how: plotted.append([*x]) or plot(self, x, *y, **how)
+    )
+    drawn.draw(table, ["AdamW"], tmp_path / "figure.png")
+    assert plotted == [[64], [0, 1000]]
+
+
+def test_what_ails_a_subject_of_a_benchmark_is_said(script):
+    bench = script("bench_optimizers")
+    with pytest.raises(RuntimeError, match=r"exported nosuch: .*nosuch"):
+        bench.run("exported nosuch")
