@@ -217,7 +217,8 @@ class _Bench:
         before = losses_of(task, initial(task, len(wanted), shared).to(device)).tolist()
         curves = list(zip(before, *validation, strict=True))
         test = losses_of(task, trajectory.inner.params, "test").tolist()
-        least = min(filter(math.isfinite, (*test, *(x for losses in curves for x in losses))))
+        known = (x for losses in (test, *curves) for x in losses if math.isfinite(x))
+        least = min(known, default=0.0)
         if least < 0:
             raise ValueError(
                 f"{task.name}: got a loss of {least:.4g}, expected none below 0: rules are "
