@@ -4,8 +4,8 @@ A program becomes rows of opcodes and registers. A register holds one number an 
 named tensor or one an element (``ops.Kind``), so there are three banks of them, and a fourth for
 constants; scalars and tensors meet by broadcasting.
 
-The input ``h`` travels as the last state variable, which nothing writes and ``vm.Population`` fills
-before every step; kernels need not know.
+The input ``h`` travels as the last state variable, whose register nothing writes and which
+``vm.Population`` fills before every step; kernels need not know.
 """
 
 from __future__ import annotations
@@ -83,11 +83,13 @@ def _assemble(program: Program, states: int) -> _Row:
     where: dict[str, tuple[int, int]] = {
         "w": (Kind.TENSOR, W),
         "g": (Kind.TENSOR, G),
-        "h": (Kind.TENSOR, STATES + states - 1),
         "lr": (Kind.SCALAR, LR),
         "t": (Kind.SCALAR, T),
         **{name: (Kind.TENSOR, STATES + k) for k, name in enumerate(program.states)},
     }
+    hessian = (Kind.TENSOR, STATES + states - 1) if "h" in program.inputs else None
+    if hessian is not None:
+        where["h"] = hessian
     constants: dict[float, int] = {}
     used = [SCALARS, 0, STATES + states]
     free: list[list[tuple[int, int]]] = [[], [], []]
@@ -102,6 +104,8 @@ def _assemble(program: Program, states: int) -> _Row:
         ]
         kind = result_kind(op, [Kind.SCALAR if b == CONSTANT else Kind(b) for b, _ in args])
         target = where.get(statement.target)
+        if target == hessian:
+            target = None  # the next steps need it
         # Writing over what is being read would keep a compiled loop from being vectorised.
         if target is None or target[0] != kind or target in args:
             if target is not None:

@@ -4,6 +4,7 @@ Both take the same table; the reference says what the words mean. They are compa
 trajectories, in which every step starts from what the step before left behind.
 """
 
+import re
 from collections.abc import Sequence
 from itertools import product
 
@@ -19,7 +20,7 @@ from search.mutate import Mutation, random_program
 from search.ops import ARRAY, OPS, SCALAR, TENSOR, Kind, result_kind
 from search.program import Program, parse
 from search.vm import Population, Step, reference
-from search.zoo import ZOO
+from search.zoo import NAMED, ZOO
 from search.zoo.classics import CLASSICS
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 
@@ -214,6 +215,43 @@ def test_hessian_input_comes_from_the_task(step: Step) -> None:
     torch.testing.assert_close(updates[1:2], lonely)
     with pytest.raises(ValueError, match="hessian: got none"):
         rule.update(grads[0], state, params, info)
+
+
+LOCAL_H = """def update(w, g, m):
+    h = 2.0 * g
+    update = m + h
+    m = interp(g, m, 0.9)
+    return update, m"""
+WRITTEN_H = """def update(w, g, m, h):
+    x = norm(h)
+    m = m + h
+    h = norm(g)
+    y = g * x
+    h = y / h
+    update = h / m
+    return update, m"""
+
+
+@pytest.mark.parametrize("step", [reference, cpu.step])
+@pytest.mark.parametrize("text", [LOCAL_H, WRITTEN_H])
+@pytest.mark.parametrize("neighbour", ["adam", "sophia"])
+def test_a_variable_called_h_is_like_others(step: Step, text: str, neighbour: str) -> None:
+    """Written, it overwrites neither a state nor the Hessian, which is kept for two steps."""
+    before, after = text.split("    h = ", 1)
+    other = before + "    z = " + re.sub(r"\bh\b", "z", after)
+    traces = []
+    for program in (parse(text), parse(other)):
+        programs, owner = [program, NAMED[neighbour].program], torch.tensor([0, 1])
+        rule = Population.of(programs, owner, step, hessian_every=2)
+        flat, grads = inputs(4, 2, torch.float64)
+        params, ones = Params(flat, LAYOUT), torch.ones(2, dtype=torch.float64)
+        state, trace = rule.init(params), []
+        for k in range(4):
+            info = StepInfo(k, 4, ones, 0 * ones, ones, hessian=(k + 1.0) * flat.abs() + 1)
+            updates, state = rule.update(grads[k], state, params, info)
+            trace.append(updates)
+        traces.append(torch.stack(trace))
+    assert torch.equal(*traces)
 
 
 @given(seed=st.integers(0, 2**32 - 1), length=st.integers(1, 25))
