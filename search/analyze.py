@@ -52,7 +52,7 @@ def check(program: Program) -> None:
             raise ProgramTypeError(f"{name!r} is {kind.name} at the end; it has to be TENSOR")
     _, needed = _live(program)
     if "g" not in needed:
-        raise ProgramTypeError("invalid: update does not depend on the gradient")
+        raise ProgramTypeError("update does not depend on the gradient")
 
 
 def live(program: Program) -> Program:

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from search import archive as archives
+from search.analyze import check
 from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evaluate import Calibration, Evaluator, Funnel, Job, calibrate
 from search.history import META_VALIDATION, leaders, meta_validation
 from search.loop import Enough, Search
+from search.ops import ProgramError
 from search.program import parse, to_text
 from search.verdict import Trial, judge, standings
 from search.view import Curves, View
@@ -39,7 +41,12 @@ def begin(run_dir: Path, config: Config) -> Archive:
     if config.verdict.meta_validation is not None:
         resolve(config.verdict.meta_validation)
     for text in config.start:
-        if "h" in parse(text).inputs:
+        try:
+            program = parse(text)
+            check(program)
+        except ProgramError as error:
+            raise ValueError(f"start: {error}") from None
+        if "h" in program.inputs:
             raise ValueError("start: got a program that reads h, a Hessian; a search has none")
     device = config.funnel.device
     prepare(device)

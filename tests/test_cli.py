@@ -53,6 +53,10 @@ def test_unknown_flags_are_named(capsys, name):
         (["search", "--run-dir", "{new}", "--funnel.suite", "nope"], ["suite", "'nope'", "proxy"]),
         (["search", "--run-dir", "{new}", "--start", "nope"], ["nope", "adamw"]),
         (["search", "--run-dir", "{new}", "--start", "{bad}"], ["bad.txt:2:13", "one operation"]),
+        (["search", "--run-dir", "{new}", "--start", "{array}"], ["array.txt: 'update' is ARRAY"]),
+        (["evaluate", "{array}"], ["array.txt: 'update' is ARRAY"]),
+        (["evaluate", "{deaf}"], ["deaf.txt: update does not depend on the gradient"]),
+        (["export", "{deaf}", "--out", "{new}"], ["deaf.txt: update does not depend"]),
         (["search", "--run-dir", "{new}", "--states", "-1"], ["states", "-1"]),
         (["search", "--run-dir", "{new}", "--workers", "-1"], ["workers", "-1"]),
         (["search", "--run-dir", "{old}"], ["never overwritten", "l2o resume"]),
@@ -70,6 +74,9 @@ def test_mistakes_cost_one_line(capsys, tmp_path, arguments, words):
     bad = tmp_path / "bad.txt"
     bad.write_text("def update(w, g):\n    x = exp(open('a'))\n    return update\n")
     places = {"new": tmp_path / "new", "old": tmp_path / "old", "bad": bad}
+    for name, update in (("array", "norm(g)"), ("deaf", "2.0 * w")):
+        places[name] = tmp_path / f"{name}.txt"
+        places[name].write_text(f"def update(w, g):\n    update = {update}\n    return update\n")
     line = refused(capsys, *(argument.format(**places) for argument in arguments))
     assert all(word in line for word in words), line
     assert not (tmp_path / "new").exists()

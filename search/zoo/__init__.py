@@ -8,6 +8,8 @@ from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
+from search.analyze import check
+from search.ops import ProgramError
 from search.program import FIXED_INPUTS, OPTIONAL_INPUTS, RESERVED, Program, parse
 from search.zoo.classics import CLASSICS
 from search.zoo.curvature import CURVATURE
@@ -35,7 +37,8 @@ def lookup(name: str) -> Entry:
 def load(name: str | Path) -> Program:
     """The program called ``name`` in the zoo, or in the text file at that path.
 
-    Raises ValueError for neither, ProgramSyntaxError (a ValueError) for text that is no program.
+    Raises ValueError for neither, ProgramError (a ValueError) for text that is no program, or one
+    that is no rule.
     """
     if name in NAMED:
         return NAMED[str(name)].program
@@ -44,7 +47,12 @@ def load(name: str | Path) -> Program:
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(NAMED)
         raise ValueError(f"{str(name)!r} is neither a text file ({error}) nor in {known}") from None
-    return parse(text, filename=str(name))
+    program = parse(text, filename=str(name))
+    try:
+        check(program)
+    except ProgramError as error:
+        raise type(error)(f"{name}: {error}") from None
+    return program
 
 
 def with_states(program: Program, count: int) -> Program:

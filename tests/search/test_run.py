@@ -274,11 +274,18 @@ def test_a_gpu_has_few_workers(given, device, count):
     assert _workers(given, device) == count
 
 
-def test_a_bad_run_makes_no_directory(tmp_path):
-    for config in (
-        Config(start=("no program",)),
-        Config(start=CONFIG.start, funnel=Funnel(suite="nowhere")),
-    ):
-        with pytest.raises(ValueError):
-            begin(tmp_path / "run", config)
+DEAF = "def update(w, g):\n    update = 2.0 * w\n    return update"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start": ("no program",)}, "start: .* not Python"),
+        ({"start": (DEAF,)}, "start: update does not depend on the gradient"),
+        ({"funnel": Funnel(suite="nowhere")}, "suite: got 'nowhere'"),
+    ],
+)
+def test_a_bad_run_makes_no_directory(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        begin(tmp_path / "run", replace(CONFIG, **change))
     assert not (tmp_path / "run").exists()
