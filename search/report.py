@@ -85,10 +85,11 @@ def _lead(archive: Archive, winner: int | None, best: Sequence[Record]) -> str:
     for standing in standings(archive.finals(), "held_out", BASELINES):
         if standing.rule == str(winner):
             gap = standing.against[BASELINES[0]]
+            sure = f"95 % interval {interval(gap, ' %')}, {gap.n} fresh seeds"
             found = "A discovery" if is_discovery(standing, BASELINES[0]) else "No discovery"
             return (
                 f"{found}: on tasks the search never saw, its loss is {distance(gap.mean)} "
-                f"tuned AdamW's (95 % interval {interval(gap, ' %')}, {gap.n} fresh seeds)."
+                f"tuned AdamW's ({sure if gap.n > 1 else 'n = 1 fresh seed'})."
             )
     return ""
 
@@ -191,7 +192,8 @@ def _meta_validation_figure(
         axes.step(past.tried, best, where="post", color=GREY, lw=1.2, label=label)
         for x, (record, gap) in zip(tried, followed, strict=True):
             low, mean, high = (100 * math.expm1(min(v, 3)) for v in (gap.low, gap.mean, gap.high))
-            axes.plot([x, x], [low, high], color=COLOURS[1], linewidth=1.2)
+            if math.isfinite(gap.low):
+                axes.plot([x, x], [low, high], color=COLOURS[1], linewidth=1.2)
             axes.plot(x, mean, "o", color=COLOURS[1], ms=5, gid=f"leader-{record.id}")
             hover[f"leader-{record.id}"] = f"{record.id}: {change(gap)}\n{_text(record)}"
         axes.plot([], [], "o-", color=COLOURS[1], label="on larger tasks, fresh seeds")

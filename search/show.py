@@ -22,9 +22,8 @@ from search.history import meta_validation
 from search.loop import fates
 from search.program import parse, to_text
 from search.tables import Record
-from search.verdict import Standing, is_discovery, standings
+from search.verdict import Standing, as_data, is_discovery, standings
 from search.view import clock
-from tasks.scoring import Interval
 
 STAGES = {"proxy": "proxy tasks", "held_out": "held-out tasks"}
 TITLES = {"adamw": "AdamW", "lion": "Lion", "momentum": "momentum"}
@@ -47,7 +46,7 @@ def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
             stage: [_standing(s) for s in standings(finals, stage, BASELINES)] for stage in STAGES
         },
         "meta_validation": [
-            {"id": record.id, "score": record.score, "against": _gap(gap)}
+            {"id": record.id, "score": record.score, "against": as_data(gap)}
             for record, gap in meta_validation(archive)
         ],
         "seeds": len({row.seed for row in finals}),
@@ -78,13 +77,8 @@ def _entry(record: Record) -> dict[str, Any]:
 
 
 def _standing(standing: Standing) -> dict[str, Any]:
-    against = {name: _gap(interval) for name, interval in standing.against.items()}
+    against = {name: as_data(interval) for name, interval in standing.against.items()}
     return {"rule": standing.rule, "against": against}
-
-
-def _gap(interval: Interval) -> dict[str, Any] | None:
-    """None if it diverged."""
-    return interval._asdict() if math.isfinite(interval.mean) else None
 
 
 def _discovery(finals: Sequence[Any], winner: int | None) -> bool | None:
@@ -143,14 +137,17 @@ def _stage_table(content: Mapping[str, Any], stage: str, title: str) -> Table:
     return table
 
 
-def _percent(interval: Mapping[str, float] | None, itself: bool) -> str:
+def _percent(interval: Mapping[str, Any] | None, itself: bool) -> str:
     """A mean log ratio and its interval as changes of the loss in per cent."""
     if itself:
         return "–"
     if interval is None:
         return "diverged"
-    mean, low, high = (100 * math.expm1(interval[k]) for k in ("mean", "low", "high"))
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+    mean = f"{100 * math.expm1(interval['mean']):+.1f}"
+    if interval["low"] is None or interval["high"] is None:
+        return f"{mean} (n = {interval['n']})"
+    low, high = (100 * math.expm1(interval[end]) for end in ("low", "high"))
+    return f"{mean} [{low:+.1f}, {high:+.1f}]"
 
 
 def _top_table(top: Sequence[Mapping[str, Any]]) -> Table:

@@ -18,6 +18,7 @@ from search.algebra import Setting
 from search.analyze import check
 from search.kind import classify
 from search.program import Program
+from search.verdict import as_data
 from tasks.scoring import Interval
 
 Reason = Literal["exact", "empirical"]
@@ -129,8 +130,8 @@ def to_json(report: Report) -> dict[str, Any]:
     def setting(of: Setting) -> dict[str, Any]:
         return {"program": str(of.program), "lr": of.lr, "weight_decay": of.weight_decay}
 
-    def interval(cost: Interval | None) -> dict[str, float] | None:
-        return None if cost is None else cost._asdict()
+    def interval(cost: Interval | None) -> dict[str, Any] | None:
+        return None if cost is None else as_data(cost)
 
     return {
         "start": setting(Setting(report.start)),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -133,6 +133,14 @@ def _table(rows: Sequence[Final]) -> dict[str, np.ndarray]:
         if row.loss is not None:
             table[tasks.index(row.task), seeds.index(row.seed)] = row.loss
     return tables
+
+
+def as_data(interval: Interval) -> dict[str, Any] | None:
+    """As JSON can hold it: None if it diverged; of one seed, both ends are None."""
+    if not math.isfinite(interval.mean):
+        return None
+    ends = (interval.low, interval.high) if math.isfinite(interval.low) else (None, None)
+    return {"mean": interval.mean, "low": ends[0], "high": ends[1], "n": interval.n}
 
 
 def is_discovery(standing: Standing, reference: str) -> bool:

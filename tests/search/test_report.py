@@ -18,11 +18,13 @@ from search.evaluate import Funnel
 from search.evolve import Settings
 from search.history import DECIDED, front, history
 from search.loop import fates
+from search.report import page
 from search.reproduce import compare
 from search.verdict import Verdict
 from search.view import View
 from search.watch import progress
 from search.zoo import ZOO
+from tasks.page import Figure
 
 HERE = Path(__file__).parent
 CONFIG = Config(
@@ -116,6 +118,20 @@ def test_a_run_can_be_reported_and_watched_at_any_time(copied, capsys, state):
         state
     ] in capsys.readouterr().out
     assert (folder / "archive.sqlite").read_bytes() == before
+
+
+def test_one_seed_has_no_interval(copied):
+    with sqlite3.connect(copied / "archive.sqlite") as db:
+        db.execute("DELETE FROM final WHERE seed > 1001")
+    db.close()
+    with open_existing(copied, readonly=True) as archive:
+        shown = page(archive, "")
+    assert "tuned AdamW's (n = 1 fresh seed)." in shown.lead
+    parts = [part for section in shown.sections for part in section.parts]
+    figures = [part for part in parts if isinstance(part, Figure)]
+    (figure,) = (figure for figure in figures if figure.name == "meta-validation")
+    spans = [line.get_xdata() for line in figure.drawing.axes[0].lines]
+    assert not any(len(x) == 2 and x[0] == x[1] for x in spans), "a whisker"
 
 
 def test_watch_ends_with_the_run(finished, capsys):

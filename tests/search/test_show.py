@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,8 @@ CANDIDATES = (
     (7, 3, "modify 0.8", "evaluated", -0.125, SIGN.replace("0.9", "0.8"), None),
     (8, 3, "delete", "pending", None, SIGN.replace("0.9", "0.7"), None),
 )
-GAINS = {"adamw": 1.0, "lion": 0.9, "momentum": 1.2, "3": 0.8, "7": 0.85}
+GAINS = {"adamw": 1.0, "0": 1.1, "lion": 0.9, "momentum": 1.2, "3": 0.8, "7": 0.85}
+SEEDS = (1001, 1002, 1003)
 
 
 @pytest.fixture
@@ -56,24 +57,29 @@ def searched(archive: Archive) -> None:
         archive.add_timing(0, wall=83.0, busy=1.0)
 
 
-def judged(archive: Archive, stage: str, rules: tuple[str, ...]) -> None:
-    """Losses on two tasks and three seeds; how the rules compare is the same on all of them."""
+def judged(archive: Archive, stage: str, rules: tuple[str, ...], seeds: Sequence[int]) -> None:
+    """Losses on two tasks; how the rules compare is the same on all of them."""
     with archive.transaction():
         archive.add_finals(
             Final(stage, rule, task, seed, 100, 0.01, "ok", GAINS[rule] * hard * (1 + seed / 10))
             for rule in rules
             for task, hard in (("digits", 1.0), ("text", 3.0))
-            for seed in (1001, 1002, 1003)
+            for seed in seeds
         )
 
 
-def finished(archive: Archive) -> None:
+def finished(archive: Archive, seeds: Sequence[int] = SEEDS) -> None:
     searched(archive)
     baselines = ("adamw", "lion", "momentum")
-    judged(archive, "proxy", (*baselines, "3", "7"))
-    judged(archive, "held_out", (*baselines, "3"))
+    judged(archive, "proxy", (*baselines, "3", "7"), seeds)
+    judged(archive, "meta_validation", ("adamw", "0", "3"), seeds)
+    judged(archive, "held_out", (*baselines, "3"), seeds)
     with archive.transaction():
         archive.set_run("winner", 3)
+
+
+def finished_on_one_seed(archive: Archive) -> None:
+    finished(archive, SEEDS[:1])
 
 
 def printed(content: dict) -> str:
@@ -87,7 +93,7 @@ def nothing(archive: Archive) -> None:
     """A run that has just begun."""
 
 
-STAGES = pytest.mark.parametrize("happened", [nothing, searched, finished])
+STAGES = pytest.mark.parametrize("happened", [nothing, searched, finished, finished_on_one_seed])
 
 
 @STAGES
@@ -172,9 +178,20 @@ def test_a_finished_run_ranks_by_fresh_seeds(archive: Archive) -> None:
         assert command in text[text.index("Next:") :]
 
 
+def test_one_seed_has_no_interval(archive: Archive) -> None:
+    finished_on_one_seed(archive)
+    content = summary(archive)
+    gap = content["stages"]["held_out"][0]["against"]["adamw"]
+    assert gap == {"mean": pytest.approx(math.log(0.8)), "low": None, "high": None, "n": 1}
+    assert content["discovery"] is False
+    text = printed(content)
+    assert "-20.0 (n = 1)" in text
+    assert "inf" not in text
+
+
 def test_no_discovery_where_held_out_tasks_disagree(archive: Archive) -> None:
     searched(archive)
-    judged(archive, "held_out", ("adamw", "lion", "momentum"))
+    judged(archive, "held_out", ("adamw", "lion", "momentum"), SEEDS)
     with archive.transaction():
         archive.set_run("winner", 3)
         archive.add_finals(

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from search.ablate import Ablation, Edit, Effect
 from search.kind import classify
 from search.ops import ProgramError
 from search.program import from_rows, parse, to_text
-from search.simplify import simplify, to_json
+from search.simplify import Report, simplify, to_json
 from search.simplify import to_text as report_text
 from search.zoo import ZOO
 from tasks.scoring import Interval
@@ -142,6 +143,19 @@ def test_text_and_json_say_the_same():
         parse(step["program"])
     assert data["kept"] == [{"what": "without all", "cost": WORSE._asdict()}]
     assert "+0.5000 [+0.4000, +0.6000]  without all" in text
+
+
+@pytest.mark.parametrize(
+    ("cost", "data"),
+    [
+        (Interval(math.inf, math.inf, math.inf, 5), None),
+        (Interval(0.5, -math.inf, math.inf, 1), {"mean": 0.5, "low": None, "high": None, "n": 1}),
+    ],
+)
+def test_json_has_no_infinity(cost, data):
+    report = Report(LION_RAW, kept=[Effect(Edit("without all", LION_RAW), cost, False)])
+    written = json.dumps(to_json(report), allow_nan=False)
+    assert json.loads(written)["kept"] == [{"what": "without all", "cost": data}]
 
 
 def test_the_command(tmp_path, capsys):
