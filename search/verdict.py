@@ -113,14 +113,32 @@ class Standing(NamedTuple):
 
 
 def standings(rows: Sequence[Final], stage: str, baselines: Sequence[str]) -> list[Standing]:
-    """All rules of a stage, the best first, each compared with every baseline."""
+    """All rules of a stage, the best first, each compared with every baseline.
+
+    What diverged somewhere, or has a first baseline that did, is in the order of its own losses.
+    """
     losses = _table([row for row in rows if row.stage == stage])
     known = [name for name in baselines if name in losses]
     table = [
         Standing(rule, {name: scoring.compare(losses[rule], losses[name]) for name in known})
         for rule in losses
     ]
-    return sorted(table, key=lambda s: (s.against[known[0]].mean, s.rule)) if known else table
+    if not known:
+        return table
+
+    def place(standing: Standing) -> tuple[Any, ...]:
+        mean = standing.against[known[0]].mean
+        own = _own(losses[standing.rule]) if math.isinf(mean) else ()
+        return mean, own, standing.rule
+
+    return sorted(table, key=place)
+
+
+def _own(losses: np.ndarray) -> tuple[int, float]:
+    """How many runs diverged, and the mean log loss of the others."""
+    known = losses[np.isfinite(losses)]
+    with np.errstate(divide="ignore"):
+        return losses.size - known.size, float(np.log(known).mean()) if known.size else math.inf
 
 
 def _table(rows: Sequence[Final]) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from search.archive import Archive, create, open_existing
 from search.show import lineage, render, summary
 from search.storage import ArchiveError
 from search.tables import Final
+from search.verdict import standings
 
 SIGN = """def update(w, g, m, v):
     m = interp(g, m, 0.9)
@@ -213,6 +214,18 @@ def test_a_diverged_rule_is_called_so(archive: Archive) -> None:
     assert set(rows["7"].values()) == {None}
     assert content["stages"]["proxy"][-1]["rule"] == "7"
     assert "diverged" in printed(content)
+
+
+def test_where_the_reference_diverges_the_lowest_losses_lead(archive: Archive) -> None:
+    losses = {"adamw": (1.0, None), "10": (3.0, 3.0), "9": (1.0, 1.0), "8": (0.1, None)}
+    rows = [
+        Final("proxy", rule, "text", seed, 100, 0.01, "diverged" if loss is None else "ok", loss)
+        for rule, row in losses.items()
+        for seed, loss in zip(SEEDS, row, strict=False)
+    ]
+    table = standings(rows, "proxy", ("adamw",))
+    assert [standing.rule for standing in table] == ["9", "10", "8", "adamw"]
+    assert {standing.against["adamw"].mean for standing in table} == {math.inf}
 
 
 def test_lineage_tells_which_mutation_made_which_gain(archive: Archive) -> None:
