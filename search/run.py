@@ -30,8 +30,13 @@ from search.view import Curves, View
 from search.workers import Executor, Failure, executor
 from search.zoo import lookup
 from tasks.environment import environment, prepare
+from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
 from tasks.suites import names, resolve
+
+BATCH_LIMIT = 600.0
+"""Seconds after which a batch is given up. A trial may take as long as its rules, seeds and steps
+ask for."""
 
 
 def begin(run_dir: Path, config: Config) -> Archive:
@@ -63,7 +68,10 @@ def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = 
     config = Config.from_dict(archive.run()["config"])
     calibration = _calibration(archive, config, view)
     context = (config.funnel, calibration.references)
-    with executor("search.run:worker", context, workers, timeout=600) as jobs, polite() as stop:
+    with (
+        executor("search.run:worker", context, workers, BATCH_LIMIT, endless=(Trial,)) as jobs,
+        polite() as stop,
+    ):
         if "finalists" not in archive.run():
             Search(archive, config, calibration, jobs, view, workers, stop, enough).to_the_end()
         if config.verdict.meta_validation is not None and "winner" not in archive.run():
@@ -164,7 +172,10 @@ def _stage(
             jobs.submit(trial)
     for _, rows in jobs.completed():
         if isinstance(rows, Failure):
-            raise RuntimeError(f"{stage}: {rows}")
+            raise RunError(
+                f"{archive.run_dir}: {stage}: a trial failed, because: {rows.reason}; once that "
+                "is mended, go on with l2o resume"
+            )
         with archive.transaction():
             archive.add_finals(rows)
         if stop():

@@ -80,14 +80,19 @@ class Executor(Protocol):
 
 
 def executor(
-    function: Function, context: Any, workers: int, timeout: float | None = None, retries: int = 2
+    function: Function,
+    context: Any,
+    workers: int,
+    timeout: float | None = None,
+    retries: int = 2,
+    endless: tuple[type, ...] = (),
 ) -> Executor:
     """``workers`` processes, or this one if ``workers`` is 0. Raises ValueError if negative."""
     if workers < 0:
         raise ValueError(f"workers: {workers}; must be 0 (run in this process) or more")
     if workers == 0:
         return Inline(function, context)
-    return Processes(function, context, workers, timeout, retries)
+    return Processes(function, context, workers, timeout, retries, endless)
 
 
 class Inline(Executor):
@@ -120,6 +125,7 @@ class Inline(Executor):
 class _Job:
     ticket: int
     data: bytes
+    limit: float  # seconds
     attempts: int = 0
 
 
@@ -175,9 +181,10 @@ class Processes(Executor):
     What is in here is the thread's (``_tend``); what it shares with its caller, jobs, queue and
     results, is touched under the lock of ``_news``.
 
-    A worker that dies, or has one job for longer than ``timeout`` seconds, is replaced and its job
-    run again, at most ``retries`` times. An exception in a job is not retried. ``completed``
-    raises RuntimeError only when no worker at all can be started.
+    A worker that dies, or has one job for longer than ``timeout`` seconds (unless it is of a type
+    among ``endless``), is replaced and its job run again, at most ``retries`` times. An exception
+    in a job is not retried. ``completed`` raises RuntimeError only when no worker at all can be
+    started.
     """
 
     def __init__(
@@ -187,6 +194,7 @@ class Processes(Executor):
         workers: int,
         timeout: float | None = None,
         retries: int = 2,
+        endless: tuple[type, ...] = (),
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers: {workers}; must be 1 or more")
@@ -196,7 +204,7 @@ class Processes(Executor):
             raise ValueError(f"retries: {retries}; must be 0 or more")
         self._start = pickle.dumps((name_of(function), context))
         self._timeout = math.inf if timeout is None else timeout
-        self._retries = retries
+        self._retries, self._endless = retries, endless
         self._jobs: dict[int, _Job] = {}  # everything outstanding, so not what was cancelled
         self._queue: deque[_Job] = deque()
         self._finished: deque[tuple[int, Any]] = deque()
@@ -216,10 +224,12 @@ class Processes(Executor):
     def submit(self, job: Any) -> int:
         if self._closed:
             raise RuntimeError("submit after close")
-        data = pickle.dumps(job)
+        data, limit = pickle.dumps(job), self._timeout
+        if isinstance(job, self._endless):
+            limit = math.inf
         with self._news:
             self._tickets += 1
-            self._jobs[self._tickets] = _Job(self._tickets, data)
+            self._jobs[self._tickets] = _Job(self._tickets, data, limit)
             self._queue.append(self._jobs[self._tickets])
         self._button.send_bytes(b"job")
         return self._tickets
@@ -308,7 +318,7 @@ class Processes(Executor):
                 self._lose(place, worker, f"not finished after {self._limit(worker):g} s")
 
     def _limit(self, worker: _Worker) -> float:
-        return self._timeout if worker.ready else START_LIMIT
+        return worker.job.limit if worker.ready and worker.job else START_LIMIT
 
     def _receive(self, place: int, worker: _Worker) -> None:
         message = worker.receive()
@@ -326,7 +336,7 @@ class Processes(Executor):
             self._lose(place, worker, f"worker could not be replaced: {result.reason}")
         else:
             self._started = worker.ready = True
-            worker.deadline = time.monotonic() + self._timeout if worker.job else math.inf
+            worker.deadline = time.monotonic() + worker.job.limit if worker.job else math.inf
         return None
 
     def _lose(self, place: int, worker: _Worker, reason: str | None = None) -> None:

@@ -183,6 +183,23 @@ def test_trials_run_where_the_search_does(finished, monkeypatch):
     assert {trial.device for trial in trials} == {"cuda"}
 
 
+def test_a_trial_that_fails_is_an_error_of_the_run(finished):
+    """And no limit of time makes it fail: how long it takes, only its user knows."""
+
+    def out_of_order(_):
+        def run(job):
+            raise RuntimeError("no luck")
+
+        return run
+
+    jobs = Inline(out_of_order, None)
+    with open_existing(finished, readonly=True) as archive:
+        arguments = "again", "tiny_suites:held_out", {}, jobs, lambda: False
+        message = "again: a trial failed, because: RuntimeError: no luck; .* l2o resume"
+        with pytest.raises(RunError, match=message):
+            run._stage(archive, CONFIG, *arguments)
+
+
 def test_a_finished_run_is_left_alone(finished):
     before = rows(finished)
     with open_existing(finished) as archive, quiet() as view:

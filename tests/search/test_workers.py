@@ -164,6 +164,13 @@ def test_a_worker_killed_while_idle_costs_no_attempt() -> None:
         assert results(workers, [("add", 1)]) == [1]
 
 
+@pytest.mark.parametrize(("endless", "fails"), [((tuple,), False), ((str,), True)])
+def test_some_jobs_have_no_time_limit(endless: tuple[type, ...], fails: bool) -> None:
+    with executor(JOBS, 0, 1, timeout=1.0, retries=0, endless=endless) as engine:
+        (found,) = results(engine, [("sleep", 1.5)])
+        assert isinstance(found, Failure) == fails
+
+
 def test_a_lost_worker_takes_its_children_with_it(tmp_path: Path) -> None:
     with Processes(JOBS, 0, workers=1, timeout=1.0, retries=0) as workers:
         (result,) = results(workers, [("child", str(tmp_path / "pids"))])
