@@ -68,15 +68,17 @@ def page(archive: Archive, remade_by: str) -> Page:
     sections.append(Section("What was asked for", _facts(archive, facts)))
     return Page(
         title=f"Search {archive.run_dir.name}",
-        lead=_lead(archive, winner, best),
+        lead=_lead(archive, facts, best),
         sections=sections,
         remade_by=remade_by,
     )
 
 
-def _lead(archive: Archive, winner: int | None, best: Sequence[Record]) -> str:
+def _lead(archive: Archive, facts: dict[str, Any], best: Sequence[Record]) -> str:
     if not best:
-        return "Nothing has been evaluated yet."
+        finished = "winner" in facts
+        return "Nothing was evaluated in full." if finished else "Nothing has been evaluated yet."
+    winner = facts.get("winner")
     if winner is None:
         return (
             f"Not judged yet: candidate {best[0].id} leads, its loss {distance(_score(best[0]))} "

@@ -62,9 +62,13 @@ def begin(run_dir: Path, config: Config) -> Archive:
 def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = None) -> None:
     """Take a run from wherever it is to its end. Raises Interrupted after Ctrl-C.
 
+    It is finished when its ``winner`` is written down: None where nothing was evaluated in full.
+
     ``enough`` ends the search stage early: it is called with the candidates of each batch that
     were evaluated, and returns whether that will do.
     """
+    if "winner" in archive.run():
+        return
     config = Config.from_dict(archive.run()["config"])
     calibration = _calibration(archive, config, view)
     context = (config.funnel, calibration.references)
@@ -74,9 +78,13 @@ def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = 
     ):
         if "finalists" not in archive.run():
             Search(archive, config, calibration, jobs, view, workers, stop, enough).to_the_end()
-        if config.verdict.meta_validation is not None and "winner" not in archive.run():
-            _meta_validation(archive, config, jobs, view, stop)
-        _finals(archive, config, jobs, view, stop)
+        winner = None
+        if archive.run()["finalists"]:
+            if config.verdict.meta_validation is not None:
+                _meta_validation(archive, config, jobs, view, stop)
+            winner = _finals(archive, config, jobs, view, stop)
+        with archive.transaction(milestone=True):
+            archive.set_run("winner", winner)
 
 
 def worker(context: tuple[Funnel, list[list[float]]]) -> Callable[[Job | Trial], Any]:
@@ -120,22 +128,19 @@ def _meta_validation(
 
 def _finals(
     archive: Archive, config: Config, jobs: Executor, view: View, stop: Callable[[], bool]
-) -> None:
-    """Judge the finalists on the proxy tasks, then the winner on what nobody has seen."""
+) -> int:
+    """Judge the finalists on the proxy tasks, then the winner on what nobody has seen: its id."""
     texts = {str(id): archive.record(id).text or "" for id in archive.run()["finalists"]}
     rules = {name: to_text(lookup(name).program) for name in BASELINES} | texts
     view.say(f"judging {len(texts)} finalists on fresh seeds …")
     _stage(archive, config, "proxy", config.funnel.suite, rules, jobs, stop)
     table = standings(archive.finals(), "proxy", BASELINES)
-    winner = next((s.rule for s in table if s.rule not in BASELINES), None)
-    if winner is None:
-        return
+    winner = next(s.rule for s in table if s.rule not in BASELINES)
     view.say("judging the winner on held-out tasks …")
     rules = {name: text for name, text in rules.items() if name in (*BASELINES, winner)}
     suite = config.verdict.held_out
     _stage(archive, config, "held_out", suite, rules, jobs, stop)
-    with archive.transaction(milestone=True):
-        archive.set_run("winner", int(winner))
+    return int(winner)
 
 
 def trials(config: Config, stage: str, suite: str, rules: dict[str, str]) -> dict[str, Trial]:

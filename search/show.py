@@ -37,7 +37,7 @@ def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
     wall, _ = archive.timings()
     return {
         "run": str(archive.run_dir),
-        "finished": winner is not None,
+        "finished": "winner" in facts,
         "seconds": wall,
         "fates": fates(archive),
         "best": _entry(best[0]) if best else None,
@@ -100,7 +100,10 @@ def render(content: Mapping[str, Any], console: Console) -> None:
         return
     best = content["best"]
     if best is None:
-        console.print("nothing has been evaluated yet")
+        finished = content["finished"]
+        console.print(
+            "nothing was evaluated in full" if finished else "nothing has been evaluated yet"
+        )
         return
     console.print(f"\nThe best program, candidate {best['id']}, learning rate {best['lr']:.3g}:\n")
     console.print(_code(best["program"]), "")

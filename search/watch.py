@@ -19,7 +19,7 @@ from search.view import Progress, View
 
 
 def follow(run_dir: Path, every: float, console: Console) -> None:
-    """Show a run, with a look ``every`` so many seconds, until it has a winner."""
+    """Show a run, with a look ``every`` so many seconds, until it is finished."""
     with open_existing(run_dir, readonly=True) as archive, View(console) as shown:
         while (seen := progress(archive)).stage != "finished":
             shown.show(seen)

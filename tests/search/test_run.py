@@ -24,6 +24,7 @@ from search.evolve import Settings
 from search.history import POINTS, leaders, meta_validation
 from search.loop import Search, fates
 from search.run import begin, proceed
+from search.show import summary
 from search.verdict import Verdict, is_discovery, standings
 from search.view import View
 from search.workers import Inline
@@ -200,10 +201,32 @@ def test_a_trial_that_fails_is_an_error_of_the_run(finished):
             run._stage(archive, CONFIG, *arguments)
 
 
-def test_a_finished_run_is_left_alone(finished):
-    before = rows(finished)
-    with open_existing(finished) as archive, quiet() as view:
+def test_where_nothing_was_evaluated_there_is_no_winner(finished, tmp_path, capsys):
+    """And the run is over: it can be watched, shown, reported and repeated."""
+    folder = start(tmp_path / "run")
+    with open_existing(finished, readonly=True) as archive:
+        calibration = archive.run()["calibration"]
+    with open_existing(folder) as archive, quiet() as view:
+        with archive.transaction():
+            archive.set_run("calibration", calibration)
+            archive.set_run("finalists", [])
         proceed(archive, 0, view)
+        assert archive.run()["winner"] is None
+        assert archive.finals() == []
+        content = summary(archive)
+        assert content["finished"]
+    assert main(["watch", str(folder)]) == main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith("finished 100 %")
+    assert main(["show", str(folder)]) == 0
+    assert capsys.readouterr().out == "nothing was evaluated in full\n"
+    assert main(["export", str(folder), "--out", str(tmp_path / "rule.py")]) == 2
+
+
+def test_a_finished_run_is_left_alone(finished, monkeypatch):
+    before = rows(finished)
+    monkeypatch.delattr("search.run.executor")  # no worker is started
+    with open_existing(finished) as archive, quiet() as view:
+        proceed(archive, 2, view)
     assert rows(finished) == before
     with pytest.raises(RunExists, match="never overwritten"):
         begin(finished, CONFIG)
