@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +30,8 @@ class Budget:
     def __post_init__(self) -> None:
         if self.candidates < 1:
             raise ValueError(f"candidates: got {self.candidates}, expected at least 1")
-        if not self.minutes > 0:
-            raise ValueError(f"minutes: got {self.minutes}, expected more than 0")
+        if not 0 < self.minutes < math.inf:
+            raise ValueError(f"minutes: got {self.minutes}, expected a number above 0")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class Config:
     funnel: Funnel = field(default_factory=Funnel)
     evolution: Settings = field(default_factory=Settings)
     verdict: Verdict = field(default_factory=Verdict)
+
+    def __post_init__(self) -> None:
+        if not self.start:
+            raise ValueError("start: got none, expected at least one program")
+        if self.seed < 0:
+            raise ValueError(f"seed: got {self.seed}, expected at least 0")
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> Config:

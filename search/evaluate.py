@@ -15,6 +15,7 @@ and results are plain data, and a result is a function of its job alone.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -26,7 +27,7 @@ from search.program import Program, parse
 from search.vm import Population
 from tasks import scoring
 from tasks.environment import check_device, prepare
-from tasks.suites import resolve
+from tasks.suites import names, resolve
 from tasks.types import Task
 from tasks.unroll import SCHEDULES, unroll
 
@@ -60,9 +61,11 @@ class Funnel:
             raise ValueError(f"rungs: got {self.rungs}, expected rising fractions that end in 1")
         if self.rungs[0] <= 0:
             raise ValueError(f"rungs: got {self.rungs}, expected fractions above 0")
-        if not self.factors or min(self.factors) <= 0:
+        if not self.factors or not all(0 < factor < math.inf for factor in self.factors):
             raise ValueError(f"factors: got {self.factors}, expected positive numbers")
-        if not self.length > 0:
+        if len(set(torch.tensor(self.factors).tolist())) < len(self.factors):
+            raise ValueError(f"factors: got {self.factors}, expected different ones")
+        if not 0 < self.length < math.inf:
             raise ValueError(f"length: got {self.length}, expected a positive number")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
@@ -71,6 +74,26 @@ class Funnel:
     def tasks(self) -> list[tuple[Task, int]]:
         """The proxy tasks and the steps of each."""
         return [(e.task, max(1, round(e.steps * self.length))) for e in resolve(self.suite)]
+
+    def names(self) -> list[str]:
+        """What the proxy tasks are called in measurements."""
+        return names(resolve(self.suite))
+
+    def check(self) -> None:
+        """Raise ValueError for a suite of which there is none, or that cannot be measured so."""
+        twice = [name for name, times in Counter(self.names()).items() if times > 1]
+        if twice:
+            raise ValueError(
+                f"suite: got {self.suite!r}, which holds {', '.join(twice)} more than once at the "
+                "same number of steps, expected different tasks"
+            )
+        for name, (_, steps) in zip(self.names(), self.tasks(), strict=True):
+            marks = self.marks(steps)
+            if len(set(marks)) < len(marks):
+                raise ValueError(
+                    f"rungs: got {self.rungs} at a length of {self.length}, at which {name} has "
+                    f"{steps} steps, measured at {', '.join(map(str, marks))}; expected different"
+                )
 
     def marks(self, steps: int) -> list[int]:
         """The steps at which a task of ``steps`` steps is measured."""
@@ -159,15 +182,17 @@ class Evaluator:
     def __init__(self, funnel: Funnel, references: list[list[float]]) -> None:
         prepare(funnel.device)
         self.funnel = funnel
-        self.tasks = funnel.tasks()
+        self.tasks, self.names = funnel.tasks(), funnel.names()
         self.references = torch.tensor(references)
 
     def __call__(self, job: Job) -> list[Outcome]:
+        if not job.texts:
+            return []
         climb = _Climb(job, self.funnel)
         for k, (task, steps) in enumerate(self.tasks):
             if not len(climb.alive):
                 break
-            climb.task(task, steps, k, self.references[k])
+            climb.task(task, self.names[k], steps, k, self.references[k])
         return climb.outcomes(len(self.tasks) * len(self.funnel.rungs))
 
 
@@ -188,13 +213,13 @@ class _Climb:
         self.ladders: list[list[float]] = [[] for _ in job.texts]
         self.measurements: list[list[Measurement]] = [[] for _ in job.texts]
 
-    def task(self, task: Task, steps: int, number: int, reference: Tensor) -> None:
+    def task(self, task: Task, name: str, steps: int, number: int, reference: Tensor) -> None:
         marks = self.funnel.marks(steps)
         start = self.alive
 
         def keep(step: int, instances: Tensor, losses: Tensor) -> Tensor:
             who, rung = start[instances.cpu()], marks.index(step)
-            passed = self.rung(task.name, step, who, losses.cpu(), number, rung, reference)
+            passed = self.rung(name, step, who, losses.cpu(), number, rung, reference)
             return passed.to(losses.device)
 
         trajectory = unroll(
@@ -211,7 +236,7 @@ class _Climb:
         )
         left = start[trajectory.alive.cpu()]
         final = trajectory.validation[-1, trajectory.alive].cpu()
-        passed = self.rung(task.name, steps, left, final, number, len(marks) - 1, reference)
+        passed = self.rung(name, steps, left, final, number, len(marks) - 1, reference)
         self.alive = left[passed]
         self.gap[left] += torch.log(scoring.finite(final) / reference[-1])
         self.tasks += 1

@@ -70,8 +70,8 @@ class Settings:
             raise ValueError(f"patience: got {self.patience}, expected at least 0")
         if not 0 <= self.random <= MAX_STATEMENTS:
             raise ValueError(f"random: got {self.random}, expected 0 to {MAX_STATEMENTS}")
-        if not self.slack >= 0:
-            raise ValueError(f"slack: got {self.slack}, expected at least 0")
+        if not 0 <= self.slack < math.inf:
+            raise ValueError(f"slack: got {self.slack}, expected a number of at least 0")
 
 
 class Fitness(base.Fitness):

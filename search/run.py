@@ -11,6 +11,7 @@ Each stage leaves its results in the archive, so a run that was stopped goes on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -41,7 +42,7 @@ ask for."""
 
 def begin(run_dir: Path, config: Config) -> Archive:
     """A new run directory. Raises RunExists if it is there, ValueError for a bad ``config``."""
-    resolve(config.funnel.suite)
+    config.funnel.check()
     resolve(config.verdict.held_out)
     if config.verdict.meta_validation is not None:
         resolve(config.verdict.meta_validation)
@@ -105,7 +106,12 @@ def _calibration(archive: Archive, config: Config, view: View) -> Calibration:
             *(lookup(name).program for name in BASELINES),
             *(parse(text) for text in config.start),
         ]
-        known = calibrate(config.funnel, programs, config.verdict.trials)._asdict()
+        found = calibrate(config.funnel, programs, config.verdict.trials)
+        called = [*BASELINES, *(f"start: program {k}" for k in range(1, len(config.start) + 1))]
+        for name, score in zip(called, found.scores, strict=True):
+            if not math.isfinite(score):
+                raise ValueError(f"{name} diverges on the proxy tasks at every learning rate")
+        known = found._asdict()
         with archive.transaction():
             archive.set_run("calibration", known)
     return Calibration(**known)

@@ -93,6 +93,10 @@ def test_a_funnel_that_everything_fails_returns_fates(evaluator):
     assert [outcome.fate for outcome in outcomes] == ["stopped", "stopped"]
 
 
+def test_no_programs_have_no_outcomes(evaluator):
+    assert evaluator(Job((), (), OPEN)) == []
+
+
 def test_jobs_can_be_repeated(evaluator):
     job = Job((ADAM, SIGN, EXPLODES), (0.01, 0.003, 1.0), (0.3,) * 4)
     assert evaluator(job) == evaluator(job)

@@ -1,5 +1,6 @@
 """A whole run: the same rows whatever the workers, the kills and the interruptions."""
 
+import math
 import os
 import random
 import signal
@@ -135,6 +136,32 @@ def test_meta_validation_can_be_left_out(tmp_path):
         assert meta_validation(archive) == []
 
 
+def test_a_suite_may_hold_a_task_twice_at_different_steps(tmp_path):
+    config = replace(
+        CONFIG,
+        budget=Budget(candidates=20, minutes=30),
+        funnel=Funnel(suite="tiny_suites:longer"),
+        verdict=replace(CONFIG.verdict, meta_validation=None),
+    )
+    with begin(tmp_path / "run", config) as archive, quiet() as view:
+        proceed(archive, 0, view)
+        tasks = {row[2] for row in archive.dump() if row[0] == "evaluation"}
+        assert tasks == {row.task for row in archive.finals() if row.stage == "proxy"}
+        assert len(tasks) == 2
+
+
+def test_what_diverges_everywhere_is_no_start(tmp_path):
+    explodes = "x = exp10(g)\n    x = exp(x)\n    update = x * 1e9"
+    start = f"def update(w, g):\n    {explodes}\n    return update"
+    config = replace(CONFIG, start=(*CONFIG.start, start))
+    with (
+        begin(tmp_path / "run", config) as archive,
+        quiet() as view,
+        pytest.raises(ValueError, match=r"start: program 2 diverges .* at every learning rate"),
+    ):
+        proceed(archive, 0, view)
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_the_archive_does_not_depend_on_the_number_of_workers(finished, tmp_path, workers):
     folder = start(tmp_path / "run")
@@ -250,10 +277,17 @@ def test_ctrl_c_finishes_the_batch_and_says_so(finished, tmp_path):
     [
         (lambda: Budget(candidates=-1), "candidates: got -1"),
         (lambda: Budget(minutes=0), "minutes: got 0"),
+        (lambda: Budget(minutes=math.inf), "minutes: got inf"),
+        (lambda: Config(start=()), "start: got none"),
+        (lambda: replace(CONFIG, seed=-1), "seed: got -1"),
         (lambda: Funnel(rungs=(0.5,)), "rungs"),
         (lambda: Funnel(factors=()), "factors"),
+        (lambda: Funnel(factors=(1.0, 3.0, 1.0)), "factors"),
+        (lambda: Funnel(factors=(1.0, math.inf)), "factors"),
+        (lambda: Funnel(length=math.inf), "length: got inf"),
         (lambda: Funnel(schedule="steep"), "schedule: got 'steep'"),
         (lambda: Settings(batch=0), "batch: got 0"),
+        (lambda: Settings(slack=math.inf), "slack: got inf"),
         (lambda: Verdict(seeds=0), "seeds: got 0"),
     ],
 )
@@ -323,6 +357,14 @@ DEAF = "def update(w, g):\n    update = 2.0 * w\n    return update"
         ({"start": ("no program",)}, "start: .* not Python"),
         ({"start": (DEAF,)}, "start: update does not depend on the gradient"),
         ({"funnel": Funnel(suite="nowhere")}, "suite: got 'nowhere'"),
+        (
+            {"funnel": Funnel(suite="tiny_suites:again")},
+            "suite: got 'tiny_suites:again', which holds .*mlp-.* more than once",
+        ),
+        (
+            {"funnel": Funnel(suite="tiny_suites:proxy", length=0.05)},
+            r"rungs: .* 0\.05, at which .* has 1 steps, measured at 1, 1; expected different",
+        ),
     ],
 )
 def test_a_bad_run_makes_no_directory(tmp_path, change, message):

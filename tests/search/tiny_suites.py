@@ -13,6 +13,15 @@ def proxy():
     )
 
 
+def again():
+    return 2 * proxy()
+
+
+def longer():
+    task = MLP(width=4, depth=1, batch_size=16)
+    return Entry(task, steps=8), Entry(task, steps=16)
+
+
 def meta_validation():
     return (Entry(MLP(width=6, depth=1, batch_size=16), steps=12),)
 
