@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tasks.command import Arguments, Command, parser
+from tasks.interrupt import Interrupted
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("search.commands:search", "evolve update rules until one beats AdamW"),
@@ -59,7 +60,8 @@ def main(arguments: Arguments | None = None) -> int:
         if type(error).__name__ not in DEVICE_ERRORS:
             raise
         return _refuse(f"l2o {name}", str(error).partition("\n")[0])
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt):
+        print(f"l2o {name}: stopped by Ctrl-C", file=sys.stderr)
         return 130
 
 

@@ -77,8 +77,9 @@ def winner(run_dir: Path, candidate: int | None = None) -> Found:
         chosen = archive.run().get("winner") if candidate is None else candidate
         records = archive.best(1) if chosen is None else [archive.record(chosen)]
         if not records or records[0].text is None or records[0].score is None:
-            which = "nothing" if candidate is None else f"candidate {candidate}"
-            raise ValueError(f"{run_dir}: {which} has been evaluated")
+            if candidate is None:
+                raise ValueError(f"{run_dir}: nothing has been evaluated")
+            raise ValueError(f"{run_dir}: candidate {candidate} was not evaluated")
         best = records[0]
         assert best.text is not None
         assert best.score is not None

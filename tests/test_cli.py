@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from l2o.cli import COMMANDS, command, main
+from tasks.interrupt import Interrupted
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -129,6 +130,16 @@ def test_a_device_that_breaks_in_between_costs_one_line(capsys, monkeypatch, err
 
     monkeypatch.setattr("l2o.cli.command", lambda name: breaks)
     assert refused(capsys, "zoo") == "l2o zoo: CUDA error: unspecified launch failure\n"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Interrupted])
+def test_ctrl_c_costs_one_line(capsys, monkeypatch, error):
+    def stopped(_):
+        raise error
+
+    monkeypatch.setattr("l2o.cli.command", lambda name: stopped)
+    assert main(["reproduce", "runs/first"]) == 130
+    assert capsys.readouterr().err == "l2o reproduce: stopped by Ctrl-C\n"
 
 
 def test_other_errors_of_ours_are_not_hidden(monkeypatch):

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 import search
 import search.rules
-from search.archive import create
+from search.archive import create, open_existing
 from search.export.build import to_class
 from search.zoo import ZOO
 
@@ -65,6 +65,13 @@ def test_a_run_is_its_winner_with_its_learning_rate(run: Path) -> None:
     assert optimizer.defaults["weight_decay"] == 0.1
     assert optimizer.defaults["beta"] == 0.6
     assert search.load(str(run), candidate=0).lr == 0.01
+
+
+def test_a_candidate_without_a_score_is_no_rule(run: Path) -> None:
+    with open_existing(run) as archive, archive.transaction():
+        archive.add_candidate(8, 0, 7, None, "modify", "invalid")
+    with pytest.raises(ValueError, match="candidate 8 was not evaluated"):
+        search.load(run, candidate=8)
 
 
 def test_names_and_files_mean_the_same_rule(tmp_path: Path) -> None:
