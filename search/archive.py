@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -184,15 +185,16 @@ class Archive:
 
     def record(self, candidate: int) -> Record:
         """One candidate; ArchiveError if there is none of that number."""
-        for record in self.records("WHERE c.id = ?", candidate):
-            return record
         (newest,) = self._rows("SELECT max(id) FROM candidate")[0]
+        if newest is not None and 0 <= candidate <= newest:  # SQLite knows no larger integers
+            for record in self.records("WHERE c.id = ?", candidate):
+                return record
         raise ArchiveError(f"{self.run_dir}: no candidate {candidate}; expected 0 to {newest}")
 
     def best(self, k: int) -> list[Record]:
         """The ``k`` evaluated candidates of lowest score; ties to the shorter, then the older."""
         order = "WHERE c.fate = 'evaluated' ORDER BY c.score, p.length, c.id LIMIT ?"
-        return list(self.records(order, k))
+        return list(self.records(order, min(k, sys.maxsize)))
 
     def lineage(self, candidate: int) -> list[Record]:
         """From the founder to ``candidate``: which mutation made which gain."""

@@ -109,7 +109,7 @@ def search(arguments: Arguments) -> int:
         evolution=options.evolution,
         verdict=options.verdict,
     )
-    workers = _workers(options.workers, options.device)
+    workers = _workers(options.workers, options.device, config.evolution.ahead)
     with run.begin(options.run_dir, config) as archive:
         return _proceed(archive, workers)
 
@@ -135,8 +135,9 @@ def resume(arguments: Arguments) -> int:
     _add_workers(options_of)
     options = options_of.parse_args(list(arguments))
     with open_existing(options.run) as archive:
-        device = archive.run()["config"]["funnel"]["device"]
-        return _proceed(archive, _workers(options.workers, device))
+        config = archive.run()["config"]
+        device, ahead = config["funnel"]["device"], config["evolution"]["ahead"]
+        return _proceed(archive, _workers(options.workers, device, ahead))
 
 
 def _add_workers(options_of: Any) -> None:
@@ -144,13 +145,14 @@ def _add_workers(options_of: Any) -> None:
         "--workers",
         type=int | None,
         default=None,
-        help=f"worker processes; 0: none, all in this one; default: one a core, {SHARERS} on a GPU",
+        help="worker processes; 0: none, all in this one; "
+        f"default: one a core, at most evolution.ahead, {SHARERS} on a GPU",
     )
 
 
-def _workers(given: int | None, device: str) -> int:
-    if given is None:
-        return SHARERS if device.startswith("cuda") else os.cpu_count() or 1
+def _workers(given: int | None, device: str, ahead: int) -> int:
+    if given is None:  # no more than ``ahead`` batches are ever out
+        return min(ahead, SHARERS if device.startswith("cuda") else os.cpu_count() or 1)
     if given < 0:
         raise ValueError(f"workers: got {given}, expected at least 0")
     return given
@@ -180,6 +182,8 @@ def show(arguments: Arguments) -> int:
     options_of.add_argument("--top", type=int, default=10, help="how many programs")
     options_of.add_argument("--json", action="store_true", help="as one JSON document")
     options = options_of.parse_args(list(arguments))
+    if options.top < 0:
+        raise ValueError(f"--top: got {options.top}, expected at least 0")
     with open_existing(options.run, readonly=True) as archive:
         content = showing.summary(archive, top=options.top)
         if options.id is not None:
@@ -253,7 +257,7 @@ def simplify(arguments: Arguments) -> int:
 
 
 def _number(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise ValueError(f"--id: got {text!r}, expected a candidate's number, or best")
     return int(text)
 

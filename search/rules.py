@@ -55,16 +55,18 @@ def load(name: str | PathLike[str], candidate: int | None = None) -> Entry:
 
     ``candidate``: another one of a run than its winner. Raises ValueError as ``rule`` does.
     """
-    if name in zoo.NAMED:
-        return zoo.NAMED[str(name)]
-    name = _text_of(or_shipped(name))
-    if name.is_dir():
-        found = winner(name, candidate)
-        origin = f"candidate {found.id} of the run {name}; score {found.score:+.4f}"
+    path = None if name in zoo.NAMED else _text_of(or_shipped(name))
+    if path is not None and path.is_dir():
+        found = winner(path, candidate)
+        origin = f"candidate {found.id} of the run {path}; score {found.score:+.4f}"
         return Entry(f"rule_{found.id}", found.program, origin, found.lr)
-    program, stem = zoo.load(name), name.parent.name if name.name == TEXT else name.stem
+    if candidate is not None:
+        raise ValueError(f"candidate: got {candidate}, expected none: {name} is no run")
+    if path is None:
+        return zoo.NAMED[str(name)]
+    program, stem = zoo.load(path), path.parent.name if path.name == TEXT else path.stem
     lr = 1e-3 if program.form == "direction" else 1.0
-    return Entry(stem if stem[:1].isalpha() else f"rule_{stem}", program, f"the file {name}", lr)
+    return Entry(stem if stem[:1].isalpha() else f"rule_{stem}", program, f"the file {path}", lr)
 
 
 def winner(run_dir: Path, candidate: int | None = None) -> Found:

@@ -65,6 +65,8 @@ def test_unknown_flags_are_named(capsys, name):
         (["show", "{old}"], ["not a run"]),
         (["export", "nope", "--out", "{new}"], ["nope", "adamw"]),
         (["export", "lion", "--out", "{bad}"], ["exists", "not overwritten"]),
+        (["export", "lion", "--id", "7", "--out", "{new}"], ["candidate: got 7", "no run"]),
+        (["show", "{old}", "--top", "-1"], ["--top: got -1"]),
         (["zoo", "nope"], ["nope", "lion"]),
         (["data", "destroy"], ["'destroy'", "list", "fetch"]),
         (["data", "fetch", "imagenet"], ["imagenet", "mnist"]),

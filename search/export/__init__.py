@@ -7,6 +7,7 @@ statements as torch code (``statements.py``). Names are chosen in ``naming.py``.
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from textwrap import fill, indent
 from search.analyze import check, live
 from search.export import parts, skeleton
 from search.export.functions import Functions
-from search.export.naming import fold, hyper_parameters, single_names, state_keys
+from search.export.naming import TAKEN, fold, hyper_parameters, single_names, state_keys
 from search.export.statements import GLOBAL
 from search.program import Program
 
@@ -31,7 +32,7 @@ def to_source(
 
     ``provenance`` says where the rule comes from. ``lr`` and ``weight_decay`` are the defaults; a
     full program has a decay only if it holds its own. Raises ProgramError for a program that is no
-    valid rule, ValueError if ``name`` does not begin with a letter.
+    valid rule, ValueError if ``name`` does not begin with a letter or is needed by the file.
     """
     check(program)
     return _Export(program, class_name(name), provenance, lr, weight_decay).source
@@ -42,6 +43,8 @@ def class_name(name: str) -> str:
     joined = "".join(word[:1].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", name))
     if not joined[:1].isalpha():
         raise ValueError(f"name: got {name!r}, expected one that begins with a letter")
+    if keyword.iskeyword(joined) or joined in TAKEN:
+        raise ValueError(f"name: got {name!r}, expected another: the file needs {joined} itself")
     return joined
 
 

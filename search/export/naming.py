@@ -23,7 +23,9 @@ TAKEN = {
     "value", "rates", "rate", "decay", "denominator", "copy", "step", "torch", "zip", "len", "list",
     "enumerate", "Any", "Callable", "Iterable", "Optimizer", "Tensor", "STATES", "COLUMNS", "HYPER",
     "exp_avg", "exp_avg_sq", "exp_avgs", "exp_avg_sqs", "weight_decay", "maximize", "foreach",
-    "capturable", "differentiable", "fused", "move", "hessian", "hessians",
+    "capturable", "differentiable", "fused", "move", "hessian", "hessians", "isinstance", "BLOCK",
+    "TOGETHER", "Iterator", "_scalar", "_power", "_dot", "_global_norm", "_cosine_sim",
+    "_clip_by_global_norm",
 }
 # fmt: on
 """Names that the exported code uses for itself."""

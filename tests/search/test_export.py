@@ -138,6 +138,24 @@ def update(w, g, m, ms):
     update = m * 1.0
     return update, m, ms
 """
+TAKEN_BY_HELPERS = """
+def update(w, g, m, lr, t):
+    _scalar = g * 2.0
+    _power = power(lr, t)
+    _dot = dot(g, w)
+    isinstance = _scalar * _power
+    _global_norm = global_norm(g)
+    x = sin(t)
+    y = cosine_sim(g, w)
+    _cosine_sim = y + _dot
+    _clip_by_global_norm = clip_by_global_norm(g, _global_norm)
+    z = cosine_sim(isinstance, _clip_by_global_norm)
+    m = isinstance * z
+    m = m + _clip_by_global_norm
+    x = x * _cosine_sim
+    update = m * x
+    return update, m
+"""
 TWICE_A_NUMBER = """
 def update(w, g, m, t):
     m = interp(g, m, 0.9)
@@ -168,7 +186,7 @@ def test_every_function_survives_export(name: str, foreach: bool) -> None:
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("foreach", [False, True])
-@pytest.mark.parametrize("text", [FULL, AWKWARD, TAKEN_BY_LISTS, TWICE_A_NUMBER])
+@pytest.mark.parametrize("text", [FULL, AWKWARD, TAKEN_BY_LISTS, TAKEN_BY_HELPERS, TWICE_A_NUMBER])
 def test_awkward_programs(text: str, foreach: bool, groups: int) -> None:
     """Names that the file needs itself, kinds that change, reductions over all groups, names that
     are numbers now and tensors then."""
@@ -279,8 +297,8 @@ def test_class_names(name: str, expected: str) -> None:
     assert class_name(name) == expected
 
 
-@pytest.mark.parametrize("name", ["", "3d", "//"])
-def test_names_without_a_letter_are_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "3d", "//", "true", "none", "tensor", "BLOCK"])
+def test_names_that_no_class_can_have_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="name: got"):
         to_source(ZOO["lion"].program, name, "")
 

@@ -342,10 +342,20 @@ def test_presets_are_runs(preset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "device", "count"), [(None, "cuda:1", 2), (5, "cuda", 5), (0, "cpu", 0)]
+    ("given", "device", "ahead", "count"),
+    [
+        (None, "cuda:1", 4, 2),
+        (5, "cuda", 4, 5),
+        (0, "cpu", 4, 0),
+        (None, "cpu", 4, 4),
+        (None, "cpu", 64, 16),
+        (None, "cuda", 1, 1),
+        (8, "cpu", 4, 8),
+    ],
 )
-def test_a_gpu_has_few_workers(given, device, count):
-    assert _workers(given, device) == count
+def test_workers_that_can_be_busy(monkeypatch, given, device, ahead, count):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    assert _workers(given, device, ahead) == count
 
 
 DEAF = "def update(w, g):\n    update = 2.0 * w\n    return update"

@@ -252,7 +252,13 @@ def test_lineage_of_one_without_a_score(archive: Archive, id: int, fate: str) ->
     assert steps[-1]["mutation"] in printed({"lineage": steps})
 
 
-def test_an_unknown_candidate(archive: Archive) -> None:
+@pytest.mark.parametrize("id", [99, -1, 10**22])
+def test_an_unknown_candidate(archive: Archive, id: int) -> None:
     searched(archive)
-    with pytest.raises(ArchiveError, match="no candidate 99; expected 0 to 8"):
-        lineage(archive, 99)
+    with pytest.raises(ArchiveError, match=f"no candidate {id}; expected 0 to 8"):
+        lineage(archive, id)
+
+
+def test_more_than_there_are(archive: Archive) -> None:
+    searched(archive)
+    assert len(summary(archive, top=10**22)["top"]) == 4
