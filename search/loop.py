@@ -58,6 +58,12 @@ class Search:
         self.enough, self.found = enough, False
 
     def to_the_end(self) -> None:
+        try:
+            self._to_the_end()
+        finally:
+            self.curves.close()  # or the last points are not written
+
+    def _to_the_end(self) -> None:
         for batch in self.waiting.values():
             self._submit(batch)
         if self.waiting:
@@ -194,7 +200,6 @@ class Search:
         ]
         front = [(c.program.length, c.score) for c in self.evolution.front]
         self.curves.front(points, front, self.evolution.told)
-        self.curves.close()
         with self.archive.transaction(milestone=True):
             self.archive.set_run("finalists", [record.id for record in best])
 

@@ -43,7 +43,7 @@ class LiveView:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def draw(self, picture: Callable[[], None], line: Callable[[], str]) -> None:
         """Draw the ``picture`` on a terminal; elsewhere say the ``line``, if it is time."""

@@ -199,6 +199,19 @@ def test_kill_9_and_resume_end_with_the_same_rows(finished, tmp_path):
     assert rows(folder) == rows(finished)
 
 
+def test_curves_are_closed_however_a_search_ends(finished, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr("search.view.Curves.close", lambda curves: closed.append(curves))
+    with open_existing(finished, readonly=True) as archive:
+        calibration = Calibration(**archive.run()["calibration"])
+    with open_existing(start(tmp_path / "run")) as archive, quiet() as view:
+        jobs = Inline(lambda context: lambda job: None, None)
+        search = Search(archive, CONFIG, calibration, jobs, view, 0, lambda: True)
+        with pytest.raises(TypeError):
+            search.to_the_end()
+        assert closed == [search.curves]
+
+
 def test_trials_run_where_the_search_does(finished, monkeypatch):
     jobs: Any = Inline(lambda context: lambda job: None, None)
     monkeypatch.setattr("search.evaluate.check_device", lambda device: None)
@@ -313,6 +326,12 @@ def test_a_search_whose_every_batch_fails_is_stopped(finished, tmp_path):
         with pytest.raises(RunError, match=r"3 batches in a row failed, .* RuntimeError: no luck;"):
             search.to_the_end()
         assert min(archive.pending()) == 2
+
+
+def test_what_is_said_is_no_markup(capsys):
+    with View(Console(width=20)) as view:
+        view.say("batch 3 failed: OSError: [/dev/shm/x] is [full]")
+    assert capsys.readouterr().out == "batch 3 failed: OSError: [/dev/shm/x] is [full]\n"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
