@@ -156,7 +156,6 @@ class Evolution:
         self.known: dict[str, Candidate] = {}  # by signature
         self.texts: dict[str, str] = {}  # canonical text -> signature
         self.best = tools.HallOfFame(50, similar=_alike)
-        self.front = tools.ParetoFront(similar=_alike)
         self.toolbox: Any = base.Toolbox()
         self.toolbox.register("select", tournament, size=settings.tournament)
         self.toolbox.register("mutate", mutate, settings=settings.mutation)
@@ -299,7 +298,6 @@ class Evolution:
         candidate.fitness.values = (candidate.score, candidate.program.length)
         if candidate.fate == "evaluated":
             self.best.update([candidate])
-            self.front.update([candidate])
 
 
 def _alike(one: Candidate, other: Candidate) -> bool:

@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evaluate import Calibration, Fate, Outcome
 from search.evolve import Batch, Candidate, Evolution
+from search.history import front
 from search.program import parse, to_text
 from search.tables import Evaluation, Record
 from search.view import Curves, Progress, View
@@ -178,7 +180,7 @@ class Search:
             stage="search",
             batch=self.evolution.told,
             best_score=best.score if best else None,
-            best_text=to_text(best.program) if best else "",
+            best_text=to_text(live(best.program)) if best else "",
             baselines=dict(zip(BASELINES, self.calibration.scores, strict=False)),
             fates=fates(self.archive),
             candidates_a_second=self.evolution.tried / max(seconds, 1e-9),
@@ -194,12 +196,12 @@ class Search:
     def _close(self) -> None:
         """The search is over: note who goes into the final."""
         best = self.archive.best(self.config.verdict.finalists)
-        points = [
-            (r.length or 0, r.score or 0.0)
-            for r in self.archive.records("WHERE c.fate = 'evaluated'")
-        ]
-        front = [(c.program.length, c.score) for c in self.evolution.front]
-        self.curves.front(points, front, self.evolution.told)
+        evaluated = list(self.archive.records("WHERE c.fate = 'evaluated'"))
+        points, shortest = (
+            [(r.length or 0, r.score or 0.0) for r in records]
+            for records in (evaluated, front(evaluated))
+        )
+        self.curves.front(points, shortest, self.evolution.told)
         with self.archive.transaction(milestone=True):
             self.archive.set_run("finalists", [record.id for record in best])
 

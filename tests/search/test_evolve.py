@@ -110,8 +110,6 @@ def test_ties_go_to_the_shorter_program():
     best = search.best[0]
     assert best.program is not None
     assert best.program.length == min(lengths)
-    assert [c.id for c in search.front].count(best.id) == 1
-    assert all(c.score == -1.0 or c.program.length < min(lengths) for c in search.front)
 
 
 def test_what_failed_never_lives():

@@ -17,13 +17,15 @@ from rich.console import Console
 
 from l2o.cli import main
 from search import run
+from search.analyze import live
 from search.archive import open_existing
 from search.commands import PRESETS, _workers
 from search.config import BASELINES, Budget, Config
 from search.evaluate import Calibration, Funnel
 from search.evolve import Settings
-from search.history import POINTS, leaders, meta_validation
+from search.history import POINTS, front, leaders, meta_validation
 from search.loop import Search, fates
+from search.program import parse, to_text
 from search.run import begin, proceed
 from search.show import summary
 from search.verdict import Verdict, is_discovery, standings
@@ -210,6 +212,22 @@ def test_curves_are_closed_however_a_search_ends(finished, tmp_path, monkeypatch
         with pytest.raises(TypeError):
             search.to_the_end()
         assert closed == [search.curves]
+
+
+def test_the_search_shows_what_the_archive_has(tmp_path, monkeypatch):
+    """Programs without dead statements, and the front over all that were evaluated."""
+    shown, fronts = [], []
+    monkeypatch.setattr("search.view.View.show", lambda view, progress: shown.append(progress))
+    monkeypatch.setattr("search.view.Curves.front", lambda curves, *given: fronts.append(given))
+    config = replace(CONFIG, budget=Budget(candidates=150, minutes=30))
+    with begin(tmp_path / "run", config) as archive, quiet() as view:
+        proceed(archive, 0, view)
+        evaluated = [*archive.records("WHERE c.fate = 'evaluated'")]
+    for progress in shown:
+        assert progress.best_text == to_text(live(parse(progress.best_text)))
+    ((points, short, _),) = fronts
+    assert len(points) == len(evaluated)
+    assert short == [(r.length, r.score) for r in front(evaluated)]
 
 
 def test_trials_run_where_the_search_does(finished, monkeypatch):
