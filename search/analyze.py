@@ -135,7 +135,7 @@ def _single_assignment(statements: Sequence[Statement]) -> tuple[list[Row], dict
         args = [meaning.get(arg, arg) if isinstance(arg, str) else arg + 0.0 for arg in given]
         value = None
         if all(isinstance(arg, float) for arg in args):
-            value = _fold(op, tuple(args))
+            value = constant_of(op, tuple(args))
         meaning[target] = len(rows) if value is None else value
         ends[target] = len(rows)
         rows.append((op, args))
@@ -143,7 +143,7 @@ def _single_assignment(statements: Sequence[Statement]) -> tuple[list[Row], dict
 
 
 @lru_cache(maxsize=4096)
-def _fold(op: str, args: tuple[float, ...]) -> float | None:
+def constant_of(op: str, args: tuple[float, ...]) -> float | None:
     """A function of constants, if that is a constant that a program may contain."""
     operands = [torch.tensor(arg, dtype=torch.float64) for arg in args]
     value = OPS[op].torch(*(operands or [torch.zeros((), dtype=torch.float64)])).item()

@@ -39,7 +39,6 @@ from search.tables import (
     VERSION,
     Evaluation,
     Final,
-    Progress,
     Record,
     Snapshot,
 )
@@ -212,14 +211,6 @@ class Archive:
         """How many invalid children were drawn that never became candidates."""
         query = "SELECT coalesce(sum(json_extract(job, '$.rejected')), 0) FROM batch"
         return int(self._rows(query)[0][0])
-
-    def history(self) -> list[Progress]:
-        """The run batch by batch."""
-        rows = self._rows(
-            "SELECT batch, count(*), min(score), min(min(score)) OVER (ORDER BY batch) "
-            "FROM candidate GROUP BY batch ORDER BY batch"
-        )
-        return [Progress(*row) for row in rows]
 
     def evaluations(self, candidate: int) -> list[Evaluation]:
         order = f"SELECT * FROM evaluation WHERE candidate = ? ORDER BY {ORDER['evaluation']}"

@@ -42,7 +42,7 @@ class Settings:
         slack: how far behind the population's median, in log loss, a candidate may be at a rung
         mutation: how programs change
         islands: populations that evolve apart, batch by batch in turn
-        migration: probability that a parent comes from another island
+        migration: probability that a parent comes from any island, drawn with its own among them
         patience: batches of an island without a better best after which it starts again from the
             best of the run; 0: never
         random: no evolution but independent random programs of at most so many statements, at

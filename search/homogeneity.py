@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search.assemble import assemble
+from search.probe import respond
 from search.program import Program
-from search.vm import reference
 from tasks.types import Layout, ParamSpec
 
 STEPS = 6
@@ -98,17 +97,8 @@ def _run(program: Program, grads: Tensor, weights: Tensor, copies: int = 1) -> T
     where = torch.cat([tensor.repeat(copies) for tensor in tensors])
     starts = zip(layout.offsets, tensors, strict=False)
     first = torch.cat([start + torch.arange(len(tensor)) for start, tensor in starts])
-    table, one = assemble([program]), torch.zeros(1, dtype=torch.int64)
-    flat = weights[where][None]
-    memory = flat.new_zeros(1, table.states, layout.n)
-    lr, decay = flat.new_ones(1), flat.new_zeros(1)
-    updates = []
-    for k, grad in enumerate(grads):
-        t = flat.new_full((1,), k + 1.0)
-        args = (flat, grad[where][None], memory, lr, decay, t, layout)
-        update, memory = reference(table, one, *args)
-        updates.append(update[0, first])
-    return torch.stack(updates)
+    updates = respond([program], grads[:, None, where], weights[where], layout=layout)
+    return updates[0, :, 0, first]
 
 
 def _layout(copies: int) -> Layout:

@@ -227,7 +227,10 @@ def _reading(statement: Statement, position: int, new: Argument) -> Statement:
 
 
 def _copy(program: Program, rng: np.random.Generator, settings: Mutation) -> Child | None:
-    """The copy stands right before or right after its original."""
+    """The copy stands right before or right after its original.
+
+    What reads it may be any later reader of the original's name, after that was written again too.
+    """
     rest = [*program.statements]
     row = _below(len(rest), rng)
     if not rest or not rest[row].args:

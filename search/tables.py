@@ -121,12 +121,3 @@ class Snapshot(NamedTuple):
     batch: int
     population: list[list[int]]
     counters: dict[str, Any]
-
-
-class Progress(NamedTuple):
-    """One batch: how many candidates it had, its best score, the best so far."""
-
-    batch: int
-    candidates: int
-    best: float | None
-    best_so_far: float | None

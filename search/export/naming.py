@@ -8,13 +8,10 @@ stay. States are called what other optimizers, and the frameworks around them, c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
-from search.ops import CONSTANT_BOUND, OPS
-from search.program import Argument, Program, Statement
+from search.analyze import constant_of
+from search.program import Program, Statement
 
 LITERALS = (-1.0, 0.0, 1.0, 2.0)
 # fmt: off
@@ -37,21 +34,14 @@ def fold(program: Program) -> Program:
     statements = []
     for statement in program.statements:
         args = tuple(meaning.get(a, a) if isinstance(a, str) else a for a in statement.args)
-        value = _constant(statement.op, args)
+        numbers = tuple(arg for arg in args if isinstance(arg, float))
+        value = constant_of(statement.op, numbers) if len(numbers) == len(args) else None
         if value is None:
             meaning.pop(statement.target, None)
             statements.append(replace(statement, args=args))
         else:
             meaning[statement.target] = value
     return replace(program, statements=tuple(statements))
-
-
-def _constant(op: str, args: Sequence[Argument]) -> float | None:
-    if not all(isinstance(arg, float) for arg in args):
-        return None
-    operands = [torch.tensor(arg, dtype=torch.float64) for arg in args]
-    value = OPS[op].torch(*(operands or [torch.zeros((), dtype=torch.float64)])).item()
-    return value if abs(value) <= CONSTANT_BOUND else None
 
 
 def single_names(program: Program) -> Program:

@@ -22,7 +22,7 @@ CAPTION = (
 
 
 def facts(entry: Entry) -> dict[str, Any]:
-    """One entry; ``degree`` is the power of a factor on all gradients that updates grow by."""
+    """One entry; ``scale`` says what a factor on all gradients does to updates."""
     program, found = entry.program, homogeneity(entry.program)
     kind = None if "h" in program.inputs else classify(program)
     return {
