@@ -131,6 +131,8 @@ class Interval(NamedTuple):
     def __str__(self) -> str:
         if not math.isfinite(self.mean):
             return "diverged"
+        if not math.isfinite(self.low):
+            return f"{self.mean:+.4f} (n = {self.n})"
         return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
 
 

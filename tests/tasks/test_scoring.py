@@ -159,6 +159,7 @@ def test_one_diverged_run_is_a_status(bad: float) -> None:
 
 def test_interval_prints() -> None:
     assert str(Interval(-0.12345, -0.2, 0.05, 8)) == "-0.1235 [-0.2000, +0.0500]"
+    assert str(interval(np.array([0.25]))) == "+0.2500 (n = 1)"
 
 
 def test_interval_of_one_value_says_nothing_and_of_equal_values_is_a_point() -> None:
