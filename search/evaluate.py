@@ -15,7 +15,6 @@ and results are plain data, and a result is a function of its job alone.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -81,12 +80,6 @@ class Funnel:
 
     def check(self) -> None:
         """Raise ValueError for a suite of which there is none, or that cannot be measured so."""
-        twice = [name for name, times in Counter(self.names()).items() if times > 1]
-        if twice:
-            raise ValueError(
-                f"suite: got {self.suite!r}, which holds {', '.join(twice)} more than once at the "
-                "same number of steps, expected different tasks"
-            )
         for name, (_, steps) in zip(self.names(), self.tasks(), strict=True):
             marks = self.marks(steps)
             if len(set(marks)) < len(marks):

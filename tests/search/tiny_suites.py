@@ -13,13 +13,9 @@ def proxy():
     )
 
 
-def again():
-    return 2 * proxy()
-
-
-def longer():
+def repeated():
     task = MLP(width=4, depth=1, batch_size=16)
-    return Entry(task, steps=8), Entry(task, steps=16)
+    return Entry(task, steps=8), Entry(task, steps=16), Entry(task, steps=16)
 
 
 def meta_validation():
