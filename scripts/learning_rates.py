@@ -1,4 +1,4 @@
-"""What learning rate and weight decay suit a rule, coming from AdamW: the table of the README.
+"""What learning rate and weight decay suit a rule, coming from AdamW: the table of docs/guide.md.
 
 Every rule is tuned on every task of the suites on one grid, learning rates at a factor of 2 times
 a few decays per step (lr * weight_decay). Reported is the geometric mean over tasks of the ratio
