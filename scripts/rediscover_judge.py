@@ -27,6 +27,8 @@ SEEDS = 10
 """Fresh ones that a find is judged on."""
 GAIN = 0.01
 """By how much a candidate must be better on the proxies than the last one that was judged."""
+MOST = 1000
+"""Best programs that are looked at again: where a search goes on, and for the front at its end."""
 CANDIDATE = "candidate"
 """What it is called among the baselines."""
 Scored = tuple[float, int, str]
@@ -49,7 +51,7 @@ class Hunter:
         self.busy = False
         self.tried = 0.0  # the best score that was put to the test
         self.unseen: list[Scored] = [
-            (r.score or 0.0, r.id, r.text or "") for r in archive.best(100)
+            (r.score or 0.0, r.id, r.text or "") for r in archive.best(MOST)
         ]
         self.found: dict[str, Any] | None = None
 

@@ -7,14 +7,15 @@ runs, one seed after another on all cores, the search from AdamW (without bias c
 the Lion paper) and its two ablations with the same budget: random programs, and constants alone.
 There are two goals, ``GOALS``. A seed has reached its goal when a candidate (1) is of the kind
 that is looked for, by experiment and not by its text (``search.kind``), (2) scores better on the
-proxies than AdamW, tuned, and (3) is ahead of it on held-out tasks, tuned alike, the 95 % interval
-over fresh seeds excluding zero; the Lion form must also be as good as Lion there. The search goes
-on while a candidate is judged. Seeds that never get there count as such. AdamW, Lion and momentum
-are tuned and measured on the held-out tasks once, before the first seed.
+proxies than AdamW, tuned, and than the last one that was judged, by 0.01, and (3) is ahead of AdamW
+on held-out tasks, tuned alike, the 95 % interval over fresh seeds excluding zero; the Lion form
+must also be as good as Lion there. The search goes on while a candidate is judged. Seeds that never
+get there count as such. AdamW, Lion and momentum are tuned and measured on the held-out tasks once,
+before the first seed.
 
 Everything lands in ``--out``: a run directory and a JSON file a seed, ``baselines.json``,
-``table.md``, ``time.png`` and ``curves.png``; what is there already is not run again, and what was
-stopped goes on.
+``table.md``, ``time.png`` and ``curves.png`` of all that is there; what is there already is not run
+again, and what was stopped goes on.
 
 On short proxies a rule that divides by a short average of squares wins, by a little, over any
 sign. A search that drops whatever falls 0.1 behind its median therefore drops the signs before
@@ -27,12 +28,13 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rediscover_judge import Hunter, baselines
+from rediscover_judge import MOST, Hunter, baselines
 from rediscover_table import curves, endings, figure, finds, table
 from rich.console import Console
 
@@ -58,8 +60,6 @@ from tasks.interrupt import Interrupted
 SLACK = 0.5
 POINTS = 100
 """Of a stored curve."""
-MOST = 1000
-"""Programs that are simplified for the front, at a tenth of a second each."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,12 @@ def curve(archive: Archive) -> dict[str, list[float]]:
     }
 
 
+def everything(out: Path, strategies: Sequence[str]) -> list[dict[str, Any]]:
+    """The records in ``out``, whichever call made them, by strategy and seed."""
+    rows = [json.loads(file.read_text(encoding="utf-8")) for file in out.glob("*-[0-9]*.json")]
+    return sorted(rows, key=lambda row: (strategies.index(row["strategy"]), row["seed"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -233,7 +239,6 @@ def main() -> None:
     goal = GOALS[options.goal]
     minutes, out = options.minutes or goal.minutes, options.out or Path("results") / options.goal
     out.mkdir(parents=True, exist_ok=True)
-    results = []
     for strategy in options.strategies:
         for seed in range(options.seeds or goal.seeds):
             start = time.monotonic()
@@ -244,10 +249,10 @@ def main() -> None:
                 return
             except ValueError as error:
                 parser.error(str(error))
-            results.append(row)
             found = row["found"]
             answer = found["kind"] if found else f"not found; best: {row['best_kind']}"
             print(f"{strategy} {seed}: {answer} ({clock(time.monotonic() - start)})", flush=True)
+    results = everything(out, names)
     text = "\n".join([table(results, names, minutes), finds(results), endings(results)])
     save_text(out / "table.md", text)
     figure(results, names, minutes, goal.kind).savefig(out / "time.png", dpi=150)
