@@ -240,7 +240,7 @@ def decided(device: torch.device, sizes: Sizes) -> list[Row]:
     calibration = calibrate(chosen.funnel, baselines, 12)
     context = (chosen.funnel, calibration.references)
     wall, processor = time.monotonic(), time.process_time()
-    with executor("search.run:worker", context, sizes.workers, timeout=600) as jobs:
+    with executor("search.run:worker", context, sizes.workers) as jobs:
         counts = searched(chosen, calibration, jobs, sizes.workers)
         wall, busy = time.monotonic() - wall, sum(jobs.busy)
     processor = time.process_time() - processor

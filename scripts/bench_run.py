@@ -15,6 +15,7 @@ the population that the search ended with, outside of the run.
 from __future__ import annotations
 
 import io
+import math
 import os
 import tempfile
 import time
@@ -99,9 +100,9 @@ class Measured(Executor):
         self.submitted: dict[int, float] = {}
         self.records: dict[int, Record] = {}
 
-    def submit(self, job: Any) -> int:
+    def submit(self, job: Any, limit: float = math.inf) -> int:
         before = time.monotonic()
-        ticket = self.inner.submit(job)
+        ticket = self.inner.submit(job, limit)
         self.submitted[ticket] = before
         return ticket
 
@@ -163,7 +164,7 @@ def measure(config: Config, count: int) -> Found:
     ):
         began = time.monotonic()
         with (
-            executor(worker, context, count, timeout=600) as inner,
+            executor(worker, context, count) as inner,
             watch.on(*IN_THE_DRIVER, blocks=BLOCKS),
         ):
             jobs = Measured(inner)

@@ -26,6 +26,9 @@ from tasks.files import RunError
 from tasks.interrupt import Interrupted
 
 Enough = Callable[[list[Candidate]], bool]
+BATCH_LIMIT = 600.0
+"""Seconds after which a batch is given up. A trial of the verdict may take as long as its rules,
+seeds and steps ask for."""
 MOST_FAILURES = 2
 """Batches in a row that may fail. A program may be too much for a worker; what fails again and
 again is the machine, and a search that goes on would only fill its archive."""
@@ -111,7 +114,7 @@ class Search:
         return batch
 
     def _submit(self, batch: Batch) -> None:
-        self.tickets[self.jobs.submit(batch.job)] = batch.number
+        self.tickets[self.jobs.submit(batch.job, BATCH_LIMIT)] = batch.number
 
     def _result(self, number: int) -> Any:
         """The outcomes of batch ``number``, however many others arrive first."""

@@ -35,10 +35,6 @@ from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
 from tasks.suites import names, resolve
 
-BATCH_LIMIT = 600.0
-"""Seconds after which a batch is given up. A trial may take as long as its rules, seeds and steps
-ask for."""
-
 
 def begin(run_dir: Path, config: Config) -> Archive:
     """A new run directory. Raises RunExists if it is there, ValueError for a bad ``config``."""
@@ -74,7 +70,7 @@ def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = 
     calibration = _calibration(archive, config, view)
     context = (config.funnel, calibration.references)
     with (
-        executor("search.run:worker", context, workers, BATCH_LIMIT, endless=(Trial,)) as jobs,
+        executor("search.run:worker", context, workers) as jobs,
         polite() as stop,
     ):
         if "finalists" not in archive.run():

@@ -57,8 +57,9 @@ class Executor(Protocol):
     busy: list[float]
 
     @abstractmethod
-    def submit(self, job: Any) -> int:
-        """Queue ``job``; the ticket under which its result will be reported."""
+    def submit(self, job: Any, limit: float = math.inf) -> int:
+        """Queue ``job``; the ticket under which its result will be reported. A worker that has it
+        for longer than ``limit`` seconds may be taken for hung."""
 
     @abstractmethod
     def cancel(self, ticket: int) -> None:
@@ -79,24 +80,18 @@ class Executor(Protocol):
         self.close()
 
 
-def executor(
-    function: Function,
-    context: Any,
-    workers: int,
-    timeout: float | None = None,
-    retries: int = 2,
-    endless: tuple[type, ...] = (),
-) -> Executor:
+def executor(function: Function, context: Any, workers: int, retries: int = 2) -> Executor:
     """``workers`` processes, or this one if ``workers`` is 0. Raises ValueError if negative."""
     if workers < 0:
         raise ValueError(f"workers: {workers}; must be 0 (run in this process) or more")
     if workers == 0:
         return Inline(function, context)
-    return Processes(function, context, workers, timeout, retries, endless)
+    return Processes(function, context, workers, retries)
 
 
 class Inline(Executor):
-    """Runs each job in this process when ``completed`` gets to it, in order of submission."""
+    """Runs each job in this process when ``completed`` gets to it, in order of submission, and to
+    its end, however long that takes."""
 
     def __init__(self, function: Function, context: Any) -> None:
         self._run = (load(function) if isinstance(function, str) else function)(context)
@@ -104,7 +99,7 @@ class Inline(Executor):
         self._tickets = 0
         self.busy = [0.0]
 
-    def submit(self, job: Any) -> int:
+    def submit(self, job: Any, limit: float = math.inf) -> int:
         self._tickets += 1
         self._jobs[self._tickets] = job
         return self._tickets
@@ -181,30 +176,18 @@ class Processes(Executor):
     What is in here is the thread's (``_tend``); what it shares with its caller, jobs, queue and
     results, is touched under the lock of ``_news``.
 
-    A worker that dies, or has one job for longer than ``timeout`` seconds (unless it is of a type
-    among ``endless``), is replaced and its job run again, at most ``retries`` times. An exception
-    in a job is not retried. ``completed`` raises RuntimeError only when no worker at all can be
-    started.
+    A worker that dies, or is over its job's limit, is replaced and the job run again, at most
+    ``retries`` times. An exception in a job is not retried. ``completed`` raises RuntimeError only
+    when no worker at all can be started.
     """
 
-    def __init__(
-        self,
-        function: Function,
-        context: Any,
-        workers: int,
-        timeout: float | None = None,
-        retries: int = 2,
-        endless: tuple[type, ...] = (),
-    ) -> None:
+    def __init__(self, function: Function, context: Any, workers: int, retries: int = 2) -> None:
         if workers < 1:
             raise ValueError(f"workers: {workers}; must be 1 or more")
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout: {timeout}; must be more than 0 seconds, or None")
         if retries < 0:
             raise ValueError(f"retries: {retries}; must be 0 or more")
         self._start = pickle.dumps((name_of(function), context))
-        self._timeout = math.inf if timeout is None else timeout
-        self._retries, self._endless = retries, endless
+        self._retries = retries
         self._jobs: dict[int, _Job] = {}  # everything outstanding, so not what was cancelled
         self._queue: deque[_Job] = deque()
         self._finished: deque[tuple[int, Any]] = deque()
@@ -221,12 +204,12 @@ class Processes(Executor):
         self._thread = threading.Thread(target=self._tend, daemon=True)
         self._thread.start()
 
-    def submit(self, job: Any) -> int:
+    def submit(self, job: Any, limit: float = math.inf) -> int:
         if self._closed:
             raise RuntimeError("submit after close")
-        data, limit = pickle.dumps(job), self._timeout
-        if isinstance(job, self._endless):
-            limit = math.inf
+        if not limit > 0:
+            raise ValueError(f"limit: {limit}; must be more than 0 seconds")
+        data = pickle.dumps(job)
         with self._news:
             self._tickets += 1
             self._jobs[self._tickets] = _Job(self._tickets, data, limit)

@@ -1,3 +1,4 @@
+import math
 import os
 import signal
 import subprocess
@@ -23,9 +24,9 @@ def pair() -> Iterator[Processes]:
         yield workers
 
 
-def results(workers: Executor, jobs: list[Any]) -> list[Any]:
+def results(workers: Executor, jobs: list[Any], limit: float = math.inf) -> list[Any]:
     """The results in order of submission; fails rather than wait forever."""
-    tickets = [workers.submit(job) for job in jobs]
+    tickets = [workers.submit(job, limit) for job in jobs]
     found = dict(workers.completed(PATIENCE))
     assert sorted(found) == sorted(tickets)
     return [found[ticket] for ticket in tickets]
@@ -131,15 +132,16 @@ DEATHS = {
 
 @pytest.mark.parametrize("deed", DEATHS)
 def test_a_job_whose_worker_is_lost_runs_again(deed: str, tmp_path: Path) -> None:
-    with Processes(JOBS, 0, workers=1, timeout=1.0) as workers:
+    with Processes(JOBS, 0, workers=1) as workers:
         jobs = [(f"once {deed}", str(tmp_path / "marker")), ("add", 1)]
-        assert results(workers, jobs) == ["survived", 1]
+        assert results(workers, jobs, limit=1.0) == ["survived", 1]
 
 
 @pytest.mark.parametrize("deed", DEATHS)
 def test_a_job_that_always_loses_its_worker_fails_alone(deed: str) -> None:
-    with Processes(JOBS, 0, workers=2, timeout=1.0, retries=1) as workers:
-        failed, *others = results(workers, [(deed, None), *[("add", i) for i in range(4)]])
+    with Processes(JOBS, 0, workers=2, retries=1) as workers:
+        jobs = [(deed, None), *[("add", i) for i in range(4)]]
+        failed, *others = results(workers, jobs, limit=1.0)
         assert others == [0, 1, 2, 3]
         assert DEATHS[deed] in failed.reason
         assert "attempt 2" in failed.reason
@@ -164,16 +166,22 @@ def test_a_worker_killed_while_idle_costs_no_attempt() -> None:
         assert results(workers, [("add", 1)]) == [1]
 
 
-@pytest.mark.parametrize(("endless", "fails"), [((tuple,), False), ((str,), True)])
-def test_some_jobs_have_no_time_limit(endless: tuple[type, ...], fails: bool) -> None:
-    with executor(JOBS, 0, 1, timeout=1.0, retries=0, endless=endless) as engine:
-        (found,) = results(engine, [("sleep", 1.5)])
-        assert isinstance(found, Failure) == fails
+def test_every_job_has_its_own_time_limit() -> None:
+    with executor(JOBS, 0, 1, retries=0) as engine:
+        tickets = {engine.submit(("sleep", 1.5), limit): limit for limit in (math.inf, 1.0, 9.0)}
+        for ticket, found in engine.completed(PATIENCE):
+            assert isinstance(found, Failure) == (tickets[ticket] == 1.0)
+
+
+def test_a_limit_that_allows_nothing_is_refused(pair: Processes) -> None:
+    with pytest.raises(ValueError, match="limit: 0; must be more than 0 seconds"):
+        pair.submit(("add", 1), 0)
+    assert results(pair, [("add", 1)]) == [101]
 
 
 def test_a_lost_worker_takes_its_children_with_it(tmp_path: Path) -> None:
-    with Processes(JOBS, 0, workers=1, timeout=1.0, retries=0) as workers:
-        (result,) = results(workers, [("child", str(tmp_path / "pids"))])
+    with Processes(JOBS, 0, workers=1, retries=0) as workers:
+        (result,) = results(workers, [("child", str(tmp_path / "pids"))], limit=1.0)
         assert "not finished" in result.reason
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert until(lambda: not any(map(alive, pids)))
@@ -226,7 +234,6 @@ def test_workers_that_cannot_start_say_why() -> None:
     ("arguments", "message"),
     [
         ({"workers": -1}, "workers: -1; must be 0"),
-        ({"timeout": 0.0}, "timeout: 0.0; must be more than 0"),
         ({"retries": -1}, "retries: -1; must be 0 or more"),
         ({"function": "build"}, "function: 'build' cannot be imported"),
         ({"function": "__main__:build"}, "cannot be imported"),
