@@ -1,8 +1,8 @@
-"""What ``rediscover_lion.py`` found, in words and pictures."""
+"""What ``rediscover_lion.py`` found, in words and pictures. ``results``: its records, in order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,31 +14,44 @@ from search.view import clock
 Rows = Sequence[dict[str, Any]]
 
 
-def table(results: Rows, strategies: Sequence[str], minutes: float) -> str:
-    """Markdown: how many seeds got there, and the spread of time and candidates."""
+def table(results: Rows) -> str:
+    """Markdown: how many seeds got there, what the spread of time and work is, and how good the
+    best of each seed was, on the proxies and on held-out tasks."""
     lines = [
-        "| strategy | seeds | found (95 % interval) | time to discovery, median (range) |"
-        " candidates, median | best score, median (range) |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| strategy | seeds | found (95 % interval) | time to discovery, median (range) | "
+        "candidates, median | million inner steps, median (range) | "
+        "best proxy score, median (range) | "
+        "held-out log loss of the best against AdamW, median (range) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for strategy in strategies:
-        rows = [row for row in results if row["strategy"] == strategy]
-        if not rows:
-            continue
-        found = [row for row in rows if row["found"]]
-        seconds = [row["seconds"] for row in found]
-        spread = (
-            f"{clock(float(np.median(seconds)))} ({clock(min(seconds))}–{clock(max(seconds))})"
-            if found
-            else "–"
+    for label, rows in grouped(results).items():
+        found = [row["seconds"] for row in rows if row["found"]]
+        cells = (
+            label,
+            str(len(rows)),
+            _share(len(found), len(rows)),
+            _spread(found, clock) if found else "–",
+            f"{np.median([row['tried'] for row in rows]):,.0f}",
+            _spread([row["steps"] / 1e6 for row in rows], "{:.1f}".format),
+            _spread([row["best"] for row in rows], "{:+.3f}".format),
+            _spread([row["winner"]["held_out"]["adamw"]["mean"] for row in rows], "{:+.3f}".format),
         )
-        tried = f"{np.median([row['tried'] for row in found]):,.0f}" if found else "–"
-        best = [row["best"] for row in rows]
-        lines.append(
-            f"| {strategy} | {len(rows)} | {_share(len(found), len(rows))} | {spread} | {tried} | "
-            f"{np.median(best):+.3f} ({min(best):+.3f} to {max(best):+.3f}) |"
-        )
-    return "\n".join([*lines, "", f"Budget: {minutes:g} minutes a seed.", ""])
+        lines.append(f"| {' | '.join(cells)} |")
+    start = results[0]["start"]
+    return "\n".join([*lines, f"| the start program | | | | 1 | | {start:+.3f} | |", ""])
+
+
+def grouped(results: Rows) -> dict[str, list[dict[str, Any]]]:
+    """By strategy and budget."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in results:
+        groups.setdefault(f"{row['strategy']}, {row['minutes']:g} minutes", []).append(row)
+    return groups
+
+
+def _spread(values: Sequence[float], said: Callable[[float], str]) -> str:
+    median = said(float(np.median(values)))
+    return median if len(values) == 1 else f"{median} ({said(min(values))} to {said(max(values))})"
 
 
 def _share(found: int, seeds: int) -> str:
@@ -82,31 +95,27 @@ def _interval(found: dict[str, float]) -> str:
     return f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
 
 
-def figure(results: Rows, strategies: Sequence[str], minutes: float, kind: str) -> Figure:
+def figure(results: Rows, kind: str) -> Figure:
     """Share of seeds that have found what was looked for, against time."""
     plot = Figure(figsize=(6, 4), layout="constrained")
     axes = plot.subplots()
-    for strategy in strategies:
-        rows = [row for row in results if row["strategy"] == strategy]
+    for label, rows in grouped(results).items():
         times = sorted(row["seconds"] for row in rows if row["found"])
-        if rows:
-            shares = [k / len(rows) for k in range(len(times) + 1)]
-            axes.step(
-                [0, *times, 60 * minutes], [*shares, shares[-1]], where="post", label=strategy
-            )
+        shares = [k / len(rows) for k in range(len(times) + 1)]
+        end = 60 * rows[0]["minutes"]
+        axes.step([0, *times, end], [*shares, shares[-1]], where="post", label=label)
     axes.set(xlabel="seconds", ylabel=f"share of seeds with {kind}", ylim=(-0.02, 1.02))
     axes.legend()
     return plot
 
 
-def curves(results: Rows, strategies: Sequence[str]) -> Figure:
+def curves(results: Rows) -> Figure:
     """The best score so far, a thin line a seed; the start program is at its own score."""
     plot = Figure(figsize=(8, 4), layout="constrained")
     left, right = plot.subplots(1, 2, sharey=True)
-    for number, strategy in enumerate(strategies):
-        rows = [row for row in results if row["strategy"] == strategy]
+    for number, (group, rows) in enumerate(grouped(results).items()):
         for k, row in enumerate(rows):
-            label = f"{strategy}, seeds: {len(rows)}" if k == 0 else None
+            label = f"{group}, seeds: {len(rows)}" if k == 0 else None
             style = {"color": f"C{number}", "alpha": 0.6, "linewidth": 1, "label": label}
             left.step(row["curve"]["tried"], row["curve"]["best"], where="post", **style)
             right.step(row["curve"]["seconds"], row["curve"]["best"], where="post", **style)

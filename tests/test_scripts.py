@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from search.run import begin
+from search.tables import Evaluation
 from tasks.results import Results, Run, Study
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,37 @@ def test_a_seed_is_not_taken_from_a_hunt_of_another_budget(script, tmp_path):
     record.write_text(json.dumps({"seed": 0, "minutes": 60}))
     with pytest.raises(ValueError, match=r"--minutes: got 10, but .* has 60"):
         rediscover.run_seed(goal, "evolution", 0, 10, tmp_path, 1)
+
+
+def test_a_run_that_is_looked_at_on_every_rung_is_counted_once(script, tmp_path):
+    rediscover = script("rediscover_lion")
+    goal = rediscover.GOALS["sign"]
+    with begin(tmp_path / "run", rediscover.config_of(goal, "evolution", 0, 10)) as archive:
+        with archive.transaction():
+            archive.add_batch(0, {})
+            for k in range(2):
+                archive.add_candidate(k, 0, None, None, "start", "invalid", None, None)
+            looks = [(0, 0.1, 10), (0, 0.1, 50), (0, 0.2, 10), (1, 0.1, 10), (1, 0.1, 20)]
+            archive.add_evaluations(
+                Evaluation(k, "task", 0, steps, lr, "ok", 1.0) for k, lr, steps in looks
+            )
+        assert rediscover.inner_steps(archive) == 50 + 10 + 20
+
+
+def test_a_table_keeps_budgets_apart_and_says_where_a_search_starts(script):
+    held_out = {"adamw": {"mean": -0.05}, "lion": {"mean": 0.0}}
+    common = {"strategy": "evolution", "start": 0.0145, "tried": 1000, "steps": 2_000_000}
+    common |= {"winner": {"held_out": held_out}, "seconds": 90.0, "found": None, "best": 0.1}
+    seeds = [
+        common | {"minutes": 60, "found": {"kind": "sign momentum"}, "best": -0.2},
+        common | {"minutes": 60},
+        common | {"minutes": 30},
+    ]
+    *_, first, second, start, end = script("rediscover_table").table(seeds).split("\n")
+    assert first.startswith("| evolution, 60 minutes | 2 | 1 (1–99 %) | 1:30 | 1,000")
+    assert "-0.050 (-0.200 to +0.100)" in first
+    assert second.startswith("| evolution, 30 minutes | 1 | 0 (0–98 %) | – |")
+    assert (start, end) == ("| the start program | | | | 1 | | +0.015 | |", "")
 
 
 def test_a_rival_that_diverges_is_beaten_and_lion_is_not_spared(script, monkeypatch):
