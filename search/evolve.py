@@ -18,7 +18,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from deap import base, tools
@@ -43,8 +43,8 @@ class Settings:
         mutation: how programs change
         islands: populations that evolve apart, batch by batch in turn
         migration: probability that a parent comes from any island, drawn with its own among them
-        patience: batches of an island without a better best after which it starts again from the
-            best of the run; 0: never
+        patience: batches of an island without a better best after which it starts again; 0: never
+        restart: from what, then: the best of the run so far, or the start programs
         random: no evolution but independent random programs of at most so many statements, at
             learning rates anywhere in 1e-4 .. 1: a baseline; 0 evolves
     """
@@ -58,6 +58,7 @@ class Settings:
     islands: int = 1
     migration: float = 0.02
     patience: int = 0
+    restart: Literal["best", "start"] = "best"
     random: int = 0
 
     def __post_init__(self) -> None:
@@ -68,6 +69,8 @@ class Settings:
             raise ValueError(f"migration: got {self.migration}, expected a probability")
         if self.patience < 0:
             raise ValueError(f"patience: got {self.patience}, expected at least 0")
+        if self.restart not in ("best", "start"):
+            raise ValueError(f"restart: got {self.restart!r}, expected 'best' or 'start'")
         if not 0 <= self.random <= MAX_STATEMENTS:
             raise ValueError(f"random: got {self.random}, expected 0 to {MAX_STATEMENTS}")
         if not 0 <= self.slack < math.inf:
@@ -126,11 +129,13 @@ class Batch(NamedTuple):
 
 @dataclass
 class Island:
-    """A population, oldest first; its best score, and its batches since that last improved."""
+    """A population, oldest first; its best score, and its batches since that last improved.
+    ``since``: the first batch that was asked after it last started again."""
 
     population: deque[Candidate]
     best: float = math.inf
     idle: int = 0
+    since: int = 0
 
 
 class Evolution:
@@ -267,9 +272,10 @@ class Evolution:
         self.told += 1
 
     def _settle(self, batch: Batch) -> None:
-        """Let decided candidates onto their island, oldest out."""
+        """Let decided candidates onto their island, oldest out; of one that has started again
+        since they were asked, only the score counts."""
         island = self._island(batch.number)
-        before = island.best
+        before, lives = island.best, batch.number >= island.since
         for candidate in batch.candidates:
             if candidate.fate == "duplicate":
                 original = self.known[candidate.signature]
@@ -277,20 +283,22 @@ class Evolution:
                 candidate.lr = original.lr
             if candidate.score is None or candidate.program is None:
                 continue
-            island.population.append(candidate)
-            island.best = min(island.best, candidate.score)
             self.remember(candidate)
-        island.idle = 0 if island.best < before else island.idle + 1
+            if lives:
+                island.population.append(candidate)
+                island.best = min(island.best, candidate.score)
+        if lives:
+            island.idle = 0 if island.best < before else island.idle + 1
         if self.settings.patience and island.idle >= self.settings.patience:
             self._start_again(island)
 
     def _start_again(self, island: Island) -> None:
-        """One survivor: the best that lives anywhere, the oldest of equals."""
-        best = max(self.population, key=lambda candidate: candidate.fitness, default=None)
+        """From one candidate, which may have died of age; or from none, and the next children are
+        those of the start programs."""
         island.population.clear()
-        if best is not None:
-            island.population.append(best)
-        island.best, island.idle = math.inf, 0
+        if self.best and self.settings.restart == "best":
+            island.population.append(max(self.best, key=lambda c: (c.fitness, -c.id)))
+        island.best, island.idle, island.since = math.inf, 0, self.asked
 
     def remember(self, candidate: Candidate) -> None:
         """Give a scored candidate its fitness, and a place among the best if it earned one."""

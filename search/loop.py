@@ -149,7 +149,7 @@ class Search:
                 new.append(self._ask())
             islands = self.evolution.islands
             population = [[candidate.id for candidate in i.population] for i in islands]
-            facts = [{"best": _or_none(i.best), "idle": i.idle} for i in islands]
+            facts = [{"best": _or_none(i.best), "idle": i.idle, "since": i.since} for i in islands]
             self.archive.set_snapshot(batch.number, population, {"islands": facts})
             now = time.monotonic()
             busy = sum(self.jobs.busy)
@@ -258,7 +258,7 @@ def restore(
         for island, ids, fact in facts:
             island.population.extend(population[id] for id in ids)
             island.best = math.inf if fact["best"] is None else fact["best"]
-            island.idle = fact["idle"]
+            island.idle, island.since = fact["idle"], fact.get("since", 0)  # of older archives
     return evolution, waiting
 
 

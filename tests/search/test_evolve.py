@@ -182,3 +182,28 @@ def test_an_island_without_progress_starts_again_from_the_best():
         search.tell(batch, outcomes(batch, lambda candidate: 1.0))
     assert [c.score for c in search.population] == [-float(START.length)]
     assert search.islands[0].idle == 0
+
+
+@pytest.mark.parametrize(("restart", "survivors"), [("best", [0]), ("start", [])])
+def test_what_was_asked_before_an_island_started_again_stays_outside(restart, survivors):
+    search = evolution(replace(SMALL, patience=3, restart=restart))
+    waiting = [search.ask(), search.ask()]
+    for _ in range(4):  # nobody does better than the start
+        batch = waiting.pop(0)
+        score = 0.0 if batch.number == 0 else 1.0
+        search.tell(batch, outcomes(batch, lambda candidate, score=score: score))
+        waiting.append(search.ask())
+    assert [c.id for c in search.population] == survivors
+    before, after = waiting
+    search.tell(before, outcomes(before, lambda candidate: -1.0))
+    assert [c.id for c in search.population] == survivors
+    assert search.best[0].batch == before.number
+    assert {c.parent for c in after.candidates} == {0}
+    search.tell(after, outcomes(after, lambda candidate: -2.0))
+    assert {c.batch for c in search.population} - {0} == {after.number}
+    assert search.islands[0].best == -2.0
+
+
+def test_a_restart_from_anything_else_is_refused():
+    with pytest.raises(ValueError, match="restart: got 'worst', expected 'best' or 'start'"):
+        replace(SMALL, restart="worst")
