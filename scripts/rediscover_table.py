@@ -63,12 +63,13 @@ def _share(found: int, seeds: int) -> str:
 def finds(results: Rows) -> str:
     """Markdown: what was found, and how it does on held-out tasks."""
     lines = [
-        "| seed | found | after | held-out log loss against AdamW | Lion |",
-        "| --- | --- | --- | --- | --- |",
+        "| seed | found | candidate | after | held-out log loss against AdamW | Lion |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in results:
         if found := row["found"]:
-            cells = (found["kind"], clock(row["seconds"]), *_held_out(found))
+            number, time = f"{found['candidate']:,}", clock(row["seconds"])
+            cells = (found["kind"], number, time, *_held_out(found))
             lines.append(f"| {row['strategy']} {row['seed']} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""]) if len(lines) > 2 else ""
 
@@ -123,5 +124,6 @@ def curves(results: Rows) -> Figure:
         axes.set(xlabel=unit, xscale="log")
         axes.axhline(0, color="black", linewidth=0.8, linestyle=":")
     left.set_ylabel("best score: mean log loss against tuned AdamW")
-    plot.legend(handles=left.get_legend_handles_labels()[0], loc="outside upper center", ncols=3)
+    handles, _ = left.get_legend_handles_labels()
+    plot.legend(handles=handles, loc="outside upper center", ncols=3, fontsize="x-small")
     return plot
