@@ -110,6 +110,23 @@ def test_a_rival_that_diverges_is_beaten_and_lion_is_not_spared(script, monkeypa
         assert not regime.table(champions, {"lion": lost, "adam": lion})[1]
 
 
+def test_a_rule_has_the_same_trials_whichever_run_beside_it(script, tmp_path, monkeypatch):
+    regime = script("choose_regime")
+
+    def asked(*names):
+        study, trials = regime.Study(regime.REGIMES[0], tmp_path / "none.json", None), []
+
+        def losses(stage, of, seeds):
+            trials.append(of["adam"])
+            return {name: np.arange(1, 1 + len(one)) for name, one in of.items()}
+
+        monkeypatch.setattr(study, "losses", losses)
+        study.champions({name: regime.zoo()[name] for name in names})
+        return trials
+
+    assert asked("lion", "adam") == asked("sgd", "lion", "radam", "adam")
+
+
 def test_references_are_not_mixed_from_several_commits(script, tmp_path, monkeypatch):
     references = script("tune_references")
     file, clean = tmp_path / "r.sqlite", {"commit": "abc"}
