@@ -7,6 +7,7 @@ tuned alike, with the whole 95 % interval over fresh seeds.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -96,7 +97,7 @@ class Hunter:
                 "score": score,
                 "kind": str(classify(parse(text))),
                 "program": text,
-                "held_out": {name: x._asdict() for name, x in standing.against.items()},
+                "held_out": noted(standing),
                 "rows": rows,
             }
 
@@ -159,6 +160,14 @@ def answer(result: Any) -> Any:
     if isinstance(result, Failure):
         raise RuntimeError(f"judging: {result}")
     return result
+
+
+def noted(standing: Standing) -> dict[str, dict[str, float | None]]:
+    """The intervals against each baseline as JSON has them: what is infinite is null."""
+    return {
+        name: {k: x if math.isfinite(x) else None for k, x in interval._asdict().items()}
+        for name, interval in standing.against.items()
+    }
 
 
 def equals(standing: Standing, rival: str | None) -> bool:

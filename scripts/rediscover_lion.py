@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rediscover_judge import MOST, Hunter, baselines
+from rediscover_judge import MOST, Hunter, baselines, noted
 from rediscover_table import curves, endings, figure, finds, table
 from rich.console import Console
 
@@ -165,7 +165,7 @@ def run_seed(
             "workers": workers,
             "environment": environment(),
         }
-    save_text(record, json.dumps(facts, indent=2) + "\n")
+    save_text(record, json.dumps(facts, indent=2, allow_nan=False) + "\n")
     return facts
 
 
@@ -204,13 +204,13 @@ def winner(archive: Archive) -> dict[str, Any]:
     """What the run's own verdict says of its best: ahead on fresh seeds of the proxies."""
     number = archive.run()["winner"]
     found = standings(archive.finals(), "held_out", BASELINES)
-    against = next(s.against for s in found if s.rule == str(number))
+    standing = next(s for s in found if s.rule == str(number))
     record = archive.record(number)
     return {
         "candidate": number,
         "kind": kind_of(record),
         "program": to_text(live(parse(record.text or ""))),
-        "held_out": {name: interval._asdict() for name, interval in against.items()},
+        "held_out": noted(standing),
     }
 
 

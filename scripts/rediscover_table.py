@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from search.view import clock
+from tasks.scoring import Interval
 
 Rows = Sequence[dict[str, Any]]
 
@@ -34,7 +36,7 @@ def table(results: Rows) -> str:
             f"{np.median([row['tried'] for row in rows]):,.0f}",
             _spread([row["steps"] / 1e6 for row in rows], "{:.1f}".format),
             _spread([row["best"] for row in rows], "{:+.3f}".format),
-            _spread([row["winner"]["held_out"]["adamw"]["mean"] for row in rows], "{:+.3f}".format),
+            _spread([_interval(row["winner"], "adamw").mean for row in rows], _gap),
         )
         lines.append(f"| {' | '.join(cells)} |")
     start = results[0]["start"]
@@ -89,11 +91,16 @@ def endings(results: Rows) -> str:
 
 
 def _held_out(rule: dict[str, Any]) -> tuple[str, str]:
-    return _interval(rule["held_out"]["adamw"]), _interval(rule["held_out"]["lion"])
+    return str(_interval(rule, "adamw")), str(_interval(rule, "lion"))
 
 
-def _interval(found: dict[str, float]) -> str:
-    return f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+def _interval(rule: dict[str, Any], baseline: str) -> Interval:
+    noted = rule["held_out"][baseline]
+    return Interval._make(math.inf if x is None else x for x in noted.values())
+
+
+def _gap(value: float) -> str:
+    return f"{value:+.3f}" if math.isfinite(value) else "diverged"
 
 
 def figure(results: Rows, kind: str) -> Figure:

@@ -12,7 +12,9 @@ import pytest
 
 from search.run import begin
 from search.tables import Evaluation
+from search.verdict import Standing
 from tasks.results import Results, Run, Study
+from tasks.scoring import Interval
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,7 +83,8 @@ def test_a_run_that_is_looked_at_on_every_rung_is_counted_once(script, tmp_path)
 
 
 def test_a_table_keeps_budgets_apart_and_says_where_a_search_starts(script):
-    held_out = {"adamw": {"mean": -0.05}, "lion": {"mean": 0.0}}
+    interval = {"mean": -0.05, "low": -0.06, "high": -0.04, "n": 5}
+    held_out = {"adamw": interval, "lion": interval}
     common = {"strategy": "evolution", "start": 0.0145, "tried": 1000, "steps": 2_000_000}
     common |= {"winner": {"held_out": held_out}, "seconds": 90.0, "found": None, "best": 0.1}
     seeds = [
@@ -94,6 +97,21 @@ def test_a_table_keeps_budgets_apart_and_says_where_a_search_starts(script):
     assert "-0.050 (-0.200 to +0.100)" in first
     assert second.startswith("| evolution, 30 minutes | 1 | 0 (0–98 %) | – |")
     assert (start, end) == ("| the start program | | | | 1 | | +0.015 | |", "")
+
+
+def test_a_winner_that_diverges_is_noted_in_strict_json_and_said(script):
+    apart = {
+        "adamw": Interval(*[math.inf] * 3, n=5),
+        "lion": Interval(-0.1, -math.inf, math.inf, 1),
+    }
+    held_out = script("rediscover_judge").noted(Standing("7", apart))
+    assert held_out["adamw"]["mean"] is None
+    row = {"strategy": "evolution", "seed": 0, "minutes": 1, "start": 0.0, "tried": 1, "steps": 1}
+    row |= {"winner": {"held_out": held_out, "kind": "none"}, "found": None, "best": 0, "front": []}
+    row = json.loads(json.dumps(row, allow_nan=False))
+    tables = script("rediscover_table")
+    assert tables.table([row]).count("| diverged |") == 1
+    assert "| diverged | -0.1000 (n = 1) |" in tables.endings([row])
 
 
 def test_a_rival_that_diverges_is_beaten_and_lion_is_not_spared(script, monkeypatch):
