@@ -137,7 +137,12 @@ def baselines(config: Config, out: Path, workers: int) -> list[Final]:
     Raises ValueError where ``out`` has those of another goal.
     """
     file, verdict = out / "baselines.json", config.verdict
-    asked = {"suite": verdict.held_out, "trials": verdict.trials, "seeds": SEEDS}
+    asked = {
+        "suite": verdict.held_out,
+        "length": config.funnel.length,
+        "trials": verdict.trials,
+        "seeds": SEEDS,
+    }
     if file.exists():
         known = json.loads(file.read_text(encoding="utf-8"))
         if known["asked"] != asked:
