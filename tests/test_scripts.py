@@ -121,11 +121,11 @@ def test_a_rival_that_diverges_is_beaten_and_lion_is_not_spared(script, monkeypa
     rules = {name: regime.zoo()[name] for name in ("lion", "adam")}
     champions = {n: regime.Trial(p, 0.1, regime.decays(p)) for n, p in rules.items()}
     lion, adam = np.array([1.0, 1.01, 1.0]), np.array([2.0, math.inf, 2.1])
-    text, wins = regime.table(champions, {"lion": lion, "adam": adam})
-    assert wins
+    text, beaten = regime.table(champions, {"lion": lion, "adam": adam})
+    assert beaten == {"adam": True}
     assert "it diverged" in text
     for lost in (adam, np.array([math.inf, 1.0, 1.0])):
-        assert not regime.table(champions, {"lion": lost, "adam": lion})[1]
+        assert regime.table(champions, {"lion": lost, "adam": lion})[1] == {"adam": False}
 
 
 def test_a_rule_has_the_same_trials_whichever_run_beside_it(script, tmp_path, monkeypatch):
