@@ -21,7 +21,9 @@ again, and what was stopped goes on.
 
 On short proxies a rule that divides by a short average of squares wins, by a little, over any
 sign. A search that drops whatever falls 0.1 behind its median therefore drops the signs before
-their decay is tuned; ``SLACK`` lets them be measured to the end.
+their decay is tuned; ``SLACK`` lets them be measured to the end. A population that has not become
+better for ``PATIENCE`` batches descends from one program; where it then starts again from AdamW,
+an hour holds several searches.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ from tasks.files import save_text
 from tasks.interrupt import Interrupted
 
 SLACK = 0.5
+PATIENCE = 40
 POINTS = 100
 """Of a stored curve."""
 
@@ -98,7 +101,11 @@ GOALS = {
         minutes=10.0,
     ),
     "lion": LION,
-    "lion-4000": replace(LION, funnel=replace(LION.funnel, length=2.0)),
+    "lion-4000": replace(
+        LION,
+        funnel=replace(LION.funnel, length=2.0),
+        settings=replace(LION.settings, patience=PATIENCE, restart="start"),
+    ),
 }
 
 
