@@ -8,8 +8,10 @@ import json
 import math
 import subprocess
 import sys
+import weakref
 from dataclasses import dataclass, replace
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
 from tasks.data import draw
 from tasks.datasets import help_text
-from tasks.gradients import gradients
+from tasks.gradients import Derivatives, gradients
 from tasks.linear import Logistic
 from tasks.mlp import MLP
 from tasks.quadratic import Quadratic
@@ -447,6 +449,26 @@ def test_the_chunk_follows_the_memory_an_instance_needs(monkeypatch: pytest.Monk
     assert size(small) == pytest.approx(usual / 16, rel=0.01)
     monkeypatch.setattr(chunks, "MEMORY", 1)
     assert size(small) == 1
+
+
+def test_a_run_keeps_no_tensor_of_a_step_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones that stay among large ones that come and go leave a heap in pieces."""
+    losses: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def noted(*asked: Any) -> Derivatives:
+        found = derivatives(*asked)
+        alive.append(sum(loss() is not None for loss in losses))
+        losses.append(weakref.ref(found.loss))
+        return found
+
+    derivatives = loop.derivatives
+    monkeypatch.setattr(loop, "derivatives", noted)
+    with torch.no_grad():
+        trajectory = unroll(small, momentum(3), instances=3, steps=20, lr=0.1)
+    assert trajectory.training.shape == (20, 3)
+    assert len(alive) == 20
+    assert max(alive) <= 1  # that of the step before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
