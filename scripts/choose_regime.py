@@ -295,8 +295,10 @@ def main() -> None:
         "--rules", nargs="+", default=list(zoo()), choices=zoo(), metavar="RULE", help="these alone"
     )
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
     rules = {name: program for name, program in zoo().items() if name in {"lion", *options.rules}}
+    if len(rules) < 2:
+        parser.error("--rules: got lion alone, expected a rule to compare it with")
+    options.out.mkdir(parents=True, exist_ok=True)
     first = ""
     with executor(f"{__file__}:worker", None, os.cpu_count() or 1) as jobs:
         for regime in (REGIMES[k] for k in options.regimes):
@@ -316,7 +318,8 @@ def main() -> None:
             if beaten.get("sign_momentum"):
                 first = first or shape
     print("The Lion form beats every other rule in none of these.")
-    print(f"It beats sign momentum first at: {first or 'none'}.")
+    if "sign_momentum" in rules:
+        print(f"It beats sign momentum first at: {first or 'none'}.")
 
 
 if __name__ == "__main__":
