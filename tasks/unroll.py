@@ -208,7 +208,7 @@ def _advance_chunk(
         return graphs.advance(task, rule, inner, steps, horizon, rates, weight_decay)
     differentiable = torch.is_grad_enabled()
     # Without a graph into one block: small tensors that stay among large ones that come and go
-    # leave a heap in pieces, which has cost 10 GB in runs of 4,000 steps.
+    # leave a heap in pieces, which has cost gigabytes in runs of thousands of steps.
     losses, trained = [], flat.new_zeros(steps, flat.shape[0])
     for k, batch in enumerate(_minibatches(task, inner.seed, clock[:, 0] if shared else clock)):
         step = inner.step + k
