@@ -45,7 +45,7 @@ from tasks.results import digest
 from tasks.scoring import FRESH_SEEDS, TUNING_SEED, finite, interval
 from tasks.statistics import log_ratios
 from tasks.transformer import Transformer
-from tasks.unroll import cosine, unroll
+from tasks.unroll import SCHEDULES, unroll
 
 RATES = np.geomspace(1e-4, 1.0, 14)
 DRAWS = 50
@@ -71,6 +71,7 @@ class Regime(NamedTuple):
     context: int
     batch: int
     steps: int
+    schedule: str = "cosine"
 
 
 @cache  # what replay knows of a task, it knows of this object
@@ -89,8 +90,11 @@ REGIMES = [
     Regime(16, 1, 16, 32, 2000),
     Regime(16, 1, 16, 32, 4000),
     Regime(24, 2, 16, 32, 4000),
+    *(Regime(16, 1, 16, 8, steps, "warmup_cosine") for steps in (500, 1000, 2000, 4000, 8000)),
+    *(Regime(16, 1, 16, 32, steps, "warmup_cosine") for steps in (1000, 2000, 4000)),
 ]
-"""By rising cost: characters seen, then what a character costs."""
+"""By rising cost, without a warm-up of the learning rate: characters seen, then what a character
+costs. Then with one, which all trainings of the Lion paper have."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def forgetting(program: Program, lr: float, half_lives: np.ndarray) -> Trial:
     return Trial(with_decays(program, values), lr, values)
 
 
-Job = tuple[tuple[int, ...], list[str], list[float], int]
+Job = tuple[tuple[Any, ...], list[str], list[float], int]
 """A regime, program texts, their learning rates, a seed: what a process of its own can read."""
 
 
@@ -164,7 +168,7 @@ def worker(_: None) -> Callable[[Job], list[float]]:
                 instances=len(programs),
                 steps=regime.steps,
                 lr=torch.tensor(lrs[first : first + BATCH]),
-                schedule=cosine,
+                schedule=SCHEDULES[regime.schedule],
                 seed=seed,
             )
             found += finite(trajectory.validation[-1]).tolist()

@@ -43,7 +43,7 @@ class Funnel:
         rungs: fractions of a task's steps at which losers are dropped, the last one 1
         factors: learning rates tried, relative to the best of the parent
         seed: of the inner runs, the same for all candidates
-        schedule: of the learning rate: constant, linear or cosine
+        schedule: of the learning rate: constant, linear, cosine or warmup_cosine
         device: where inner runs live, such as cpu or cuda
     """
 

@@ -57,7 +57,7 @@ def cosine(step: Tensor, horizon: Tensor) -> Tensor:
     return 0.5 * (1 + torch.cos(math.pi * (step / horizon).clamp(max=1)))
 
 
-def warmup(steps: int, then: Schedule) -> Schedule:
+def warmup(steps: int | Tensor, then: Schedule) -> Schedule:
     """Rise linearly over the first ``steps`` steps, then follow ``then`` over the rest."""
 
     def schedule(step: Tensor, horizon: Tensor) -> Tensor:
@@ -67,7 +67,14 @@ def warmup(steps: int, then: Schedule) -> Schedule:
     return schedule
 
 
-SCHEDULES: dict[str, Schedule] = {"constant": constant, "linear": linear, "cosine": cosine}
+def warmup_cosine(step: Tensor, horizon: Tensor) -> Tensor:
+    """Rise linearly over the first tenth of the horizon, then half a cosine over the rest."""
+    return warmup((horizon / 10).ceil(), cosine)(step, horizon)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    schedule.__name__: schedule for schedule in (constant, linear, cosine, warmup_cosine)
+}
 
 
 class Inner(NamedTuple):

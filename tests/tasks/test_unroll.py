@@ -305,6 +305,7 @@ def at(schedule: loop.Schedule, steps: list[int], horizon: int) -> list[float]:
         (loop.cosine, [1, 0.5, 0, 0]),
         (loop.warmup(5, loop.linear), [0.2, 1, 0, 0]),
         (loop.warmup(10, loop.constant), [0.1, 0.6, 1, 1]),
+        (loop.warmup_cosine, [1.0, 0.5868241, 0, 0]),
     ],
 )
 def test_schedules(schedule: loop.Schedule, expected: list[float]) -> None:
@@ -316,6 +317,8 @@ def test_warm_up_hands_over_to_a_whole_schedule() -> None:
     values = at(loop.warmup(4, loop.cosine), list(range(12)), 12)
     assert values[:4] == pytest.approx([0.25, 0.5, 0.75, 1])
     assert values[4:] == pytest.approx(at(loop.cosine, list(range(8)), 8))
+    steps = list(range(40))
+    assert at(loop.warmup_cosine, steps, 40) == at(loop.warmup(4, loop.cosine), steps, 40)
 
 
 def test_the_schedule_multiplies_the_learning_rate_of_each_step() -> None:
