@@ -3,11 +3,12 @@
     python scripts/rediscover_lion.py sign --seeds 10
     python scripts/rediscover_lion.py lion --seeds 5
     python scripts/rediscover_lion.py lion-4000 --seeds 5
+    python scripts/rediscover_lion.py lion-warmup --seeds 5
 
 runs, one seed after another on all cores, the search from AdamW (without bias correction, as in
 the Lion paper) and its two ablations with the same budget: random programs, and constants alone.
-There are three goals, ``GOALS``: the sign of a momentum, and the Lion form in runs of 2,000 and
-of 4,000 steps. A seed has reached its goal when a candidate (1) is of the kind that is looked for,
+There are four goals, ``GOALS``: the sign of a momentum, and the Lion form in runs of 2,000 steps,
+of 4,000, and of 2,000 whose learning rate warms up. A seed has reached its goal when a candidate (1) is of the kind that is looked for,
 by experiment and not by its text (``search.kind``), (2) scores better on the proxies than AdamW,
 tuned, and than the last one that was judged, by 0.01, and (3) is ahead of AdamW on held-out tasks,
 tuned alike, the 95 % interval over fresh seeds excluding zero; the Lion form must also be as good
@@ -92,6 +93,8 @@ LION = Goal(
     rival="lion",
 )
 
+RESTARTING = replace(LION, settings=replace(LION.settings, patience=PATIENCE, restart="start"))
+
 GOALS = {
     "sign": Goal(
         kind="sign momentum",
@@ -101,11 +104,8 @@ GOALS = {
         minutes=10.0,
     ),
     "lion": LION,
-    "lion-4000": replace(
-        LION,
-        funnel=replace(LION.funnel, length=2.0),
-        settings=replace(LION.settings, patience=PATIENCE, restart="start"),
-    ),
+    "lion-4000": replace(RESTARTING, funnel=replace(LION.funnel, length=2.0)),
+    "lion-warmup": replace(RESTARTING, funnel=replace(LION.funnel, schedule="warmup_cosine")),
 }
 
 
