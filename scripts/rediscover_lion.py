@@ -8,12 +8,12 @@
 runs, one seed after another on all cores, the search from AdamW (without bias correction, as in
 the Lion paper) and its two ablations with the same budget: random programs, and constants alone.
 There are four goals, ``GOALS``: the sign of a momentum, and the Lion form in runs of 2,000 steps,
-of 4,000, and of 2,000 whose learning rate warms up. A seed has reached its goal when a candidate (1) is of the kind that is looked for,
-by experiment and not by its text (``search.kind``), (2) scores better on the proxies than AdamW,
-tuned, and than the last one that was judged, by 0.01, and (3) is ahead of AdamW on held-out tasks,
-tuned alike, the 95 % interval over fresh seeds excluding zero; the Lion form must also be as good
-as Lion there. The search goes on while a candidate is judged. Seeds that never get there count as
-such. AdamW, Lion and momentum are tuned and measured on the held-out tasks once, before the first
+of 4,000, and of 2,000 whose learning rate warms up. A seed has reached its goal when a candidate
+(1) is of the kind that is looked for, by experiment and not by its text (``search.kind``), (2)
+scores better on the proxies than AdamW, tuned, and than the last one that was judged, by 0.01, and
+(3) is ahead of AdamW on held-out tasks, tuned alike, the 95 % interval over fresh seeds excluding
+zero; the Lion form must also be as good as Lion there. The search goes on while a candidate is
+judged. Seeds that never get there count as such. AdamW, Lion and momentum are tuned and measured on the held-out tasks once, before the first
 seed.
 
 Everything lands in ``--out``: a run directory and a JSON file a seed, ``baselines.json``,
