@@ -13,8 +13,8 @@ of 4,000, and of 2,000 whose learning rate warms up. A seed has reached its goal
 scores better on the proxies than AdamW, tuned, and than the last one that was judged, by 0.01, and
 (3) is ahead of AdamW on held-out tasks, tuned alike, the 95 % interval over fresh seeds excluding
 zero; the Lion form must also be as good as Lion there. The search goes on while a candidate is
-judged. Seeds that never get there count as such. AdamW, Lion and momentum are tuned and measured on the held-out tasks once, before the first
-seed.
+judged. Seeds that never get there count as such. AdamW, Lion and momentum are tuned and measured
+on the held-out tasks once, before the first seed.
 
 Everything lands in ``--out``: a run directory and a JSON file a seed, ``baselines.json``,
 ``table.md``, ``time.png`` and ``curves.png`` of all that is there; what is there already is not run
