@@ -286,10 +286,10 @@ def fates(evolution: Evolution) -> dict[str, int]:
 def full_evaluations_a_second(funnel: Funnel) -> float:
     """From the eager loop's model-steps a second on each proxy task; its validation is free."""
     seconds = 0.0
-    for task, steps in funnel.tasks():
-        loop = Loop(task, 8)
+    for run in funnel.runs():
+        loop = Loop(run.task, 8)
         (spread,) = take_turns({"eager": loop}, 5).values()
-        seconds += len(funnel.factors) * steps * spread.middle / loop.model_steps
+        seconds += len(funnel.factors) * run.steps * spread.middle / loop.model_steps
     return 1 / seconds
 
 

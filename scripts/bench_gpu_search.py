@@ -179,7 +179,7 @@ def programs_a_second(
     factors = len(evaluate.funnel.factors)
     programs = max(1, count // factors)
     texts = tuple(to_text(known[k % len(known)]) for k in range(programs))
-    rungs = len(evaluate.funnel.rungs) * len(evaluate.tasks)
+    rungs = len(evaluate.funnel.rungs) * len(evaluate.runs)
     job = Job(texts, (1e-3,) * programs, (math.inf,) * rungs)
     return programs / seconds(lambda: evaluate(job), device, 1)
 
@@ -272,10 +272,10 @@ def decided(device: torch.device, sizes: Sizes) -> list[Row]:
 def batch_seconds(chosen: Config, length: float, device: torch.device) -> float:
     """A batch in a worker with nobody else on the device, tasks cut to ``length``."""
     funnel, size = replace(chosen.funnel, length=length), chosen.evolution.batch
-    tasks, rungs = len(funnel.tasks()), len(funnel.rungs)
-    evaluate = Evaluator(funnel, [[1.0] * rungs] * tasks)
+    runs, rungs = len(funnel.runs()), len(funnel.rungs)
+    evaluate = Evaluator(funnel, [[1.0] * rungs] * runs)
     texts = tuple(map(to_text, mutants(size)))
-    job = Job(texts, (1e-3,) * size, (math.inf,) * (rungs * tasks))
+    job = Job(texts, (1e-3,) * size, (math.inf,) * (rungs * runs))
     return seconds(lambda: evaluate(job), device, 1)
 
 
@@ -303,7 +303,7 @@ def driver_alone(chosen: Config, calibration: Calibration, sizes: Sizes) -> floa
 
 def made_up(funnel: Funnel):
     """Outcomes as numerous as real ones: a third passes every rung, the others none."""
-    steps = [(task.name, mark) for task, n in funnel.tasks() for mark in funnel.marks(n)]
+    steps = [(run.name, run.seed, at) for run in funnel.runs() for at in funnel.marks(run.steps)]
 
     def outcome(number: int, lr: float) -> Outcome:
         reached = steps if number % 3 == 0 else steps[:1]

@@ -24,7 +24,7 @@ On short proxies a rule that divides by a short average of squares wins, by a li
 sign. A search that drops whatever falls 0.1 behind its median therefore drops the signs before
 their decay is tuned; ``SLACK`` lets them be measured to the end. A population that has not become
 better for ``PATIENCE`` batches descends from one program; where it then starts again from AdamW,
-an hour holds several searches.
+an hour holds several searches, more of them if gains below ``GAIN`` do not count.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ from tasks.interrupt import Interrupted
 
 SLACK = 0.5
 PATIENCE = 40
+GAIN = 0.002
 POINTS = 100
 """Of a stored curve."""
 
@@ -105,7 +106,11 @@ GOALS = {
     ),
     "lion": LION,
     "lion-4000": replace(RESTARTING, funnel=replace(LION.funnel, length=2.0)),
-    "lion-warmup": replace(RESTARTING, funnel=replace(LION.funnel, schedule="warmup_cosine")),
+    "lion-warmup": replace(
+        RESTARTING,
+        funnel=replace(LION.funnel, schedule="warmup_cosine"),
+        settings=replace(RESTARTING.settings, gain=GAIN),
+    ),
 }
 
 

@@ -2,14 +2,15 @@
 
 A batch of programs, each at three learning rates around its parent's best, is one population of
 instances that climbs a ladder of *rungs*: a quarter of the steps of the first task, all of them,
-then the same on the next task. At each rung an instance is compared with tuned AdamW at the same
-step of the same run (same weights, same minibatches); those that are not finite, or behind by
-more than the rung's hurdle, are taken out of the batch and cost nothing from then on.
+then the same on the next task, or on the next seed. At each rung an instance is compared with
+tuned AdamW at the same step of the same run (same weights, same minibatches); those that are not
+finite, or behind by more than the rung's hurdle, are taken out of the batch and cost nothing from
+then on.
 
-    score = mean over tasks of log(validation loss / that of tuned AdamW),   lower is better,
+    score = mean over runs of log(validation loss / that of tuned AdamW),   lower is better,
 
-at the best learning rate that survived every rung. This module runs in worker processes; jobs
-and results are plain data, and a result is a function of its job alone.
+a run being a task on a seed, at the best learning rate that survived every rung. This module runs
+in worker processes; jobs and results are plain data, and a result is a function of its job alone.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Funnel:
         rungs: fractions of a task's steps at which losers are dropped, the last one 1
         factors: learning rates tried, relative to the best of the parent
         seed: of the inner runs, the same for all candidates
+        seeds: inner runs of every task, on seed, seed + 1, ...: several where chance between seeds
+            moves rules as far apart as they are
         schedule: of the learning rate: constant, linear, cosine or warmup_cosine
         device: where inner runs live, such as cpu or cuda
     """
@@ -52,6 +55,7 @@ class Funnel:
     rungs: tuple[float, ...] = (0.25, 1.0)
     factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     seed: int = scoring.TUNING_SEED
+    seeds: int = 1
     schedule: str = "cosine"
     device: str = "cpu"
 
@@ -66,6 +70,8 @@ class Funnel:
             raise ValueError(f"factors: got {self.factors}, expected different ones")
         if not 0 < self.length < math.inf:
             raise ValueError(f"length: got {self.length}, expected a positive number")
+        if self.seeds < 1:
+            raise ValueError(f"seeds: got {self.seeds}, expected at least 1")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
         check_device(self.device)
@@ -77,6 +83,13 @@ class Funnel:
     def names(self) -> list[str]:
         """What the proxy tasks are called in measurements."""
         return names(resolve(self.suite))
+
+    def runs(self) -> list[Run]:
+        """What a candidate is run on, the cheapest things to know first: all tasks on one seed,
+        then on the next."""
+        tasks = [*zip(self.names(), self.tasks(), strict=True)]
+        seeds = range(self.seed, self.seed + self.seeds)
+        return [Run(name, task, steps, seed) for seed in seeds for name, (task, steps) in tasks]
 
     def check(self) -> None:
         """Raise ValueError for a suite of which there is none, or that cannot be measured so."""
@@ -93,6 +106,15 @@ class Funnel:
         return [max(1, round(fraction * steps)) for fraction in self.rungs]
 
 
+class Run(NamedTuple):
+    """A task, what it is called in measurements, how many steps of it, and on which seed."""
+
+    name: str
+    task: Task
+    steps: int
+    seed: int
+
+
 class Job(NamedTuple):
     """A batch to evaluate. ``hurdles``: for each rung, the log ratio above which one is out."""
 
@@ -105,6 +127,7 @@ class Measurement(NamedTuple):
     """One instance at one rung; ``loss`` is None where it is not finite."""
 
     task: str
+    seed: int
     steps: int
     lr: float
     loss: float | None
@@ -123,9 +146,9 @@ class Outcome(NamedTuple):
 class Calibration(NamedTuple):
     """What candidates are compared with. The first rule of a calibration is the reference.
 
-    ``references``: validation losses ``[tasks][rungs]`` of the reference, its learning rate tuned
-    for each task; ``lrs`` and ``scores``: for each rule, the one learning rate that is best over
-    all tasks together and the score there.
+    ``references``: validation losses ``[runs][rungs]`` of the reference, its learning rate tuned
+    for each run; ``lrs`` and ``scores``: for each rule, the one learning rate that is best over
+    all runs together and the score there.
     """
 
     references: list[list[float]]
@@ -143,25 +166,26 @@ def calibrate(funnel: Funnel, programs: Sequence[Program], trials: int) -> Calib
     rates = torch.tensor([setting.lr for setting in settings])
     owner = torch.arange(len(programs)).repeat_interleave(trials)
     references, gaps = [], torch.zeros(len(programs), trials)
-    for task, steps in funnel.tasks():
+    runs = funnel.runs()
+    for run in runs:
         trajectory = unroll(
-            task,
+            run.task,
             Population.of(programs, owner.to(funnel.device)),
             instances=len(owner),
-            steps=steps,
+            steps=run.steps,
             lr=rates.repeat(len(programs)),
             schedule=SCHEDULES[funnel.schedule],
-            seed=funnel.seed,
-            eval_at=funnel.marks(steps),
+            seed=run.seed,
+            eval_at=funnel.marks(run.steps),
             device=funnel.device,
         )
         losses = scoring.finite(trajectory.validation.cpu()).view(-1, len(programs), trials)
         best = int(losses[-1, 0].argmin())
         reference = losses[:, 0, best]
         if not reference.isfinite().all():
-            raise ValueError(f"the reference diverges on {task.name} at every learning rate")
+            raise ValueError(f"the reference diverges on {run.name} at every learning rate")
         references.append(reference.tolist())
-        gaps += torch.log(losses[-1] / reference[-1]) / len(funnel.tasks())
+        gaps += torch.log(losses[-1] / reference[-1]) / len(runs)
     scores, places = gaps.min(dim=1)
     return Calibration(references, rates[places].tolist(), scores.tolist())
 
@@ -175,18 +199,18 @@ class Evaluator:
     def __init__(self, funnel: Funnel, references: list[list[float]]) -> None:
         prepare(funnel.device)
         self.funnel = funnel
-        self.tasks, self.names = funnel.tasks(), funnel.names()
+        self.runs = funnel.runs()
         self.references = torch.tensor(references)
 
     def __call__(self, job: Job) -> list[Outcome]:
         if not job.texts:
             return []
         climb = _Climb(job, self.funnel)
-        for k, (task, steps) in enumerate(self.tasks):
+        for run, reference in zip(self.runs, self.references, strict=True):
             if not len(climb.alive):
                 break
-            climb.task(task, self.names[k], steps, k, self.references[k])
-        return climb.outcomes(len(self.tasks) * len(self.funnel.rungs))
+            climb.run(run, reference)
+        return climb.outcomes(len(self.runs) * len(self.funnel.rungs))
 
 
 class _Climb:
@@ -201,53 +225,53 @@ class _Climb:
         self.who, self.rates = self.owner.tolist(), self.lr.tolist()  # read one by one, often
         self.population = Population.of(self.programs, self.owner.to(funnel.device))
         self.alive = torch.arange(len(self.owner))
-        self.gap = torch.zeros(len(self.owner))  # sum over finished tasks of final log ratios
-        self.tasks = 0
+        self.gap = torch.zeros(len(self.owner))  # sum over finished runs of final log ratios
+        self.runs = 0
         self.ladders: list[list[float]] = [[] for _ in job.texts]
         self.measurements: list[list[Measurement]] = [[] for _ in job.texts]
 
-    def task(self, task: Task, name: str, steps: int, number: int, reference: Tensor) -> None:
-        marks = self.funnel.marks(steps)
+    def run(self, run: Run, reference: Tensor) -> None:
+        marks = self.funnel.marks(run.steps)
         start = self.alive
 
         def keep(step: int, instances: Tensor, losses: Tensor) -> Tensor:
             who, rung = start[instances.cpu()], marks.index(step)
-            passed = self.rung(name, step, who, losses.cpu(), number, rung, reference)
+            passed = self.rung(run, step, who, losses.cpu(), rung, reference)
             return passed.to(losses.device)
 
         trajectory = unroll(
-            task,
+            run.task,
             self.population.select(start.to(self.funnel.device)),
             instances=len(start),
-            steps=steps,
+            steps=run.steps,
             lr=self.lr[start],
             schedule=SCHEDULES[self.funnel.schedule],
-            seed=self.funnel.seed,
+            seed=run.seed,
             eval_at=marks,
             keep=keep,
             device=self.funnel.device,
         )
         left = start[trajectory.alive.cpu()]
         final = trajectory.validation[-1, trajectory.alive].cpu()
-        passed = self.rung(name, steps, left, final, number, len(marks) - 1, reference)
+        passed = self.rung(run, run.steps, left, final, len(marks) - 1, reference)
         self.alive = left[passed]
         self.gap[left] += torch.log(scoring.finite(final) / reference[-1])
-        self.tasks += 1
+        self.runs += 1
 
     def rung(
-        self, name: str, step: int, instances: Tensor, losses: Tensor, task: int, rung: int, ref
+        self, run: Run, step: int, instances: Tensor, losses: Tensor, rung: int, reference: Tensor
     ) -> Tensor:
         """Note the losses of one rung and say who clears its hurdle."""
-        ratio = torch.log(scoring.finite(losses) / ref[rung])
+        ratio = torch.log(scoring.finite(losses) / reference[rung])
         best = [math.inf] * len(self.programs)
         for i, loss, gap in zip(instances.tolist(), losses.tolist(), ratio.tolist(), strict=True):
             p = self.who[i]
             best[p] = min(best[p], gap)
             known = loss if math.isfinite(loss) else None
-            self.measurements[p].append(Measurement(name, step, self.rates[i], known))
+            self.measurements[p].append(Measurement(run.name, run.seed, step, self.rates[i], known))
         for p in {self.who[i] for i in instances.tolist()}:
             self.ladders[p].append(best[p])
-        hurdle = self.job.hurdles[task * len(self.funnel.rungs) + rung]
+        hurdle = self.job.hurdles[self.runs * len(self.funnel.rungs) + rung]
         return ratio.isfinite() & (ratio <= hurdle)
 
     def outcomes(self, rungs: int) -> list[Outcome]:
@@ -259,7 +283,7 @@ class _Climb:
             fate, score, lr = "stopped", None, None
             if p in survivors and len(ladder) == rungs:
                 best = min(survivors[p], key=gaps.__getitem__)
-                fate, score, lr = "evaluated", gaps[best] / self.tasks, self.rates[best]
+                fate, score, lr = "evaluated", gaps[best] / self.runs, self.rates[best]
             elif not math.isfinite(ladder[-1]):
                 fate = "diverged"
             finite = tuple(x for x in ladder if math.isfinite(x))

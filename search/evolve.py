@@ -44,6 +44,7 @@ class Settings:
         islands: populations that evolve apart, batch by batch in turn
         migration: probability that a parent comes from any island, drawn with its own among them
         patience: batches of an island without a better best after which it starts again; 0: never
+        gain: by how much a best must be better than the last to count for that
         restart: from what, then: the best of the run so far, or the start programs
         random: no evolution but independent random programs of at most so many statements, at
             learning rates anywhere in 1e-4 .. 1: a baseline; 0 evolves
@@ -58,6 +59,7 @@ class Settings:
     islands: int = 1
     migration: float = 0.02
     patience: int = 0
+    gain: float = 0.0
     restart: Literal["best", "start"] = "best"
     random: int = 0
 
@@ -69,6 +71,8 @@ class Settings:
             raise ValueError(f"migration: got {self.migration}, expected a probability")
         if self.patience < 0:
             raise ValueError(f"patience: got {self.patience}, expected at least 0")
+        if not 0 <= self.gain < math.inf:
+            raise ValueError(f"gain: got {self.gain}, expected a number of at least 0")
         if self.restart not in ("best", "start"):
             raise ValueError(f"restart: got {self.restart!r}, expected 'best' or 'start'")
         if not 0 <= self.random <= MAX_STATEMENTS:
@@ -129,8 +133,8 @@ class Batch(NamedTuple):
 
 @dataclass
 class Island:
-    """A population, oldest first; its best score, and its batches since that last improved.
-    ``since``: the first batch that was asked after it last started again."""
+    """A population, oldest first; its best score at the last batch that gained enough to count,
+    and the batches since. ``since``: the first batch that was asked after it last started again."""
 
     population: deque[Candidate]
     best: float = math.inf
@@ -275,7 +279,7 @@ class Evolution:
         """Let decided candidates onto their island, oldest out; of one that has started again
         since they were asked, only the score counts."""
         island = self._island(batch.number)
-        before, lives = island.best, batch.number >= island.since
+        lives, best = batch.number >= island.since, math.inf
         for candidate in batch.candidates:
             if candidate.fate == "duplicate":
                 original = self.known[candidate.signature]
@@ -286,9 +290,10 @@ class Evolution:
             self.remember(candidate)
             if lives:
                 island.population.append(candidate)
-                island.best = min(island.best, candidate.score)
+                best = min(best, candidate.score)
         if lives:
-            island.idle = 0 if island.best < before else island.idle + 1
+            gained = best < island.best - self.settings.gain
+            island.best, island.idle = (best, 0) if gained else (island.best, island.idle + 1)
         if self.settings.patience and island.idle >= self.settings.patience:
             self._start_again(island)
 

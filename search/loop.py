@@ -164,10 +164,9 @@ class Search:
         for c in batch.candidates:
             if c.id in evaluated or c.fate == "duplicate":
                 self.archive.decide(c.id, str(c.fate), c.lr, c.score, c.ladder)
-        seed = self.config.funnel.seed
         self.archive.add_evaluations(
             Evaluation(
-                c.id, m.task, seed, m.steps, m.lr, "diverged" if m.loss is None else "ok", m.loss
+                c.id, m.task, m.seed, m.steps, m.lr, "diverged" if m.loss is None else "ok", m.loss
             )
             for c, outcome in zip(fresh, outcomes, strict=True)
             for m in outcome.measurements

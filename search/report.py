@@ -62,7 +62,7 @@ def page(archive: Archive, remade_by: str) -> Page:
         evaluated = list(archive.records("WHERE c.fate = 'evaluated'"))
         sections += [
             Section("How it went", _course(archive, past, facts.get("calibration"))),
-            Section("Short and good", _front(evaluated)),
+            Section("Short and good", _front(archive, evaluated)),
             Section("How the rule came about", _lineage(archive, best[0])),
         ]
     sections.append(Section("What was asked for", _facts(archive, facts)))
@@ -82,7 +82,7 @@ def _lead(archive: Archive, facts: dict[str, Any], best: Sequence[Record]) -> st
     if winner is None:
         return (
             f"Not judged yet: candidate {best[0].id} leads, its loss {distance(_score(best[0]))} "
-            "tuned AdamW's on the search's own seed."
+            f"tuned AdamW's on {_own_seeds(archive)}."
         )
     for standing in standings(archive.finals(), "held_out", BASELINES):
         if standing.rule == str(winner):
@@ -94,6 +94,12 @@ def _lead(archive: Archive, facts: dict[str, Any], best: Sequence[Record]) -> st
                 f"tuned AdamW's ({sure if gap.n > 1 else 'n = 1 fresh seed'})."
             )
     return ""
+
+
+def _own_seeds(archive: Archive) -> str:
+    """Those that candidates were scored on."""
+    n = archive.run()["config"]["funnel"].get("seeds", 1)  # older runs do not say
+    return f"the search's own seed{'s' if n > 1 else ''} (n = {n})"
 
 
 def _score(record: Record) -> float:
@@ -116,7 +122,9 @@ def _tiles(archive: Archive, past: History, best: Sequence[Record]) -> Tiles:
         (f"{tried / max(wall, 1e-9):,.0f}", "candidates a second"),
     ]
     if best:
-        tiles.append((per_cent(_score(best[0])), "loss against AdamW, proxies, own seed (n = 1)"))
+        tiles.append(
+            (per_cent(_score(best[0])), f"loss against AdamW, proxies, {_own_seeds(archive)}")
+        )
         tiles.append((f"{best[0].lr or math.nan:.2g}", "its learning rate there"))
     return Tiles(tiles)
 
@@ -149,13 +157,13 @@ def _stage(archive: Archive, stage: str) -> list[Part]:
 
 def _course(archive: Archive, past: History, calibration: dict[str, Any] | None) -> list[Part]:
     followed = meta_validation(archive)
-    figures: list[Part] = [_best_figure(past, calibration)]
+    figures: list[Part] = [_best_figure(archive, past, calibration)]
     if followed:
         figures.append(_meta_validation_figure(archive, past, followed))
     return [*figures, _fates_figure(past), _rate_figure(past)]
 
 
-def _best_figure(past: History, calibration: dict[str, Any] | None) -> Figure:
+def _best_figure(archive: Archive, past: History, calibration: dict[str, Any] | None) -> Figure:
     scores = dict(zip(BASELINES, calibration["scores"], strict=False)) if calibration else {}
     with drawing() as (figure, axes):
         for k, (name, score) in enumerate(scores.items()):
@@ -173,8 +181,8 @@ def _best_figure(past: History, calibration: dict[str, Any] | None) -> Figure:
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.legend(loc="upper right")
     caption = (
-        "The best so far on the proxy tasks, on the search's own seed (n = 1, so optimistic: the "
-        "tables above are on fresh seeds). Dots: the best of each batch."
+        f"The best so far on the proxy tasks, on {_own_seeds(archive)}, so optimistic: the tables "
+        "above are on fresh seeds. Dots: the best of each batch."
     )
     return Figure("best", figure, caption)
 
@@ -190,7 +198,7 @@ def _meta_validation_figure(
         axes.axhline(0, color=GREY, linewidth=1, linestyle="--", label="AdamW, tuned")
         tried = [past.tried[record.batch] for record, _ in followed]
         best = 100 * np.expm1(past.best_so_far)
-        label = "best so far on the proxies, own seed"
+        label = "best so far on the proxies"
         axes.step(past.tried, best, where="post", color=GREY, lw=1.2, label=label)
         for x, (record, gap) in zip(tried, followed, strict=True):
             low, mean, high = (100 * math.expm1(min(v, 3)) for v in (gap.low, gap.mean, gap.high))
@@ -255,7 +263,7 @@ def _rate_figure(past: History) -> Figure:
 # ------------------------------------------------------------------------------ front and lineage
 
 
-def _front(evaluated: Sequence[Record]) -> list[Part]:
+def _front(archive: Archive, evaluated: Sequence[Record]) -> list[Part]:
     best = front(evaluated)
     scores = np.array([_score(record) for record in evaluated])
     lengths = np.array([record.length or 0 for record in evaluated])
@@ -286,8 +294,8 @@ def _front(evaluated: Sequence[Record]) -> list[Part]:
         axes.legend(loc="upper right")
     hover = {f"program-{r.id}": f"{r.id}: {per_cent(_score(r))}\n{_text(r)}" for r in best}
     caption = (
-        f"{len(evaluated):,} programs on the proxy tasks, own seed (n = 1); those far worse than "
-        "AdamW are not shown. Point at a dot of the front for its program, or open it below."
+        f"{len(evaluated):,} programs on the proxy tasks, {_own_seeds(archive)}; those far worse "
+        "than AdamW are not shown. Point at a dot of the front for its program, or open it below."
     )
     rows = [
         (

@@ -113,7 +113,7 @@ def render(content: Mapping[str, Any], console: Console) -> None:
     if content["meta_validation"]:
         console.print(_meta_validation(content), highlight=False, soft_wrap=True)
     if not content["finished"]:
-        console.print("Not judged yet. Best on the proxies, on the search's own seed:")
+        console.print("Not judged yet. Best on the proxies, as the search scored them:")
         console.print(_top_table(content["top"]))
     console.print(_verdict(content), highlight=False, soft_wrap=True)
     console.print(_counts(content), highlight=False, soft_wrap=True)

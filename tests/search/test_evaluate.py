@@ -67,6 +67,27 @@ def test_the_best_learning_rate_is_passed_on(calibration, evaluator):
     assert outcome.lr == pytest.approx(min(final, key=lambda lr: final[lr]))
 
 
+def test_of_several_seeds_each_counts_as_much(calibration):
+    """Two seeds are the two searches of one seed each, joined: references, measurements, score."""
+    lr = calibration.lrs[0]
+    funnels = [Funnel(suite=FUNNEL.suite, seed=seed, factors=(1.0,)) for seed in (0, 1)]
+    both = Funnel(suite=FUNNEL.suite, seeds=2, factors=(1.0,))
+    known = [calibrate(funnel, [ZOO["adamw"].program], trials=8) for funnel in (*funnels, both)]
+    assert known[2].references == known[0].references + known[1].references
+    jobs = [Job((SIGN,), (lr,), OPEN), Job((SIGN,), (lr,), OPEN), Job((SIGN,), (lr,), 2 * OPEN)]
+    first, second, joined = (
+        Evaluator(funnel, found.references)(job)[0]
+        for funnel, found, job in zip((*funnels, both), known, jobs, strict=True)
+    )
+    assert joined.ladder == first.ladder + second.ladder
+    assert joined.measurements == first.measurements + second.measurements
+    assert {m.seed for m in joined.measurements} == {0, 1}
+    assert first.score is not None
+    assert second.score is not None
+    assert first.score != second.score
+    assert joined.score == pytest.approx((first.score + second.score) / 2)
+
+
 def test_failure_is_a_fate_and_never_a_number(evaluator):
     (diverged,) = evaluator(Job((EXPLODES,), (1.0,), OPEN))
     assert (diverged.fate, diverged.score, diverged.lr) == ("diverged", None, None)

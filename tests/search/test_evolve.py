@@ -184,6 +184,15 @@ def test_an_island_without_progress_starts_again_from_the_best():
     assert search.islands[0].idle == 0
 
 
+def test_small_gains_count_once_they_have_added_up():
+    search, best = evolution(replace(SMALL, patience=9, gain=0.25)), []
+    for k in range(6):
+        batch = search.ask()
+        search.tell(batch, outcomes(batch, lambda candidate, k=k: -0.1 * k))
+        best.append((round(search.islands[0].best, 6), search.islands[0].idle))
+    assert best == [(0, 0), (0, 1), (0, 2), (-0.3, 0), (-0.3, 1), (-0.3, 2)]
+
+
 @pytest.mark.parametrize(("restart", "survivors"), [("best", [0]), ("start", [])])
 def test_what_was_asked_before_an_island_started_again_stays_outside(restart, survivors):
     search = evolution(replace(SMALL, patience=3, restart=restart))
@@ -207,3 +216,5 @@ def test_what_was_asked_before_an_island_started_again_stays_outside(restart, su
 def test_a_restart_from_anything_else_is_refused():
     with pytest.raises(ValueError, match="restart: got 'worst', expected 'best' or 'start'"):
         replace(SMALL, restart="worst")
+    with pytest.raises(ValueError, match="gain: got -1, expected a number of at least 0"):
+        replace(SMALL, gain=-1)

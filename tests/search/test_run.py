@@ -317,6 +317,7 @@ def test_ctrl_c_finishes_the_batch_and_says_so(finished, tmp_path):
         (lambda: Funnel(factors=(1.0, math.inf)), "factors"),
         (lambda: Funnel(length=math.inf), "length: got inf"),
         (lambda: Funnel(schedule="steep"), "schedule: got 'steep'"),
+        (lambda: Funnel(seeds=0), "seeds: got 0"),
         (lambda: Settings(batch=0), "batch: got 0"),
         (lambda: Settings(slack=math.inf), "slack: got inf"),
         (lambda: Verdict(seeds=0), "seeds: got 0"),
