@@ -109,7 +109,7 @@ GOALS = {
     "lion-warmup": replace(
         RESTARTING,
         funnel=replace(LION.funnel, schedule="warmup_cosine"),
-        settings=replace(RESTARTING.settings, gain=GAIN),
+        settings=replace(RESTARTING.settings, gain=GAIN, mutation=Mutation(copy=1.0, swap=1.0)),
     ),
 }
 

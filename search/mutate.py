@@ -1,11 +1,15 @@
 """Random programs and random changes to programs (Lion paper, section 2.1).
 
 A mutation inserts a statement, deletes one, or changes one argument: to another variable, to a
-new constant from N(0, 1), or, if it is a constant, to itself times 2^a with a from N(0, 1). A
-fourth kind is not in the paper and off unless ``Mutation.copy`` says otherwise: a statement is
-repeated with one argument changed, into a variable of its own, which a later statement reads in
-place of the original's. So one step makes a second memory of a first, as genes double and then
-diverge.
+new constant from N(0, 1), or, if it is a constant, to itself times 2^a with a from N(0, 1). Two
+more kinds are not in the paper and off unless their weights in ``Mutation`` say otherwise:
+
+    copy   a statement is repeated with one argument changed, into a variable of its own, which a
+           later statement reads in place of the original's: one step makes a second memory of a
+           first, as genes double and then diverge
+    swap   a statement calls another function, on those of its arguments that fit: one step makes
+           ``update = sign(m)`` of ``update = m / root``, for which an insertion would have to
+           draw the place, the function, the variable to write and the one to read
 
 Arguments are drawn among what is in scope and of a kind that the function accepts, so most
 proposals are valid; those that are not are drawn again. Statements without effect are kept:
@@ -36,7 +40,7 @@ from search.program import (
     kinds,
 )
 
-Change = Literal["insert", "delete", "modify", "copy"]
+Change = Literal["insert", "delete", "modify", "copy", "swap"]
 INPUTS = (*FIXED_INPUTS, *OPTIONAL_INPUTS)
 ATTEMPTS = 1000  # proposals before giving up; a few are the rule
 
@@ -50,11 +54,12 @@ class Mutation:
         delete: of deleting one
         modify: of changing an argument of one
         copy: of repeating one with another argument, to be read in place of the original
+        swap: of calling another function in one
         max_length: nothing is inserted into a program as long as this
         fresh: probability that an inserted statement writes a new variable
         constant: probability that a drawn argument is a constant, where one fits
         scale: probability that a changed constant is multiplied by 2^a
-        functions: what inserted statements may call
+        functions: what new and swapped statements may call
         reads: inputs that new arguments may name
         constants_only: change constants and nothing else: a baseline
     """
@@ -63,6 +68,7 @@ class Mutation:
     delete: float = 1.0
     modify: float = 1.0
     copy: float = 0.0
+    swap: float = 0.0
     max_length: int = 40
     fresh: float = 0.5
     constant: float = 0.2
@@ -74,9 +80,9 @@ class Mutation:
     def __post_init__(self) -> None:
         for name in ("functions", "reads"):  # lists, where settings come from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        weights = (self.insert, self.delete, self.modify, self.copy)
+        weights = (self.insert, self.delete, self.modify, self.copy, self.swap)
         if min(weights) < 0 or max(weights) <= 0:
-            names = "insert, delete, modify, copy"
+            names = "insert, delete, modify, copy, swap"
             raise ValueError(f"{names} = {weights}; weights >= 0, one of them > 0")
         for name in ("fresh", "constant", "scale"):
             if not 0 <= getattr(self, name) <= 1:
@@ -162,14 +168,16 @@ def _propose(program: Program, rng: np.random.Generator, settings: Mutation) -> 
         return _modify(program, rng, settings)
     room = program.length < settings.max_length
     insert, copy = (settings.insert, settings.copy) if room else (0.0, 0.0)
-    draw = rng.random() * (insert + settings.delete + settings.modify + copy)
+    draw = rng.random() * (insert + settings.delete + settings.modify + copy + settings.swap)
     if draw < insert:
         return _insert(program, rng, settings)
     if draw < insert + settings.delete:
         return _delete(program, rng)
     if draw < insert + settings.delete + settings.modify:
         return _modify(program, rng, settings)
-    return _copy(program, rng, settings)
+    if draw < insert + settings.delete + settings.modify + copy:
+        return _copy(program, rng, settings)
+    return _swap(program, rng, settings)
 
 
 def _insert(program: Program, rng: np.random.Generator, settings: Mutation) -> Child:
@@ -255,6 +263,32 @@ def _copy(program: Program, rng: np.random.Generator, settings: Mutation) -> Chi
     return _child(program, "copy", where, tuple(rest), original, copy)
 
 
+def _swap(program: Program, rng: np.random.Generator, settings: Mutation) -> Child | None:
+    """Arguments keep their places; where the new function has more of them, or accepts no such
+    thing there, they are drawn."""
+    rest = program.statements
+    if not rest:
+        return None
+    where = _below(len(rest), rng)
+    before, scope = rest[where], _scope(program, where)
+    op = OPS[settings.functions[_below(len(settings.functions), rng)]]
+    given = _argument_kinds(before, scope)
+    args: list[Argument] = []
+    for position, accepted in enumerate(op.accepts):
+        if position < len(given) and given[position] in accepted:
+            args.append(before.args[position])
+            continue
+        try:
+            args.append(_random_argument(accepted, scope, rng, settings))
+        except LookupError:
+            return None
+    after = Statement(before.target, op.name, tuple(args))
+    if after == before:
+        return None
+    statements = (*rest[:where], after, *rest[where + 1 :])
+    return _child(program, "swap", where, statements, before, after)
+
+
 def _child(
     parent: Program,
     kind: Change,
@@ -285,8 +319,11 @@ def _scope(program: Program, where: int) -> dict[str, Kind]:
 
 
 def _kind(statement: Statement, scope: dict[str, Kind]) -> Kind:
-    args = [scope[arg] if isinstance(arg, str) else Kind.SCALAR for arg in statement.args]
-    return result_kind(OPS[statement.op], args)
+    return result_kind(OPS[statement.op], _argument_kinds(statement, scope))
+
+
+def _argument_kinds(statement: Statement, scope: dict[str, Kind]) -> list[Kind]:
+    return [scope[arg] if isinstance(arg, str) else Kind.SCALAR for arg in statement.args]
 
 
 def _target(program: Program, rng: np.random.Generator, settings: Mutation) -> str:

@@ -69,6 +69,30 @@ def test_a_copy_makes_the_lion_form_of_a_momentum_in_one_step():
     assert "Lion form" in kinds
 
 
+SWAPS = Mutation(insert=0, delete=0, modify=0, swap=1)
+
+
+@pytest.mark.parametrize("program", SUBJECTS.values(), ids=SUBJECTS.keys())
+def test_a_swap_calls_another_function_on_what_fits(program):
+    for child in children(program, SWAPS, count=30):
+        check(child.program)
+        assert child.before
+        assert child.after
+        assert child.kind == "swap"
+        assert child.before.target == child.after.target
+        old, new = list(program.statements), list(child.program.statements)
+        assert (old.pop(child.where), new.pop(child.where)) == (child.before, child.after)
+        assert old == new
+        kept = zip(child.before.args, child.after.args, OPS[child.after.op].accepts, strict=False)
+        assert all(a == b for a, b, accepted in kept if len(accepted) == 3)
+
+
+def test_a_swap_makes_the_sign_of_a_momentum_in_one_step():
+    start, only = ZOO["adam_no_correction"].program, replace(SWAPS, functions=("sign", "abs"))
+    kinds = {classify(child.program).name for child in children(start, only, count=40)}
+    assert "sign momentum" in kinds
+
+
 def test_all_randomness_comes_from_the_generator():
     assert children(START, count=20) == children(START, count=20)
     assert children(START, count=20, seed=1) != children(START, count=20)
@@ -98,6 +122,8 @@ def test_long_walks_stay_valid_and_bounded():
         (Mutation(insert=0, delete=0), {"modify"}),
         (Mutation(max_length=START.length), {"delete", "modify"}),
         (Mutation(constants_only=True), {"modify"}),
+        (Mutation(delete=0, modify=0, copy=1, swap=1), {"insert", "copy", "swap"}),
+        (Mutation(max_length=START.length, swap=1), {"delete", "modify", "swap"}),
     ],
 )
 def test_weights_choose_the_kind(settings, kinds):
