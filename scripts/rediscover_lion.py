@@ -24,7 +24,8 @@ On short proxies a rule that divides by a short average of squares wins, by a li
 sign. A search that drops whatever falls 0.1 behind its median therefore drops the signs before
 their decay is tuned; ``SLACK`` lets them be measured to the end. A population that has not become
 better for ``PATIENCE`` batches descends from one program; where it then starts again from AdamW,
-an hour holds several searches, more of them if gains below ``GAIN`` do not count.
+an hour holds several searches, more of them if gains below ``GAIN`` do not count. And
+the longer programs get, the less likely it is that a swap leaves a clean sign: ``LENGTH``.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ from tasks.interrupt import Interrupted
 SLACK = 0.5
 PATIENCE = 40
 GAIN = 0.002
+LENGTH = 10
 POINTS = 100
 """Of a stored curve."""
 
@@ -109,7 +111,11 @@ GOALS = {
     "lion-warmup": replace(
         RESTARTING,
         funnel=replace(LION.funnel, schedule="warmup_cosine"),
-        settings=replace(RESTARTING.settings, gain=GAIN, mutation=Mutation(copy=1.0, swap=1.0)),
+        settings=replace(
+            RESTARTING.settings,
+            gain=GAIN,
+            mutation=Mutation(copy=1.0, swap=1.0, max_length=LENGTH),
+        ),
     ),
 }
 
