@@ -50,7 +50,7 @@ class Hunter:
         self.config, self.kind, self.rival, self.known = config, kind, rival, known
         self.jobs = executor(f"{__file__}:worker", None, 1)
         self.busy = False
-        self.tried = 0.0  # the best score that was put to the test
+        self.tried = GAIN  # the best score put to the test; the first must beat AdamW's, which is 0
         self.unseen: list[Scored] = [
             (r.score or 0.0, r.id, r.text or "") for r in archive.best(MOST)
         ]

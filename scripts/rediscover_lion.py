@@ -10,7 +10,7 @@ the Lion paper) and its two ablations with the same budget: random programs, and
 There are four goals, ``GOALS``: the sign of a momentum, and the Lion form in runs of 2,000 steps,
 of 4,000, and of 2,000 whose learning rate warms up. A seed has reached its goal when a candidate
 (1) is of the kind that is looked for, by experiment and not by its text (``search.kind``), (2)
-scores better on the proxies than AdamW, tuned, and than the last one that was judged, by 0.01, and
+scores better on the proxies than AdamW, tuned, and by 0.01 than the last one that was judged, and
 (3) is ahead of AdamW on held-out tasks, tuned alike, the 95 % interval over fresh seeds excluding
 zero; the Lion form must also be as good as Lion there. The search goes on while a candidate is
 judged. Seeds that never get there count as such. AdamW, Lion and momentum are tuned and measured
@@ -24,7 +24,7 @@ On short proxies a rule that divides by a short average of squares wins, by a li
 sign. A search that drops whatever falls 0.1 behind its median therefore drops the signs before
 their decay is tuned; ``SLACK`` lets them be measured to the end. A population that has not become
 better for ``PATIENCE`` batches descends from one program; where it then starts again from AdamW,
-an hour holds several searches, more of them if gains below ``GAIN`` do not count. And
+an hour holds several searches, more of them if gains below ``PROGRESS`` do not count. And
 the longer programs get, the less likely it is that a swap leaves a clean sign: ``LENGTH``.
 """
 
@@ -65,7 +65,7 @@ from tasks.interrupt import Interrupted
 
 SLACK = 0.5
 PATIENCE = 40
-GAIN = 0.002
+PROGRESS = 0.002
 LENGTH = 10
 POINTS = 100
 """Of a stored curve."""
@@ -113,7 +113,7 @@ GOALS = {
         funnel=replace(LION.funnel, schedule="warmup_cosine"),
         settings=replace(
             RESTARTING.settings,
-            gain=GAIN,
+            gain=PROGRESS,
             mutation=Mutation(copy=1.0, swap=1.0, max_length=LENGTH),
         ),
     ),
