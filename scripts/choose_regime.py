@@ -3,8 +3,8 @@
 A search can only prefer Lion where Lion is preferable. The rule by which the setting is chosen,
 stated before anything is run: of ``REGIMES``, from the cheapest on, the first in which the Lion
 form beats every other rule of the zoo, the 95 % interval of its log loss against each of them
-lying below zero on fresh seeds (a rule that diverges on one is beaten); if there is none, the first
-where it beats sign momentum, where two memories are worth more than one. Every rule gets the same
+lying below zero on fresh seeds (a rule that diverges on one is beaten); if there is none, the
+cheapest where it beats sign momentum, where two memories are worth more than one. Every rule gets the same
 trials on the tuning seed, judged by validation loss: ``RATES`` at the decays of its paper; then
 draws of learning rate and decays, half of them anywhere (``HALF_LIVES``, log-uniform, and a
 learning rate near the best), half of them close to the best of those. A rule's decays are the
@@ -303,7 +303,7 @@ def main() -> None:
     if len(rules) < 2:
         parser.error("--rules: got lion alone, expected a rule to compare it with")
     options.out.mkdir(parents=True, exist_ok=True)
-    first = ""
+    better: list[str] = []
     with executor(f"{__file__}:worker", None, os.cpu_count() or 1) as jobs:
         for regime in (REGIMES[k] for k in options.regimes):
             study = Study(regime, options.out / "results.json", jobs)
@@ -320,10 +320,10 @@ def main() -> None:
             if wins:
                 return
             if beaten.get("sign_momentum"):
-                first = first or shape
+                better.append(shape)
     print("The Lion form beats every other rule in none of these.")
     if "sign_momentum" in rules:
-        print(f"It beats sign momentum first at: {first or 'none'}.")
+        print(f"It beats sign momentum at: {'; '.join(better) or 'none'}.")
 
 
 if __name__ == "__main__":
