@@ -3,12 +3,14 @@
     python scripts/rediscover_lion.py sign --seeds 10
     python scripts/rediscover_lion.py lion --seeds 5
     python scripts/rediscover_lion.py lion-4000 --seeds 5
+    python scripts/rediscover_lion.py lion-swap --seeds 5
     python scripts/rediscover_lion.py lion-warmup --seeds 5
 
 runs, one seed after another on all cores, the search from AdamW (without bias correction, as in
 the Lion paper) and its two ablations with the same budget: random programs, and constants alone.
-There are four goals, ``GOALS``: the sign of a momentum, and the Lion form in runs of 2,000 steps,
-of 4,000, and of 2,000 whose learning rate warms up. A seed has reached its goal when a candidate
+There are five goals, ``GOALS``: the sign of a momentum, and the Lion form in runs of 2,000 steps,
+of 4,000, of 2,000 again with one more mutation (``Mutation.swap``), and then with a learning rate
+that warms up, too. A seed has reached its goal when a candidate
 (1) is of the kind that is looked for, by experiment and not by its text (``search.kind``), (2)
 scores better on the proxies than AdamW, tuned, and by 0.01 than the last one that was judged, and
 (3) is ahead of AdamW on held-out tasks, tuned alike, the 95 % interval over fresh seeds excluding
@@ -98,6 +100,15 @@ LION = Goal(
 
 RESTARTING = replace(LION, settings=replace(LION.settings, patience=PATIENCE, restart="start"))
 
+SWAPPING = replace(
+    RESTARTING,
+    settings=replace(
+        RESTARTING.settings,
+        gain=PROGRESS,
+        mutation=Mutation(copy=1.0, swap=1.0, max_length=LENGTH),
+    ),
+)
+
 GOALS = {
     "sign": Goal(
         kind="sign momentum",
@@ -108,15 +119,8 @@ GOALS = {
     ),
     "lion": LION,
     "lion-4000": replace(RESTARTING, funnel=replace(LION.funnel, length=2.0)),
-    "lion-warmup": replace(
-        RESTARTING,
-        funnel=replace(LION.funnel, schedule="warmup_cosine"),
-        settings=replace(
-            RESTARTING.settings,
-            gain=PROGRESS,
-            mutation=Mutation(copy=1.0, swap=1.0, max_length=LENGTH),
-        ),
-    ),
+    "lion-swap": SWAPPING,
+    "lion-warmup": replace(SWAPPING, funnel=replace(LION.funnel, schedule="warmup_cosine")),
 }
 
 
