@@ -82,6 +82,25 @@ def test_a_run_that_is_looked_at_on_every_rung_is_counted_once(script, tmp_path)
         assert rediscover.inner_steps(archive) == 50 + 10 + 20
 
 
+def test_the_first_that_is_judged_must_beat_adamw_and_others_the_last_one_by_a_margin(
+    script, monkeypatch
+):
+    judging, asked = script("rediscover_judge"), []
+    jobs = SimpleNamespace(submit=asked.append, completed=lambda timeout: [])
+    monkeypatch.setattr(judging, "executor", lambda *settings: jobs)
+    monkeypatch.setattr(judging, "held_out", lambda *rules: [])
+    hunter = judging.Hunter(SimpleNamespace(best=lambda n: []), None, "Lion form", None, [])
+    for scores, judged, chosen in (
+        ([0.001, -0.001, -0.02], None, [-0.02, -0.001]),
+        ([-0.025, -0.031], -0.02, [-0.031]),
+    ):
+        hunter.busy = False
+        hunter.tried = hunter.tried if judged is None else judged
+        hunter.unseen = [(score, k, "") for k, score in enumerate(scores)]
+        hunter._go_on(0.0)
+        assert [score for score, *_ in asked[-1][0]] == chosen
+
+
 def test_a_table_keeps_budgets_apart_and_says_where_a_search_starts(script):
     interval = {"mean": -0.05, "low": -0.06, "high": -0.04, "n": 5}
     held_out = {"adamw": interval, "lion": interval}
