@@ -11,6 +11,7 @@ import torch
 from tasks.cards import REFERENCES, card
 from tasks.datasets import breast_cancer, digit_halves, help_text
 from tasks.mlp import MLP
+from tasks.quadratic import Quadratic
 from tasks.suites import SUITES, Entry, names, resolve
 from tasks.transformer import Transformer
 from tasks.types import Task
@@ -65,9 +66,13 @@ def test_scale_grows_one_size_at_a_time(family):
 
 @pytest.mark.parametrize("name", ["proxy", "meta_train"])
 def test_cards_have_a_reference(name):
-    """These data are the same on every machine; the texts change with Python."""
+    """These data are the same on every machine; the texts change with Python. The axes of a
+    quadratic are LAPACK's, of which the last bit is another one on some processors, and a task of
+    other bits has no reference."""
     for entry in resolve(name):
         found = card(entry)["reference"]
+        if found is None and isinstance(entry.task, Quadratic):
+            continue
         assert found["n"] == len(found["seeds"]) == 5
         assert found["low"] <= found["mean"] <= found["high"]
     other = card(Entry(entry.task, entry.steps + 1))
