@@ -191,7 +191,9 @@ def test_kill_9_and_resume_end_with_the_same_rows(finished, tmp_path):
         process, before = drive(folder), batches(folder)
         while process.poll() is None and batches(folder) <= before:
             time.sleep(0.005)
-        time.sleep(rng.random() * 0.2)  # anywhere: in an evaluation, in a transaction, between
+        # Anywhere: in an evaluation, in a transaction, between. A batch takes some 0.03 s and the
+        # run has 15, so that a longer sleep would see the end of it before the third kill.
+        time.sleep(rng.random() * 0.05)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             kills += 1
