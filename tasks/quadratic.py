@@ -78,11 +78,15 @@ class Quadratic(Task):
 
     @cached_property
     def data(self) -> Bowls:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The training bowls; their Hessian has ``eigenvalues`` on randomly rotated axes."""
+        """The training bowls; their Hessian has ``eigenvalues`` on randomly rotated axes.
+
+        Computed with twice the digits that are kept: LAPACK's last one differs among processors.
+        """
         n = self.dimension
         scatter = self.noise * torch.randn(_EXAMPLES, n, generator=_generator(self.seed, 1))
         centres = self.optimum + scatter - scatter.mean(dim=0)
-        rotation, _ = torch.linalg.qr(torch.randn(n, n, generator=_generator(self.seed, 2)))
+        axes = torch.randn(n, n, generator=_generator(self.seed, 2))
+        rotation = torch.linalg.qr(axes.double()).Q.float()
         return Bowls(self.name, centres, self.optimum[None], rotation * self.eigenvalues.sqrt())
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:

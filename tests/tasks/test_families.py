@@ -2,7 +2,10 @@
 
 import doctest
 import math
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -208,6 +211,16 @@ def test_quadratic_has_the_hessian_and_the_optimum_it_claims(spectrum):
     assert float(task.loss({"x": task.optimum}, best)) == 0
     if spectrum != "constant":
         assert float(task.eigenvalues.max() / task.eigenvalues.min()) == pytest.approx(50, rel=1e-3)
+
+
+def test_the_axes_of_a_quadratic_are_the_same_on_every_processor():
+    """Intel's library takes another way through a decomposition on some: here, on request."""
+    ask = "from tasks.quadratic import Quadratic; print(Quadratic(64).data.root.tolist())"
+    answers = {
+        subprocess.check_output([sys.executable, "-c", ask], env=os.environ | {"MKL_CBWR": way})
+        for way in ("AUTO", "COMPATIBLE")
+    }
+    assert len(answers) == 1
 
 
 def test_quadratic_noise_is_in_the_minibatch():

@@ -11,7 +11,6 @@ import torch
 from tasks.cards import REFERENCES, card
 from tasks.datasets import breast_cancer, digit_halves, help_text
 from tasks.mlp import MLP
-from tasks.quadratic import Quadratic
 from tasks.suites import SUITES, Entry, names, resolve
 from tasks.transformer import Transformer
 from tasks.types import Task
@@ -66,14 +65,9 @@ def test_scale_grows_one_size_at_a_time(family):
 
 @pytest.mark.parametrize("name", ["proxy", "meta_train"])
 def test_cards_have_a_reference(name):
-    """These data are the same on every machine; the texts change with Python. The axes of a
-    quadratic are LAPACK's, of which the last bit is another one on some processors, and a task of
-    other bits has no reference."""
+    """These data are the same on every machine; the texts change with Python."""
     for entry in resolve(name):
-        known = card(entry)
-        if isinstance(entry.task, Quadratic) and known["reference"] is None:
-            continue
-        found = known["reference"]
+        found = card(entry)["reference"]
         assert found["n"] == len(found["seeds"]) == 5
         assert found["low"] <= found["mean"] <= found["high"]
     other = card(Entry(entry.task, entry.steps + 1))
