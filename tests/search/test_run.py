@@ -1,5 +1,6 @@
 """A whole run: the same rows whatever the workers, the kills and the interruptions."""
 
+import html
 import math
 import os
 import random
@@ -150,6 +151,35 @@ def test_a_suite_may_hold_a_task_again(tmp_path):
         tasks = {row[2] for row in archive.dump() if row[0] == "evaluation"}
         assert tasks == {row.task for row in archive.finals() if row.stage == "proxy"}
         assert len(tasks) == 3
+
+
+def test_proxies_may_have_several_seeds(tmp_path, monkeypatch):
+    """Also where a search breaks off and goes on; its report says how many they are."""
+    config = replace(
+        CONFIG,
+        budget=Budget(candidates=60, minutes=30),
+        funnel=replace(CONFIG.funnel, seeds=2),
+        verdict=replace(CONFIG.verdict, meta_validation=None),
+    )
+
+    def breaks(view, progress):
+        raise OSError("the terminal is gone")
+
+    with begin(tmp_path / "whole", config) as archive, quiet() as view:
+        proceed(archive, 0, view)
+    with begin(tmp_path / "broken", config) as archive, quiet() as view:
+        with monkeypatch.context() as broken:
+            broken.setattr("search.view.View.show", breaks)
+            with pytest.raises(OSError, match="terminal"):
+                proceed(archive, 0, view)
+        proceed(archive, 0, view)
+    assert rows(tmp_path / "whole") == rows(tmp_path / "broken")
+    with open_existing(tmp_path / "whole", readonly=True) as archive:
+        seeds = {e.seed for e in archive.evaluations(archive.best(1)[0].id)}
+    assert seeds == {config.funnel.seed, config.funnel.seed + 1}
+    assert main(["report", str(tmp_path / "whole")]) == 0
+    page = (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
+    assert "the search's own seeds (n = 2)" in html.unescape(page)
 
 
 def test_what_diverges_everywhere_is_no_start(tmp_path):
