@@ -300,8 +300,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     rules = {name: program for name, program in zoo().items() if name in {"lion", *options.rules}}
-    if len(rules) < 2:
-        parser.error("--rules: got lion alone, expected a rule to compare it with")
+    if all(classify(program).name == "Lion form" for program in rules.values()):
+        parser.error(f"--rules: got {', '.join(rules)}, expected one of another form to compare")
     options.out.mkdir(parents=True, exist_ok=True)
     better: list[str] = []
     with executor(f"{__file__}:worker", None, os.cpu_count() or 1) as jobs:

@@ -151,16 +151,21 @@ def run_seed(
     name = f"{strategy.replace(' ', '-')}-{seed}"
     record, folder = out / f"{name}.json", out / "runs" / name
     kept = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    if kept or folder.exists():
-        budget = kept.get("minutes") or _minutes(folder)
-        if budget != minutes:
-            raise ValueError(
-                f"--minutes: got {minutes:g}, but {name} in {out} has {budget:g}; expected the "
-                "same, or another --out"
-            )
+    began = _began(folder) if folder.exists() else None
+    config = config_of(goal, strategy, seed, minutes)
+    budget = kept.get("minutes") or (began or config).budget.minutes
+    if budget != minutes:
+        raise ValueError(
+            f"--minutes: got {minutes:g}, but {name} in {out} has {budget:g}; expected the "
+            "same, or another --out"
+        )
+    if began not in (None, config):
+        raise ValueError(
+            f"--out: got {out}, in which {name} has other settings than this goal; expected "
+            "another --out"
+        )
     if kept:
         return kept
-    config = config_of(goal, strategy, seed, minutes)
     known = baselines(config, out, workers)
     if not folder.exists():
         begin(folder, config).close()
@@ -196,10 +201,10 @@ def run_seed(
     return facts
 
 
-def _minutes(folder: Path) -> float:
-    """The budget that a run began with."""
+def _began(folder: Path) -> Config:
+    """What a run began with."""
     with open_existing(folder, readonly=True) as archive:
-        return archive.run()["config"]["budget"]["minutes"]
+        return Config.from_dict(archive.run()["config"])
 
 
 def inner_steps(archive: Archive) -> int:
@@ -267,7 +272,7 @@ def main() -> None:
     parser.add_argument("goal", choices=GOALS)
     parser.add_argument("--seeds", type=int, help="10 for sign, else 5")
     parser.add_argument("--minutes", type=float, help="at most, a seed: 10 for sign, else 60")
-    parser.add_argument("--strategies", nargs="*", default=names, choices=names)
+    parser.add_argument("--strategies", nargs="+", default=names, choices=names)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, help="results/GOAL")
     options = parser.parse_args()

@@ -15,18 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from search.algebra import Setting
 from search.flow import flow, to_program
 from search.ops import ProgramError
 from search.program import Program
 from search.vm import Population
 from tasks import scoring
+from tasks.environment import prepare
 from tasks.scoring import Interval
 from tasks.suites import resolve
+from tasks.types import Task
 from tasks.unroll import SCHEDULES
 
 
@@ -82,48 +86,61 @@ class Effect(NamedTuple):
     harmless: bool
 
 
-def measure(edits: Sequence[Edit], start: Program, settings: Ablation) -> list[Effect]:
+def measure(
+    edits: Sequence[Edit], start: Setting, settings: Ablation, weight_decay: float = 0.0
+) -> list[Effect]:
     """The effects of all edits, the best to take first: harmless, short, of little effect.
 
-    Raises ValueError where ``start`` diverges on a task at every learning rate.
+    ``weight_decay``: what edited programs run with, as ``start`` does with its own. Raises
+    ValueError where ``start`` diverges on a task at every learning rate.
     """
     if not edits:
         return []
-    costs = compare([edit.program for edit in edits], start, settings)
+    rules = [Setting(edit.program, weight_decay=weight_decay) for edit in edits]
     low = -np.inf if settings.allow_better else -settings.tolerance
     effects = [
         Effect(edit, cost, low <= cost.low and cost.high <= settings.tolerance)
-        for edit, cost in zip(edits, costs, strict=True)
+        for edit, cost in zip(edits, compare(rules, start, settings), strict=True)
     ]
     return sorted(
         effects, key=lambda e: (not e.harmless, brevity(e.edit.program), abs(e.cost.mean))
     )
 
 
-def compare(programs: Sequence[Program], reference: Program, settings: Ablation) -> list[Interval]:
-    """The cost of each program against ``reference``, paired by seed."""
-    everything = [reference, *programs]
-    gaps = []
-    for entry in resolve(settings.suite):
-        task, steps = entry.task, max(1, round(entry.steps * settings.length))
+def compare(rules: Sequence[Setting], reference: Setting, settings: Ablation) -> list[Interval]:
+    """The cost of each rule against ``reference``, paired by seed; learning rates are tuned."""
+    prepare("cpu")
+    everything = [reference, *rules]
+    tables = np.stack(
+        [
+            _losses(everything, entry.task, max(1, round(entry.steps * settings.length)), settings)
+            for entry in resolve(settings.suite)
+        ],
+        axis=1,
+    )  # [rules, tasks, seeds]
+    return [scoring.compare(table, tables[0]) for table in tables[1:]]
 
-        def make(owner: torch.Tensor) -> Population:
-            return Population.of(everything, owner)
 
-        grid = scoring.grid(settings.trials)
-        schedule = SCHEDULES[settings.schedule]
+def _losses(rules: Sequence[Setting], task: Task, steps: int, settings: Ablation) -> np.ndarray:
+    """``[rules, seeds]``. Side by side run those of one weight decay: nearly always all."""
+    found = np.empty((len(rules), settings.seeds), np.float32)
+    schedule = SCHEDULES[settings.schedule]
+    for decay in dict.fromkeys(rule.weight_decay for rule in rules):
+        places = [k for k, rule in enumerate(rules) if rule.weight_decay == decay]
+        programs = [rules[k].program for k in places]
+        make = partial(Population.of, programs)
+        grid = [s._replace(weight_decay=decay) for s in scoring.grid(settings.trials)]
         tuned = [
-            scoring.tune(task, make, len(everything), steps, grid, seed, schedule)
+            scoring.tune(task, make, len(programs), steps, grid, seed, schedule)
             for seed in range(settings.tuning_seeds)
         ]
         chosen = scoring.choose(torch.stack(tuned).log().mean(dim=0), grid)
         seeds = scoring.FRESH_SEEDS[: settings.seeds]
-        losses = scoring.measure(task, make, chosen, steps, seeds, schedule=schedule).numpy()
-        if not np.isfinite(losses[0]).all():
-            raise ValueError(f"ablation: the program diverges on {task.name}, before any edit")
-        gaps.append(losses)
-    tables = np.stack(gaps, axis=1)  # [programs, tasks, seeds]
-    return [scoring.compare(table, tables[0]) for table in tables[1:]]
+        losses = scoring.measure(task, make, chosen, steps, seeds, schedule=schedule)
+        found[places] = losses.numpy()
+    if not np.isfinite(found[0]).all():
+        raise ValueError(f"ablation: the program diverges on {task.name}, before any edit")
+    return found
 
 
 # Edits ------------------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ from tasks.types import Task
 from tasks.unroll import SCHEDULES, unroll
 
 Fate = Literal["invalid", "duplicate", "stopped", "diverged", "evaluated", "failed"]
+RATES = 1e-12, 1e12
+"""Least and greatest learning rate of a parent: beyond, products with factors leave float32."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,12 @@ class Funnel:
             raise ValueError(f"length: got {self.length}, expected a positive number")
         if self.seeds < 1:
             raise ValueError(f"seeds: got {self.seeds}, expected at least 1")
+        fresh = scoring.FRESH_SEEDS.start
+        if not 0 <= self.seed <= fresh - self.seeds:
+            raise ValueError(
+                f"seed: got {self.seed} and {self.seeds} seeds, expected at least 0, and all of "
+                f"them below {fresh}: from there on they are kept for the verdict"
+            )
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
         check_device(self.device)
@@ -221,7 +229,7 @@ class _Climb:
         self.programs = [parse(text) for text in job.texts]
         factors = torch.tensor(funnel.factors)
         self.owner = torch.arange(len(job.texts)).repeat_interleave(len(factors))
-        self.lr = (torch.tensor(job.lrs)[:, None] * factors).flatten()
+        self.lr = (torch.tensor(job.lrs).clamp(*RATES)[:, None] * factors).flatten()
         self.who, self.rates = self.owner.tolist(), self.lr.tolist()  # read one by one, often
         self.population = Population.of(self.programs, self.owner.to(funnel.device))
         self.alive = torch.arange(len(self.owner))
@@ -276,13 +284,15 @@ class _Climb:
 
     def outcomes(self, rungs: int) -> list[Outcome]:
         gaps, survivors = self.gap.tolist(), dict[int, list[int]]()
+        # Where the learning rate makes no difference it stays, or descendants would carry it away.
+        aside = [abs(math.log(factor)) for factor in self.funnel.factors]
         for i in self.alive.tolist():
             survivors.setdefault(self.who[i], []).append(i)
         results = []
         for p, ladder in enumerate(self.ladders):
             fate, score, lr = "stopped", None, None
             if p in survivors and len(ladder) == rungs:
-                best = min(survivors[p], key=gaps.__getitem__)
+                best = min(survivors[p], key=lambda i: (gaps[i], aside[i % len(aside)]))
                 fate, score, lr = "evaluated", gaps[best] / self.runs, self.rates[best]
             elif not math.isfinite(ladder[-1]):
                 fate = "diverged"

@@ -77,6 +77,12 @@ class Settings:
             raise ValueError(f"restart: got {self.restart!r}, expected 'best' or 'start'")
         if not 0 <= self.random <= MAX_STATEMENTS:
             raise ValueError(f"random: got {self.random}, expected 0 to {MAX_STATEMENTS}")
+        m = self.mutation
+        if not (self.random or m.constants_only or m.delete + m.modify + m.swap):
+            raise ValueError(
+                f"mutation: got {m.kinds}, with which programs of max_length = {m.max_length} "
+                "statements have no children; expected delete, modify or swap above 0"
+            )
         if not 0 <= self.slack < math.inf:
             raise ValueError(f"slack: got {self.slack}, expected a number of at least 0")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -59,6 +60,7 @@ class Search:
         told = self.evolution.told
         self.curves = Curves(archive.run_dir / "tensorboard", purge_step=told or None)
         self.busy = 0.0
+        self.fates = Counter(fates(archive))  # kept up to date, for counting takes long
         self.failures = 0  # batches in a row
         self.enough, self.found = enough, False
 
@@ -107,9 +109,11 @@ class Search:
                 length = c.program.length
                 program = archive.add_program(to_text(c.program), c.canonical, c.signature, length)
             fate = c.fate or "pending"
+            self.fates[fate] += 1
             archive.add_candidate(
                 c.id, batch.number, c.parent, program, c.mutation, fate, c.lr, c.original
             )
+        self.fates["invalid"] += batch.rejected
         self.waiting[batch.number] = batch
         return batch
 
@@ -164,6 +168,8 @@ class Search:
         for c in batch.candidates:
             if c.id in evaluated or c.fate == "duplicate":
                 self.archive.decide(c.id, str(c.fate), c.lr, c.score, c.ladder)
+        self.fates.update(str(c.fate) for c in fresh)
+        self.fates["pending"] -= len(fresh)
         self.archive.add_evaluations(
             Evaluation(
                 c.id, m.task, m.seed, m.steps, m.lr, "diverged" if m.loss is None else "ok", m.loss
@@ -184,7 +190,7 @@ class Search:
             best_score=best.score if best else None,
             best_text=to_text(live(best.program)) if best else "",
             baselines=dict(zip(BASELINES, self.calibration.scores, strict=False)),
-            fates=fates(self.archive),
+            fates={fate: count for fate, count in self.fates.items() if count},
             candidates_a_second=self.evolution.tried / max(seconds, 1e-9),
             workers=self.workers,
             busy=min(1.0, sum(self.jobs.busy) / (elapsed * len(self.jobs.busy))),

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -77,13 +77,20 @@ class Mutation:
     reads: tuple[str, ...] = INPUTS
     constants_only: bool = False
 
+    @property
+    def kinds(self) -> str:
+        """For people: what may change."""
+        if self.constants_only:
+            return "changes of constants alone"
+        weights = {name: getattr(self, name) for name in get_args(Change)}
+        return ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+
     def __post_init__(self) -> None:
         for name in ("functions", "reads"):  # lists, where settings come from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        weights = (self.insert, self.delete, self.modify, self.copy, self.swap)
+        weights = [getattr(self, name) for name in get_args(Change)]
         if min(weights) < 0 or max(weights) <= 0:
-            names = "insert, delete, modify, copy, swap"
-            raise ValueError(f"{names} = {weights}; weights >= 0, one of them > 0")
+            raise ValueError(f"{self.kinds}: expected weights >= 0, one of them > 0")
         for name in ("fresh", "constant", "scale"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; a probability is in [0, 1]")
@@ -130,7 +137,7 @@ def mutate(program: Program, rng: np.random.Generator, settings: Mutation | None
             rejected += 1
             continue
         return replace(child, rejected=rejected)
-    raise ValueError(f"no valid child in {ATTEMPTS} attempts with {settings} of\n{program}")
+    raise ValueError(f"no valid child in {ATTEMPTS} attempts with {settings.kinds} of\n{program}")
 
 
 def random_program(
@@ -168,7 +175,10 @@ def _propose(program: Program, rng: np.random.Generator, settings: Mutation) -> 
         return _modify(program, rng, settings)
     room = program.length < settings.max_length
     insert, copy = (settings.insert, settings.copy) if room else (0.0, 0.0)
-    draw = rng.random() * (insert + settings.delete + settings.modify + copy + settings.swap)
+    total = insert + settings.delete + settings.modify + copy + settings.swap
+    if total == 0:
+        return None
+    draw = rng.random() * total
     if draw < insert:
         return _insert(program, rng, settings)
     if draw < insert + settings.delete:

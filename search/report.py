@@ -89,6 +89,8 @@ def _lead(archive: Archive, facts: dict[str, Any], best: Sequence[Record]) -> st
             gap = standing.against[BASELINES[0]]
             sure = f"95 % interval {interval(gap, ' %')}, {gap.n} fresh seeds"
             found = "A discovery" if is_discovery(standing, BASELINES[0]) else "No discovery"
+            if not math.isfinite(gap.mean):
+                return f"{found}: on tasks the search never saw, a run of it or of AdamW diverged."
             return (
                 f"{found}: on tasks the search never saw, its loss is {distance(gap.mean)} "
                 f"tuned AdamW's ({sure if gap.n > 1 else 'n = 1 fresh seed'})."
@@ -330,7 +332,10 @@ def _lineage(archive: Archive, record: Record) -> list[Part]:
         loss = "–" if step["score"] is None else per_cent(step["score"])
         shown = Program(step["program"] or "", "program")
         rows.append((str(step["id"]), loss, gain, step["mutation"], shown))
-    caption = f"The {len(steps)} ancestors of candidate {record.id}, the founder first; n = 1 seed."
+    caption = (
+        f"The {len(steps)} ancestors of candidate {record.id}, the founder first; losses on "
+        f"{_own_seeds(archive)}."
+    )
     head = ("candidate", "loss", "change", "mutation", "")
     return [Figure("lineage", figure, caption, hover), Table(head, rows)]
 

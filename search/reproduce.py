@@ -8,10 +8,11 @@ may matter: another processor may round otherwise, which is then what is found.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import zip_longest
+from dataclasses import asdict, replace
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ from tasks.environment import changes
 Row = tuple[Any, ...]
 NO_LIMIT = 1e9
 """Minutes."""
+SHOWN = 300
+"""Characters of a row that differs."""
 
 
 class Difference(NamedTuple):
@@ -39,8 +42,8 @@ class Difference(NamedTuple):
 def reproduce(arguments: Arguments) -> int:
     """Run a finished search or meta-training again; does every number come out the same?
 
-    The second run is made in a temporary directory and takes as long as the first. Exit status 0
-    if they are identical, 1 if not.
+    The second run is made in a temporary directory and takes as long as the first with as many
+    workers. Exit status 0 if they are identical, 1 if not.
 
     l2o reproduce runs/first
     l2o reproduce runs/learned
@@ -63,8 +66,8 @@ def reproduce(arguments: Arguments) -> int:
             view.say(f"identical: {count:,} rows, times left out")
             return 0
         view.say(f"different from row {difference.number:,} on; the first {count:,} are identical")
-        view.say(f"then: {_said(difference.before)}")
-        view.say(f"now:  {_said(difference.after)}")
+        view.say(f"then: {_said(difference.before, difference.after)}")
+        view.say(f"now:  {_said(difference.after, difference.before)}")
     return 1
 
 
@@ -89,19 +92,34 @@ def compare(old: Archive, new: Archive) -> tuple[int, Difference | None]:
 
 
 def _rows(archive: Archive) -> Iterator[Row]:
-    """What is compared: all rows, but neither the environment nor the budget."""
+    """What is compared: all rows, but neither the environment nor the budget, nor what older
+    versions did not write down: new settings, at their defaults, and when an island began."""
     for row in archive.dump():
-        if row[0] != "run":
+        if row[0] == "snapshot":
+            *rest, counters = row
+            islands = json.loads(counters)["islands"]
+            yield *rest, [{k: v for k, v in island.items() if k != "since"} for island in islands]
+        elif row[0] != "run":
             yield row
     facts = archive.run()
     facts.pop("environment", None)
-    facts["config"].pop("budget")
+    config = replace(Config.from_dict(facts["config"]), budget=Budget())
+    facts["config"] = asdict(config)
     for name in sorted(facts):
         yield "run", name, facts[name]
 
 
-def _said(row: Row | None) -> str:
+def _said(row: Row | None, other: Row | None) -> str:
+    """A row, a long one from shortly before the place where the ``other`` is different."""
     if row is None:
         return "no more rows"
-    text = ", ".join(str(value) for value in row[1:])
-    return f"{row[0]}: {text if len(text) < 300 else text[:300] + ' …'}"
+    text = _text(row)
+    pairs = zip(text, _text(other), strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    start = max(0, same - SHOWN // 3) if len(text) > SHOWN else 0
+    end = start + SHOWN
+    return f"{row[0]}: {'… ' * (start > 0)}{text[start:end]}{' …' * (end < len(text))}"
+
+
+def _text(row: Row | None) -> str:
+    return ", ".join(str(value) for value in row[1:]) if row else ""

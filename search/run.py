@@ -17,6 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from search import archive as archives
 from search.analyze import check
 from search.archive import Archive
@@ -24,12 +26,14 @@ from search.config import BASELINES, Config
 from search.evaluate import Calibration, Evaluator, Funnel, Job, calibrate
 from search.history import META_VALIDATION, leaders, meta_validation
 from search.loop import Enough, Search
+from search.mutate import mutate
 from search.ops import ProgramError
 from search.program import parse, to_text
 from search.verdict import Trial, judge, standings
 from search.view import Curves, View
 from search.workers import Executor, Failure, executor
 from search.zoo import lookup
+from tasks.cards import fingerprint
 from tasks.environment import environment, prepare
 from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
@@ -39,9 +43,6 @@ from tasks.suites import names, resolve
 def begin(run_dir: Path, config: Config) -> Archive:
     """A new run directory. Raises RunExists if it is there, ValueError for a bad ``config``."""
     config.funnel.check()
-    resolve(config.verdict.held_out)
-    if config.verdict.meta_validation is not None:
-        resolve(config.verdict.meta_validation)
     for text in config.start:
         try:
             program = parse(text)
@@ -50,10 +51,29 @@ def begin(run_dir: Path, config: Config) -> Archive:
             raise ValueError(f"start: {error}") from None
         if "h" in program.inputs:
             raise ValueError("start: got a program that reads h, a Hessian; a search has none")
+        if not config.evolution.random:
+            try:
+                mutate(program, np.random.default_rng(0), config.evolution.mutation)
+            except ValueError as error:
+                raise ValueError(f"start: got a program that cannot change: {error}") from None
+    _unseen(config)
     device = config.funnel.device
     prepare(device)
     facts = {"config": asdict(config), "environment": environment(device)}
     return archives.create(run_dir, facts)
+
+
+def _unseen(config: Config) -> None:
+    """Raise ValueError for a suite that cannot be used, or that has a task of the search's own."""
+    proxies = {fingerprint(task): task.name for task, _ in config.funnel.tasks()}
+    for field in ("held_out", "meta_validation"):
+        suite = getattr(config.verdict, field)
+        for entry in () if suite is None else resolve(suite):
+            if name := proxies.get(fingerprint(entry.task)):
+                raise ValueError(
+                    f"{field}: got {suite!r}, which holds {name}, a task of {config.funnel.suite}; "
+                    "expected tasks that the search does not see"
+                )
 
 
 def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = None) -> None:

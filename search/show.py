@@ -198,6 +198,13 @@ def _verdict(content: Mapping[str, Any]) -> str:
         return (
             "A discovery: on held-out tasks, too, the whole interval against AdamW is below zero."
         )
+    winner = str(content["best"]["id"])
+    rows = {row["rule"]: row["against"] for row in content["stages"]["held_out"]}
+    against = rows[winner][BASELINES[0]]
+    if against is None:
+        return "No discovery: on held-out tasks a run of it or of AdamW diverged."
+    if against["low"] is not None and against["low"] > 0:
+        return "No discovery: on held-out tasks the whole interval against AdamW is above zero."
     return "No discovery: on held-out tasks the interval against AdamW does not exclude zero."
 
 

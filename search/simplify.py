@@ -71,10 +71,10 @@ def _chain(program: Program, settings: Ablation | None, kept: list[Effect]) -> I
         yield step
     if settings is None:
         return
-    start = now.program
+    start = now
     for edits in (ablate.skips, ablate.roundings):
         while True:
-            effects = ablate.measure(edits(now.program), start, settings)
+            effects = ablate.measure(edits(now.program), start, settings, now.weight_decay)
             if not effects or not effects[0].harmless:
                 break
             for step in _empirical(now, effects[0], settings):

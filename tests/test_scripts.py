@@ -37,6 +37,7 @@ def script(monkeypatch: pytest.MonkeyPatch):
         ("rediscover_lion", ["sign", "--seeds", "0"], "--seeds: got 0, expected more than 0"),
         ("rediscover_lion", ["sign", "--minutes", "-1"], "--minutes: got -1.0, expected"),
         ("rediscover_lion", ["sign", "--workers", "0"], "--workers: got 0, expected"),
+        ("choose_regime", ["--rules", "lion"], "--rules: got lion, expected one of another form"),
     ],
 )
 def test_what_a_user_got_wrong_is_said_at_once(
@@ -65,6 +66,20 @@ def test_a_seed_is_not_taken_from_a_hunt_of_another_budget(script, tmp_path):
     record.write_text(json.dumps({"seed": 0, "minutes": 60}))
     with pytest.raises(ValueError, match=r"--minutes: got 10, but .* has 60"):
         rediscover.run_seed(goal, "evolution", 0, 10, tmp_path, 1)
+
+
+def test_a_seed_is_not_taken_from_a_hunt_for_another_goal(script, tmp_path):
+    rediscover = script("rediscover_lion")
+    goal, other = (rediscover.GOALS[name] for name in ("lion-swap", "lion"))
+    (tmp_path / "runs").mkdir()
+    config = rediscover.config_of(other, "evolution", 0, 60)
+    begin(tmp_path / "runs" / "evolution-0", config).close()
+    for kept in (False, True):
+        if kept:
+            (tmp_path / "evolution-0.json").write_text(json.dumps({"seed": 0, "minutes": 60}))
+        with pytest.raises(ValueError, match=r"--out: .* evolution-0 has other settings"):
+            rediscover.run_seed(goal, "evolution", 0, 60, tmp_path, 1)
+    assert rediscover.run_seed(other, "evolution", 0, 60, tmp_path, 1)["seed"] == 0
 
 
 def test_a_run_that_is_looked_at_on_every_rung_is_counted_once(script, tmp_path):

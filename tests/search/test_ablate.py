@@ -4,6 +4,7 @@ import pytest
 
 from search import ablate
 from search.ablate import Ablation, Edit, brevity, compare, measure, roundings, skips
+from search.algebra import Setting
 from search.analyze import check
 from search.program import parse
 from search.zoo import ZOO
@@ -96,7 +97,7 @@ def test_constants_are_rounded_to_few_digits(constant, values):
 def test_what_changes_nothing_is_harmless_and_what_matters_is_not():
     lion = "z = interp(y, m, 0.9)\nupdate = sign(z)\nm = interp(y, m, 0.8)"
     one = program(f"x = g * 0.001\ny = arctan(x)\n{lion}")
-    effects = {effect.edit.what: effect for effect in measure(skips(one), one, FAST)}
+    effects = {effect.edit.what: effect for effect in measure(skips(one), Setting(one), FAST)}
     arctan, sign = effects["without y = arctan(x)"], effects["without update = sign(z)"]
     assert arctan.harmless
     assert abs(arctan.cost.mean) < 1e-3
@@ -106,14 +107,25 @@ def test_what_changes_nothing_is_harmless_and_what_matters_is_not():
 
 
 def test_costs_are_paired_and_reproducible():
-    programs = [LION, ZOO["sign_sgd"].program]
-    same, other = compare(programs, LION, FAST)
+    lion, sign = Setting(LION), Setting(ZOO["sign_sgd"].program)
+    same, other = compare([lion, sign], lion, FAST)
     assert same[:3] == (0, 0, 0)
     assert other.n == FAST.seeds
     assert other.low < other.mean < other.high
-    assert compare(programs, LION, FAST) == [same, other]
-    (back,) = compare([LION], ZOO["sign_sgd"].program, FAST)
+    assert compare([lion, sign], lion, FAST) == [same, other]
+    (back,) = compare([lion], sign, FAST)
     assert back.mean == pytest.approx(-other.mean)
+
+
+def test_each_runs_with_its_own_weight_decay():
+    """As if the decay stood in the program."""
+    inside = program("x = sign(g)\ny = w * 0.5\nupdate = x + y", states="")
+    plain = ZOO["sign_sgd"].program
+    rules = [Setting(inside), Setting(plain, weight_decay=0.5), Setting(plain)]
+    same, apart = compare(rules[1:], rules[0], FAST)
+    assert same.mean == pytest.approx(0, abs=1e-5)
+    assert abs(apart.mean) > 1e-3
+    assert compare(rules[1:], rules[0], FAST) == compare(rules[:0:-1], rules[0], FAST)[::-1]
 
 
 COSTS = {  # interval, harmless, harmless if better is allowed
@@ -130,7 +142,7 @@ COSTS = {  # interval, harmless, harmless if better is allowed
 def test_what_counts_as_harmless(monkeypatch, allow_better):
     monkeypatch.setattr(ablate, "compare", lambda *_: [cost for cost, _, _ in COSTS.values()])
     edits = [Edit(name, LION) for name in COSTS]
-    found = measure(edits, LION, Ablation(tolerance=0.01, allow_better=allow_better))
+    found = measure(edits, Setting(LION), Ablation(tolerance=0.01, allow_better=allow_better))
     expected = {name for name, row in COSTS.items() if row[1 + allow_better]}
     assert {effect.edit.what for effect in found if effect.harmless} == expected
     assert {effect.edit.what for effect in found[: len(expected)]} == expected
@@ -138,20 +150,22 @@ def test_what_counts_as_harmless(monkeypatch, allow_better):
 
 def test_the_shortest_harmless_edit_comes_first(monkeypatch):
     monkeypatch.setattr(ablate, "compare", lambda *_: [Interval(0.0, 0.0, 0.0, 8)] * 3)
-    found = measure([Edit("", ZOO[name].program) for name in ("adam", "lion", "sgd")], LION, FAST)
+    found = measure(
+        [Edit("", ZOO[name].program) for name in ("adam", "lion", "sgd")], Setting(LION), FAST
+    )
     assert [effect.edit.program for effect in found] == [
         ZOO[name].program for name in ("sgd", "lion", "adam")
     ]
 
 
 def test_nothing_to_measure_takes_no_time():
-    assert measure([], LION, FAST) == []
+    assert measure([], Setting(LION), FAST) == []
 
 
 def test_a_program_that_diverges_is_refused():
     never = program("x = exp(w)\ny = exp(1e9)\nx = x * y\nupdate = g * x")
     with pytest.raises(ValueError, match=r"diverges on quadratic.*before any edit"):
-        measure(skips(never), never, FAST)
+        measure(skips(never), Setting(never), FAST)
 
 
 BAD = {"trials": 0, "seeds": 0, "tuning_seeds": 0, "tolerance": -1, "length": 0, "schedule": "up"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.evaluate import Evaluator, Funnel, Job, calibrate
+from search.evaluate import RATES, Evaluator, Funnel, Job, calibrate
 from search.program import parse, to_text
 from search.zoo import ZOO
 
@@ -65,6 +65,17 @@ def test_the_best_learning_rate_is_passed_on(calibration, evaluator):
         if m.steps == 12 and m.loss is not None:
             final[m.lr] = final.get(m.lr, 0.0) + math.log(m.loss)
     assert outcome.lr == pytest.approx(min(final, key=lambda lr: final[lr]))
+
+
+BLIND = "def full_update(w, g):\n    update = g * 0.05\n    return update\n"
+
+
+@pytest.mark.parametrize("lr", [1e-40, 1e-3, 1e30])
+def test_where_the_learning_rate_does_nothing_it_stays_and_its_trials_differ(evaluator, lr):
+    (outcome,) = evaluator(Job((BLIND,), (lr,), OPEN))
+    assert outcome.fate == "evaluated"
+    assert outcome.lr == pytest.approx(min(max(lr, RATES[0]), RATES[1]))
+    assert len({(m.task, m.steps, m.lr) for m in outcome.measurements}) == 12
 
 
 def test_of_several_seeds_each_counts_as_much(calibration):

@@ -234,7 +234,7 @@ def test_giving_up_is_an_error_that_shows_the_program():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"insert": -1.0}, "insert, delete, modify"),
+        ({"insert": -1.0}, "insert -1, delete 1, .*: expected weights >= 0"),
         ({"insert": 0, "delete": 0, "modify": 0}, "one of them > 0"),
         ({"fresh": 1.5}, "fresh = 1.5"),
         ({"constant": -0.1}, "constant = -0.1"),
@@ -283,3 +283,9 @@ def test_random_programs(length, form):
 def test_random_programs_refuse_impossible_lengths():
     with pytest.raises(ValueError, match="length = 0"):
         random_program(np.random.default_rng(0), 0)
+
+
+def test_what_has_no_weight_does_not_happen():
+    full = ZOO["adamw"].program
+    with pytest.raises(ValueError, match=r"no valid child .* with insert 1, delete 0, .* swap 0"):
+        mutate(full, np.random.default_rng(0), Mutation(delete=0, modify=0, max_length=full.length))

@@ -19,7 +19,7 @@ from search.evolve import Settings
 from search.history import DECIDED, front, history
 from search.loop import fates
 from search.report import page
-from search.reproduce import compare
+from search.reproduce import _said, compare
 from search.verdict import Verdict
 from search.view import View
 from search.watch import progress
@@ -174,6 +174,45 @@ def test_nothing_short_beats_the_front(finished):
 def test_a_run_is_reproduced(finished, capsys):
     assert main(["reproduce", str(finished), "--workers", "0"]) == 0
     assert "identical: " in capsys.readouterr().out
+
+
+def test_a_run_of_an_older_version_is_reproduced(copied, capsys):
+    """It says nothing of settings that there were not, nor since when an island has lived."""
+    with sqlite3.connect(copied / "archive.sqlite") as db:
+        (text,) = db.execute("SELECT value FROM run WHERE key = 'config'").fetchone()
+        config = json.loads(text)
+        del config["funnel"]["seeds"], config["evolution"]["gain"]
+        db.execute("UPDATE run SET value = ? WHERE key = 'config'", (json.dumps(config),))
+        for batch, text in db.execute("SELECT batch, counters FROM snapshot").fetchall():
+            counters = json.loads(text)
+            for island in counters["islands"]:
+                del island["since"]
+            values = json.dumps(counters), batch
+            db.execute("UPDATE snapshot SET counters = ? WHERE batch = ?", values)
+    db.close()
+    assert main(["reproduce", str(copied), "--workers", "0"]) == 0
+    assert "identical: " in capsys.readouterr().out
+
+
+def test_of_a_long_row_the_difference_is_shown():
+    long = [("run", "calibration", "x" * 1000 + end + "y" * 1000) for end in "ab"]
+    then, now = _said(*long), _said(*long[::-1])
+    assert then != now
+    assert "a" in then.removeprefix("run")
+    assert len(then) < 320
+    assert _said(None, long[0]) == "no more rows"
+
+
+def test_a_winner_that_diverges_is_no_discovery(copied):
+    with sqlite3.connect(copied / "archive.sqlite") as db:
+        db.execute(
+            "UPDATE final SET status = 'diverged', loss = NULL WHERE stage = 'held_out' AND rule ="
+            "(SELECT value FROM run WHERE key = 'winner') AND seed = 1001"
+        )
+    db.close()
+    assert main(["report", str(copied)]) == 0
+    text = (copied / "report.html").read_text()
+    assert "No discovery: on tasks the search never saw, a run of it or of AdamW diverged." in text
 
 
 def test_a_difference_is_found_where_it_is(copied, finished):

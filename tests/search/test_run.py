@@ -26,6 +26,7 @@ from search.evaluate import Calibration, Funnel
 from search.evolve import Settings
 from search.history import POINTS, front, leaders, meta_validation
 from search.loop import Search, fates
+from search.mutate import Mutation
 from search.program import parse, to_text
 from search.run import begin, proceed
 from search.show import summary
@@ -180,6 +181,8 @@ def test_proxies_may_have_several_seeds(tmp_path, monkeypatch):
     assert main(["report", str(tmp_path / "whole")]) == 0
     page = (tmp_path / "whole" / "report.html").read_text(encoding="utf-8")
     assert "the search's own seeds (n = 2)" in html.unescape(page)
+    assert "the search's own seed (n = 1)" not in html.unescape(page)
+    assert "n = 1 seed" not in page
 
 
 def test_what_diverges_everywhere_is_no_start(tmp_path):
@@ -255,6 +258,7 @@ def test_the_search_shows_what_the_archive_has(tmp_path, monkeypatch):
     with begin(tmp_path / "run", config) as archive, quiet() as view:
         proceed(archive, 0, view)
         evaluated = [*archive.records("WHERE c.fate = 'evaluated'")]
+        assert shown[-1].fates == fates(archive)
     for progress in shown:
         assert progress.best_text == to_text(live(parse(progress.best_text)))
     ((points, short, _),) = fronts
@@ -350,6 +354,13 @@ def test_ctrl_c_finishes_the_batch_and_says_so(finished, tmp_path):
         (lambda: Funnel(length=math.inf), "length: got inf"),
         (lambda: Funnel(schedule="steep"), "schedule: got 'steep'"),
         (lambda: Funnel(seeds=0), "seeds: got 0"),
+        (lambda: Funnel(seed=-1), "seed: got -1 and 1 seeds, expected at least 0"),
+        (lambda: Funnel(seed=1000, seeds=2), "seed: got 1000 and 2 seeds, .* below 1001"),
+        (lambda: Funnel(seed=10**20), "seed: got 100000000000000000000"),
+        (
+            lambda: Settings(mutation=Mutation(delete=0, modify=0)),
+            "mutation: got insert 1, delete 0, .* max_length = 40 statements have no children",
+        ),
         (lambda: Settings(batch=0), "batch: got 0"),
         (lambda: Settings(slack=math.inf), "slack: got inf"),
         (lambda: Verdict(seeds=0), "seeds: got 0"),
@@ -437,6 +448,18 @@ DEAF = "def update(w, g):\n    update = 2.0 * w\n    return update"
         ({"start": ("no program",)}, "start: .* not Python"),
         ({"start": (DEAF,)}, "start: update does not depend on the gradient"),
         ({"funnel": Funnel(suite="nowhere")}, "suite: got 'nowhere'"),
+        (
+            {
+                "start": (to_text(ZOO["sign_sgd"].program),),
+                "evolution": Settings(mutation=Mutation(constants_only=True)),
+            },
+            "start: got a program that cannot change: .* with changes of constants alone",
+        ),
+        (
+            {"verdict": Verdict(held_out="tiny_suites:proxy", meta_validation=None)},
+            "held_out: got 'tiny_suites:proxy', which holds logistic-digits, a task of",
+        ),
+        ({"verdict": Verdict(meta_validation="tiny_suites:proxy")}, "meta_validation: got 'tiny_s"),
         (
             {"funnel": Funnel(suite="tiny_suites:proxy", length=0.05)},
             r"rungs: .* 0\.05, at which .* has 1 steps, measured at 1, 1; expected different",

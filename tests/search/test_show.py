@@ -202,7 +202,19 @@ def test_no_discovery_where_held_out_tasks_disagree(archive: Archive) -> None:
         )
     content = summary(archive)
     assert content["discovery"] is False
-    assert "No discovery" in printed(content)
+    assert "No discovery: on held-out tasks the interval against AdamW does not" in printed(content)
+
+
+def test_a_winner_that_is_worse_or_diverges_is_called_so(archive: Archive) -> None:
+    searched(archive)
+    judged(archive, "held_out", ("adamw", "lion", "momentum", "0"), SEEDS)
+    with archive.transaction():
+        archive.set_run("winner", 0)
+    assert "the whole interval against AdamW is above zero" in printed(summary(archive))
+    with archive.transaction():
+        archive.add_finals([Final("held_out", "0", "text", 1001, 99, 0.01, "diverged", None)])
+        archive.add_finals([Final("held_out", "0", "new", 1001, 99, 0.01, "diverged", None)])
+    assert "a run of it or of AdamW diverged" in printed(summary(archive))
 
 
 def test_a_diverged_rule_is_called_so(archive: Archive) -> None:

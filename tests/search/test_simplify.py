@@ -19,7 +19,7 @@ PAPER = json.loads(
     Path(__file__).with_name("data").joinpath("lion_paper_programs.json").read_text()
 )["programs"]
 LION_RAW = from_rows(PAPER["lion_raw"]["statements"], ("w", "g", "m", "v", "lr"), "full")
-FAST = Ablation(tolerance=0.02, trials=6, seeds=4, tuning_seeds=1)
+FAST = Ablation(tolerance=0.02, trials=6, seeds=8, tuning_seeds=1)
 SAME = Interval(0.0, -0.001, 0.001, 5)
 WORSE = Interval(0.5, 0.4, 0.6, 5)
 
@@ -56,8 +56,8 @@ def test_the_raw_program_of_the_paper_becomes_lion():
 def measured(monkeypatch, harmless):
     """Let the edits whose resulting program ``harmless`` accepts be without effect."""
 
-    def compare(programs, start, settings):
-        return [SAME if harmless(body(program)) else WORSE for program in programs]
+    def compare(rules, start, settings):
+        return [SAME if harmless(body(rule.program)) else WORSE for rule in rules]
 
     monkeypatch.setattr(ablate, "compare", compare)
 
@@ -88,6 +88,29 @@ def update(w, g, m):
         ("sqrt(square(a)) -> abs(a)", "exact"),
         ("a / abs(a) -> sign(a)", "exact"),
     ]
+
+
+def test_what_decays_weights_is_measured_with_its_decay(monkeypatch):
+    """Exact algebra takes the decay out of the program; it stays with the rule."""
+    asked = []
+
+    def compare(rules, start, settings):
+        asked.extend(rule.weight_decay for rule in (start, *rules))
+        return [WORSE] * len(rules)
+
+    monkeypatch.setattr(ablate, "compare", compare)
+    text = """
+def update(w, g, m):
+    m = interp(g, m, 0.9)
+    x = sign(m)
+    y = w * 0.5
+    update = x + y
+    return update, m
+"""
+    report = simplify(parse(text), FAST)
+    assert body(report.end.program)[-1] == "update = sign(m)"
+    assert report.end.weight_decay == 0.5
+    assert set(asked) == {0.5}
 
 
 def test_constants_come_after_statements(monkeypatch):
