@@ -1,7 +1,7 @@
 """Learned optimizers, their meta-training, and the command line.
 
     import l2o
-    optimizer = l2o.load("mulo_small").optimizer(model)
+    optimizer = l2o.load("lo_small").optimizer(model)
 
 Importing the package imports nothing else.
 """

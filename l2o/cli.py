@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from argparse import ArgumentError
 from importlib import import_module
@@ -36,6 +37,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("search.commands:data", "which data sets there are; fetch those that need it"),
 }
 
+UNION = re.compile(
+    "Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*) "
+    "Given value type: .*? Given value: (.*)"
+)
 DEVICE_ERRORS = ("AcceleratorError", "OutOfMemoryError")
 """What torch raises where a GPU breaks or is too small, which nobody can mend here."""
 
@@ -116,10 +121,18 @@ def overview() -> str:
 
 def _refuse(who: str, error: object) -> int:
     line = " ".join(str(error).split()).replace("Parser key ", "")
+    line = UNION.sub(_alternatives, line)
     if line.startswith("unrecognized arguments"):
         line += f"; {who} --help lists those there are"
     print(f"{who}: {line}", file=sys.stderr)
     return 2
+
+
+def _alternatives(found: re.Match[str]) -> str:
+    """What jsonargparse says of a value that may also be left out, in a few words."""
+    reasons = [reason for reason in found[1].split(" - ") if "NoneType" not in reason]
+    said = "; ".join(reasons)
+    return said if ": got " in said else f"{said}, got {found[2]}"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -52,8 +53,8 @@ def coord_check(arguments: Arguments) -> int:
     named = f"{', '.join(NETWORKS)}, or the import path of a function from a width to a task"
     add("--task", type=str, default="mlp", help=named)
     add("--rule", type=str, default="adamw", help="anything that l2o evaluate takes")
-    add("--widths", type=list[int], default=[64, 128, 256, 512, 1024, 2048])
-    add("--steps", type=int, default=8)
+    add("--widths", type=list[int], default=[64, 128, 256, 512, 1024, 2048], help="two or more")
+    add("--steps", type=int, default=8, help="of training, at each width")
     add("--seeds", type=int, default=2, help="how many to take means over")
     add("--lr", type=float | None, default=None, help="default: of the rule")
     add("--degree", type=float | None, default=None, help="of the rule in the gradient: 0 or 1")
@@ -70,8 +71,14 @@ def coord_check(arguments: Arguments) -> int:
 def _checks(options: Any) -> dict[str, Coordinates]:
     """The same check under the standard parametrisation and in muP."""
     widths = sorted(set(options.widths))
-    if not widths:
-        raise ValueError("--widths: got none, expected at least one")
+    if len(widths) < 2:
+        raise ValueError(f"--widths: got {widths}, expected two or more, to be compared")
+    for name in ("lr", "degree"):
+        value = getattr(options, name)
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"--{name}: got {value}, expected a number")
+    if options.lr is not None and options.lr <= 0:
+        raise ValueError(f"--lr: got {options.lr}, expected a number above 0")
     make, named = _network(options.task), entrant(options.rule)
 
     def make_rule(task: Task) -> UpdateRule:

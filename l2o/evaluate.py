@@ -52,6 +52,11 @@ def evaluate(arguments: Arguments) -> int:
     document = options.out.with_suffix(".json")
     if document == options.out:
         raise ValueError(f"--out: {document} is where the summary goes; choose another name")
+    if document.exists() and not options.out.exists():
+        raise ValueError(
+            f"--out: the summary would go to {document}, which is there already, of something "
+            "else; choose another name"
+        )
     rules = entrants(asked)
     plan.entries()
     prepare(options.device)

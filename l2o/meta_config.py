@@ -86,9 +86,9 @@ class Outer:
         positive(steps=self.steps, save_every=self.save_every)
         natural(warmup=self.warmup)
         for name in ("lr", "final_lr", "clip"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive number")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay: got {self.weight_decay}, expected at least 0")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from l2o import meta_report, meta_run
 from tasks import report as evaluations
 from tasks.command import Arguments, parser
-from tasks.page import Page, write
+from tasks.page import Page, replaceable, write
 from tasks.results import Results
 
 
@@ -33,6 +33,8 @@ def report(arguments: Arguments) -> int:
         raise ValueError(f"--out: {out} is what is reported on; choose another name")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"--out: the directory {out.parent} does not exist")
+    if not replaceable(out):
+        raise ValueError(f"--out: {out} exists and is no report; choose another name")
     paths = write(page(source, f"l2o report {source}"), out)
     print(f"wrote {paths[0]} and {len(paths) - 1} figures in {paths[-1].parent}")
     return 0

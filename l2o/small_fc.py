@@ -19,6 +19,7 @@ training goes on: trained on 1,000 steps, the optimizer is lost after some 5,000
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.util import find_spec
@@ -52,7 +53,16 @@ FEATURES = 28
 
 @dataclass(frozen=True)
 class SmallFC(LearnedOptimizer):
-    """``hidden_layers`` layers of ``hidden_size`` units; a ``nominal`` rule is not saved."""
+    """A small network that writes the update of each parameter from its features.
+
+    Attributes:
+        hidden_size: units of a hidden layer
+        hidden_layers: how many of them
+        step_mult: multiplies the direction that the network gives
+        exp_mult: multiplies the magnitude that it gives, before exp
+        weight_decay: share of a parameter that each step takes away
+        nominal: a rule that the network adds to; not saved
+    """
 
     hidden_size: int = 4
     hidden_layers: int = 2
@@ -63,6 +73,9 @@ class SmallFC(LearnedOptimizer):
 
     def __post_init__(self) -> None:
         positive(hidden_size=self.hidden_size, hidden_layers=self.hidden_layers)
+        for name in ("step_mult", "exp_mult"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 0")
         if not 0 <= self.weight_decay < 1:
             raise ValueError(f"weight_decay: got {self.weight_decay}, expected 0 or more, below 1")
 

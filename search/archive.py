@@ -157,7 +157,10 @@ class Archive:
     def run(self) -> dict[str, Any]:
         """The facts of ``set_run``."""
         rows = self._rows("SELECT key, value FROM run ORDER BY key")
-        return {key: json.loads(value) for key, value in rows}
+        try:
+            return {key: json.loads(value) for key, value in rows}
+        except ValueError as error:
+            raise storage.corrupt(self.file, f"table run: {error}") from error
 
     def pending(self) -> dict[int, list[Record]]:
         """Batches that were handed out and never came back, to be run again."""
@@ -268,7 +271,9 @@ def open_existing(run_dir: Path | str, readonly: bool = False) -> Archive:
     run_dir = Path(run_dir)
     file = run_dir / FILE
     if not file.is_file():
-        raise storage.NotARun(f"{run_dir}: not a run directory: it has no {FILE}")
+        learned = (run_dir / "run.json").is_file()
+        said = "a meta-training, expected a search" if learned else "not a run directory"
+        raise storage.NotARun(f"{run_dir}: {said}: it has no {FILE}")
     if readonly:
         return Archive(file, storage.checked(file, VERSION), None)
     lock = files.lock(run_dir / "writer.lock")

@@ -290,23 +290,28 @@ def zoo(arguments: Arguments) -> int:
 
 
 def data(arguments: Arguments) -> int:
-    """Which data sets there are, and fetch those that need it.
+    """Which data sets there are, under which licence; fetch those that need it.
 
     l2o data list
     l2o data fetch fashion_mnist
     """
     from tasks import fetch
-    from tasks.datasets import DATASETS, status
+    from tasks.datasets import DATASETS, LICENCES, status
 
     options_of = parser(data)
     options_of.add_argument("action", type=str, help="list or fetch")
     options_of.add_argument("names", type=str, nargs="*", default=[], help="of those to fetch")
     options = options_of.parse_args(list(arguments))
     if options.action == "fetch":
+        if not options.names:
+            raise ValueError(
+                f"data fetch: got no name, expected some of {', '.join(fetch.SOURCES)}"
+            )
         fetch.main(options.names)
         return 0
     if options.action != "list":
         raise ValueError(f"data: got {options.action!r}, expected list or fetch")
+    width = max(map(len, LICENCES.values())) + 2
     for name in DATASETS:
-        print(f"{name:16}{status(name).removeprefix(f'{name}: ')}")
+        print(f"{name:16}{LICENCES[name]:{width}}{status(name).removeprefix(f'{name}: ')}")
     return 0

@@ -20,6 +20,7 @@ Everything is pure: a program and a random generator in, a program out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -89,7 +90,7 @@ class Mutation:
         for name in ("functions", "reads"):  # lists, where settings come from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
         weights = [getattr(self, name) for name in get_args(Change)]
-        if min(weights) < 0 or max(weights) <= 0:
+        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
             raise ValueError(f"{self.kinds}: expected weights >= 0, one of them > 0")
         for name in ("fresh", "constant", "scale"):
             if not 0 <= getattr(self, name) <= 1:

@@ -44,8 +44,8 @@ def _text_of(path: Path) -> Path:
     """The file with the program where ``path`` is a shipped rule's folder; else ``path``."""
     if (path / LEARNED).is_file():
         raise ValueError(
-            f"{path}: a learned optimizer is no program; l2o.load({str(path)!r}).optimizer(model) "
-            "makes a torch.optim.Optimizer of it"
+            f"{path}: a learned optimizer is no program; l2o.load({str(path)!r}).optimizer(...) "
+            "makes a torch.optim.Optimizer of it (docs/guide.md)"
         )
     return path / TEXT if (path / TEXT).is_file() else path
 

@@ -68,11 +68,15 @@ def _unseen(config: Config) -> None:
     proxies = {fingerprint(task): task.name for task, _ in config.funnel.tasks()}
     for field in ("held_out", "meta_validation"):
         suite = getattr(config.verdict, field)
-        for entry in () if suite is None else resolve(suite):
+        try:
+            entries = () if suite is None else resolve(suite)
+        except ValueError as error:
+            raise ValueError(f"verdict.{field}: {error}") from None
+        for entry in entries:
             if name := proxies.get(fingerprint(entry.task)):
                 raise ValueError(
-                    f"{field}: got {suite!r}, which holds {name}, a task of {config.funnel.suite}; "
-                    "expected tasks that the search does not see"
+                    f"verdict.{field}: got {suite!r}, which holds {name}, a task of "
+                    f"{config.funnel.suite}; expected tasks that the search does not see"
                 )
 
 

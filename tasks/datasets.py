@@ -137,6 +137,22 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
 }
 
 
+LICENCES = {
+    "digits": "CC BY 4.0 (UCI)",
+    "digit_halves": "CC BY 4.0 (UCI)",
+    "breast_cancer": "CC BY 4.0 (UCI)",
+    "diabetes": "none stated (Efron et al. 2004)",
+    "help_text": "PSF-2.0",
+    "python_source": "PSF-2.0",
+    "mnist5k": "CC BY-SA 3.0 (MNIST)",
+    "sotu": "public domain",
+    "king_james": "public domain",
+    "mnist": "CC BY-SA 3.0",
+    "fashion_mnist": "MIT",
+}
+"""Of the data themselves, as their publishers, or else those who pass them on, state it."""
+
+
 def status(name: str) -> str:
     """Either "ready" or what is missing on this machine and how to get it."""
     try:

@@ -72,9 +72,12 @@ class Entrant:
 class Plan:
     """What an evaluation is a function of, besides its rules.
 
-    ``suite``: name or import path; ``trials``: settings tried for each rule and task; ``seeds``:
-    fresh seeds that the best is measured on; ``length`` multiplies the steps of each task;
-    ``schedule``: of the learning rate.
+    Attributes:
+        suite: name or import path (module:attribute) of the tasks
+        trials: settings of learning rate and weight decay tried for each rule on each task
+        seeds: fresh seeds that the best of them is measured on
+        length: multiplies the steps of each task
+        schedule: of the learning rate: constant, linear, cosine or warmup_cosine
     """
 
     suite: str = "held_out"

@@ -107,6 +107,17 @@ def drawing(size: tuple[float, float] = SIZE) -> Iterator[tuple[Any, Any]]:
         yield figure, figure.subplots()
 
 
+DOCTYPE = "<!doctype html>"
+
+
+def replaceable(file: Path) -> bool:
+    """Whether nothing is lost where a page is written to ``file``: it is new, or a page."""
+    if not file.exists():
+        return True
+    with file.open("rb") as known:
+        return known.read(len(DOCTYPE)) == DOCTYPE.encode()
+
+
 def write(page: Page, file: Path) -> list[Path]:
     """``file`` and, in ``<file's stem>-figures/``, a PNG of each figure; the paths written."""
     folder = file.with_name(f"{file.stem}-figures")
@@ -126,7 +137,7 @@ def html(page: Page) -> str:
     body = "\n".join(_section(section, page.remade_by) for section in page.sections)
     title = escape(page.title)
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'{DOCTYPE}\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{CSS}</style></head>\n<body><main>\n"
         f'<h1>{title}</h1>\n<p class="lead">{_text(page.lead)}</p>\n{body}\n'

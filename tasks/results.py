@@ -81,7 +81,8 @@ class Results:
         self.file = file
         existing = file.exists() and file.stat().st_size > 0
         if readonly and not existing:
-            raise ResultsError(f"{file}: no such results file")
+            said = "an empty file" if file.exists() else "no such results file"
+            raise ResultsError(f"{file}: {said}")
         if not readonly and not file.absolute().parent.is_dir():
             raise ResultsError(f"{file}: the directory {file.parent} does not exist")
         mode = "ro" if readonly else "rwc"

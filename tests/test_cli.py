@@ -69,6 +69,13 @@ def test_unknown_flags_are_named(capsys, name):
         (["show", "{old}", "--top", "-1"], ["--top: got -1"]),
         (["zoo", "nope"], ["nope", "lion"]),
         (["data", "destroy"], ["'destroy'", "list", "fetch"]),
+        (["data", "fetch"], ["got no name", "mnist"]),
+        (["show", "{old}", "--id", "many"], ["Expected a <class 'int'>, got many"]),
+        (["search", "--run-dir", "{new}", "--evolution.mutation.insert", ".nan"], ["insert nan"]),
+        (["search", "--run-dir", "{new}", "--verdict.held_out", "no"], ["verdict.held_out: suite"]),
+        (["meta-train", "--run-dir", "{new}", "--outer.lr", ".inf"], ["lr: got inf"]),
+        (["meta-train", "--run-dir", "{new}", "--optimizer.step_mult", ".nan"], ["step_mult: got"]),
+        (["meta-train", "--run-dir", "{new}", "--optimizer.hidden_size", "0"], ["hidden_size: go"]),
         (["data", "fetch", "imagenet"], ["imagenet", "mnist"]),
     ],
 )  # fmt: skip

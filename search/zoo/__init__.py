@@ -46,7 +46,10 @@ def load(name: str | Path) -> Program:
         text = Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(NAMED)
-        raise ValueError(f"{str(name)!r} is neither a text file ({error}) nor in {known}") from None
+        raise ValueError(
+            f"{str(name)!r} is neither a run, nor a shipped rule, nor a text file ({error}), nor "
+            f"one of {known}"
+        ) from None
     program = parse(text, filename=str(name))
     try:
         check(program)

@@ -208,6 +208,11 @@ def test_identities_follow_behaviour(here):
         (["evaluate", "empty"], "empty"),
         (["suites", "nothing"], "suite: got 'nothing'"),
         (["report", "nothing"], "nothing: no such run or results file"),
+        (["report", "none.sqlite"], "none.sqlite: an empty file"),
+        (["report", "begun", "--out", "sign.txt"], "--out: sign.txt exists and is no report"),
+        (["report", "begun", "--out", "begun/run.json"], "run.json exists and is no report"),
+        (["evaluate", "lion", "--out", "package"], "the summary would go to package.json, which"),
+        (["show", "begun"], "begun: a meta-training, expected a search: it has no archive"),
         (["report", "empty"], "empty: not a run directory"),
         (["report", "sign.txt"], "not a database"),
     ],
@@ -217,7 +222,11 @@ def test_mistakes_are_one_line(here, capsys, arguments, message):
     (here / "empty").mkdir()
     (here / "begun").mkdir()
     (here / "begun" / "run.json").write_text("{}")
+    (here / "package.json").write_text("{}")
+    (here / "none.sqlite").touch()
+    before = {file: file.read_bytes() for file in here.rglob("*.*") if file.is_file()}
     assert main(arguments) == 2
+    assert {file: file.read_bytes() for file in before} == before
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -320,6 +320,26 @@ def test_damage_met_later_is_named_too(run: Path) -> None:
             list(archive.dump())
 
 
+@pytest.mark.parametrize(
+    ("statement", "read", "message"),
+    [
+        ("DROP TABLE timing", Archive.timings, "no such table: timing"),
+        ("INSERT INTO run VALUES ('x', '{\"half\": ')", Archive.run, "table run: Expecting value"),
+    ],
+)
+def test_rows_and_tables_that_are_lost_are_damage(
+    run: Path, statement: str, read: Callable[[Archive], object], message: str
+) -> None:
+    with sqlite3.connect(run / "archive.sqlite") as db:
+        db.execute(statement)
+    db.close()
+    with (
+        open_existing(run, readonly=True) as archive,
+        pytest.raises(ArchiveCorrupt, match=message),
+    ):
+        read(archive)
+
+
 # -- disks ---------------------------------------------------------------------------------------
 
 

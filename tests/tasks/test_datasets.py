@@ -22,6 +22,10 @@ def load(name):
         pytest.skip(str(error))
 
 
+def test_every_data_set_has_a_licence():
+    assert datasets.LICENCES.keys() == DATASETS.keys()
+
+
 def test_permutation_is_one():
     assert torch.equal(permutation(1000).sort().values, torch.arange(1000))
     assert not torch.equal(permutation(1000), torch.arange(1000))
