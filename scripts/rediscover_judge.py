@@ -29,7 +29,7 @@ SEEDS = 10
 GAIN = 0.01
 """By how much a candidate must be better on the proxies than the last one that was judged."""
 MOST = 1000
-"""Best programs that are looked at again: where a search goes on, and for the front at its end."""
+"""Best programs that are looked at again: where a search goes on, and at its end."""
 CANDIDATE = "candidate"
 """What it is called among the baselines."""
 Scored = tuple[float, int, str]
@@ -51,9 +51,7 @@ class Hunter:
         self.jobs = executor(f"{__file__}:worker", None, 1)
         self.busy = False
         self.tried = GAIN  # the best score put to the test; the first must beat AdamW's, which is 0
-        self.unseen: list[Scored] = [
-            (r.score or 0.0, r.id, r.text or "") for r in archive.best(MOST)
-        ]
+        self.unseen = scored(archive)
         self.found: dict[str, Any] | None = None
 
     def __enter__(self) -> Self:
@@ -67,8 +65,15 @@ class Hunter:
         self._go_on(0.0)
         return self.found is not None
 
-    def finish(self) -> None:
-        """Wait for what is being judged, and for what came up meanwhile."""
+    def finish(self, archive: Archive) -> None:
+        """Wait for what is being judged, and for what came up meanwhile; then have the best of all
+        judged, whatever its margin, if it is better than what was judged before."""
+        self._to_the_end()
+        if self.found is None:
+            self._submit(scored(archive), min(self.tried, 0.0))
+            self._to_the_end()
+
+    def _to_the_end(self) -> None:
         self._go_on(0.0)
         while self.found is None and self.busy:
             self._go_on(None)
@@ -80,8 +85,12 @@ class Hunter:
                 self._conclude(*found)
         if self.busy or self.found:
             return
-        promising = sorted(x for x in self.unseen if x[0] < self.tried - GAIN)
-        self.unseen = []
+        unseen, self.unseen = self.unseen, []
+        self._submit(unseen, self.tried - GAIN)
+
+    def _submit(self, candidates: list[Scored], bar: float) -> None:
+        """Have the best of the kind judged, if there is one below the bar."""
+        promising = sorted(x for x in candidates if x[0] < bar)
         if promising:
             self.jobs.submit((promising, self.kind, held_out(self.config, {})))
             self.busy = True
@@ -100,6 +109,11 @@ class Hunter:
                 "held_out": noted(standing),
                 "rows": rows,
             }
+
+
+def scored(archive: Archive) -> list[Scored]:
+    """The best candidates of a run."""
+    return [(r.score or 0.0, r.id, r.text or "") for r in archive.best(MOST)]
 
 
 Suspects = tuple[list[Scored], str, list[Trial]]

@@ -104,7 +104,9 @@ def test_the_first_that_is_judged_must_beat_adamw_and_others_the_last_one_by_a_m
     jobs = SimpleNamespace(submit=asked.append, completed=lambda timeout: [])
     monkeypatch.setattr(judging, "executor", lambda *settings: jobs)
     monkeypatch.setattr(judging, "held_out", lambda *rules: [])
-    hunter = judging.Hunter(SimpleNamespace(best=lambda n: []), None, "Lion form", None, [])
+    best: list = []
+    archive = SimpleNamespace(best=lambda n: best)
+    hunter = judging.Hunter(archive, None, "Lion form", None, [])
     for scores, judged, chosen in (
         ([0.001, -0.001, -0.02], None, [-0.02, -0.001]),
         ([-0.025, -0.031], -0.02, [-0.031]),
@@ -114,6 +116,13 @@ def test_the_first_that_is_judged_must_beat_adamw_and_others_the_last_one_by_a_m
         hunter.unseen = [(score, k, "") for k, score in enumerate(scores)]
         hunter._go_on(0.0)
         assert [score for score, *_ in asked[-1][0]] == chosen
+    for tried, chosen in ((-0.018, [-0.02]), (-0.02, None), (judging.GAIN, [-0.02, -0.001])):
+        asked.clear()
+        hunter.busy, hunter.tried, hunter.unseen = False, tried, []
+        best[:] = [SimpleNamespace(score=s, id=0, text="") for s in (0.001, -0.02, -0.001)]
+        monkeypatch.setattr(hunter, "_to_the_end", lambda: None)
+        hunter.finish(archive)  # time is up: a margin is no longer asked for
+        assert [[score for score, *_ in job[0]] for job in asked] == [chosen] * bool(chosen)
 
 
 def test_a_table_keeps_budgets_apart_and_says_where_a_search_starts(script):
