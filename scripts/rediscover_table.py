@@ -110,7 +110,7 @@ def figure(results: Rows, kind: str) -> Figure:
     for label, rows in grouped(results).items():
         times = sorted(row["seconds"] for row in rows if row["found"])
         shares = [k / len(rows) for k in range(len(times) + 1)]
-        end = 60 * rows[0]["minutes"]
+        end = max(60 * rows[0]["minutes"], *times, 0)  # the last may be judged when time is up
         axes.step([0, *times, end], [*shares, shares[-1]], where="post", label=label)
     axes.set(xlabel="seconds", ylabel=f"share of seeds with {kind}", ylim=(-0.02, 1.02))
     axes.legend()
