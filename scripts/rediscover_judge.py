@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from search.analyze import live
 from search.archive import Archive, Final
 from search.config import BASELINES, Config
 from search.evolve import Candidate
-from search.kind import classify
+from search.kind import RuleKind, classify
 from search.program import parse, to_text
 from search.run import trials
 from search.verdict import Standing, Trial, is_discovery, judge, standings
@@ -104,7 +105,7 @@ class Hunter:
             self.found = {
                 "candidate": number,
                 "score": score,
-                "kind": str(classify(parse(text))),
+                "kind": str(kind_of(text)),
                 "program": text,
                 "held_out": noted(standing),
                 "rows": rows,
@@ -130,13 +131,18 @@ def hunt(
 ) -> tuple[Scored, list[Final]] | None:
     """The first of the candidates that is of the kind, and how it does in the trials."""
     for score, number, text in candidates:
-        program = live(parse(text))
-        kind = classify(program)
+        kind = kind_of(text)
         if kind.name == wanted and not kind.climbs:
-            rule = (CANDIDATE, to_text(program))
+            rule = (CANDIDATE, to_text(live(parse(text))))
             rows = [row for trial in jobs for row in judge(trial._replace(rules=(rule,)))]
             return (score, number, rule[1]), rows
     return None
+
+
+@cache
+def kind_of(text: str) -> RuleKind:
+    """Found out by experiment, which takes long; when time is up, the same are asked for again."""
+    return classify(live(parse(text)))
 
 
 def held_out(config: Config, rules: dict[str, str]) -> list[Trial]:

@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rediscover_judge import MOST, Hunter, baselines, noted
+from rediscover_judge import MOST, Hunter, baselines, kind_of, noted
 from rediscover_table import curves, endings, figure, finds, table
 from rich.console import Console
 
@@ -53,12 +53,10 @@ from search.config import BASELINES, Budget, Config
 from search.evaluate import Funnel
 from search.evolve import Settings
 from search.history import front, history
-from search.kind import classify
 from search.mutate import Mutation
 from search.program import parse, to_text
 from search.run import begin, proceed
 from search.simplify import simplify
-from search.tables import Record
 from search.verdict import Verdict, standings
 from search.view import View, clock
 from search.zoo import lookup
@@ -191,7 +189,7 @@ def run_seed(
             "steps": inner_steps(archive),
             "start": archive.record(0).score,
             "best": archive.best(1)[0].score,
-            "best_kind": kind_of(archive.best(1)[0]),
+            "best_kind": str(kind_of(archive.best(1)[0].text or "")),
             "winner": winner(archive),
             "front": simplest(archive),
             "curve": curve(archive),
@@ -218,10 +216,6 @@ def inner_steps(archive: Archive) -> int:
     return sum(longest.values())
 
 
-def kind_of(record: Record) -> str:
-    return str(classify(live(parse(record.text or ""))))
-
-
 def simplest(archive: Archive) -> list[dict[str, Any]]:
     """The front of score against length among the best that beat AdamW, tuned, on the proxies; a
     program is as long as exact algebra leaves it, for evolution's own have dead statements."""
@@ -229,7 +223,13 @@ def simplest(archive: Archive) -> list[dict[str, Any]]:
     lengths = (simplify(parse(r.text or "")).end.program.length for r in better)
     ahead = front(r._replace(length=n) for r, n in zip(better, lengths, strict=True))
     return [
-        {"length": r.length, "score": r.score, "kind": kind_of(r), "program": r.text} for r in ahead
+        {
+            "length": r.length,
+            "score": r.score,
+            "kind": str(kind_of(r.text or "")),
+            "program": r.text,
+        }
+        for r in ahead
     ]
 
 
@@ -241,7 +241,7 @@ def winner(archive: Archive) -> dict[str, Any]:
     record = archive.record(number)
     return {
         "candidate": number,
-        "kind": kind_of(record),
+        "kind": str(kind_of(record.text or "")),
         "program": to_text(live(parse(record.text or ""))),
         "held_out": noted(standing),
     }
