@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -89,6 +90,9 @@ def joined() -> Iterator[Ranks]:
     if size == 1:
         yield Ranks()
         return
+    # Its functions keep the group that exists when they are first imported, which torch does where
+    # it compiles. Gloo's threads would outlive it then, and now and then abort the ending process.
+    import_module("torch.distributed.nn.functional")
     dist.init_process_group("gloo")
     try:
         yield Ranks(dist.get_rank(), size)

@@ -253,23 +253,49 @@ def test_particles_are_shared_out_and_joined_again() -> None:
     assert all(torch.equal(again.inner.state[n], t) for n, t in whole.inner.state.items())
 
 
-def test_two_processes_equal_one(finished: Path, tmp_path: Path) -> None:
-    """To the rounding of the mean of their gradients, which the runs then amplify a little."""
+def two_processes(*command: str) -> list[str]:
+    """What each of two processes that find one another prints."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder = tmp_path / "run"
-    command = [sys.executable, "-m", "l2o.cli", "meta-train", "--run-dir", str(folder), *TINY_RUN]
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(
-            command,
+            [sys.executable, *command],
             env=os.environ | common | {"RANK": str(rank), "PYTHONPATH": os.pathsep.join(sys.path)},
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for rank in range(2)
     ]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    said = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    return said
+
+
+ENDING = """
+import os
+import torch
+from l2o.ranks import joined
+
+with joined() as ranks:
+    import torch._dynamo
+    ranks.mean(torch.ones(1))
+print([t for t in os.listdir("/proc/self/task")
+       if "gloo" in open(f"/proc/self/task/{t}/comm").read()])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_no_thread_of_the_group_outlives_it() -> None:
+    """Those that do make a process abort now and then when it ends."""
+    assert two_processes("-c", ENDING) == ["[]\n", "[]\n"]
+
+
+def test_two_processes_equal_one(finished: Path, tmp_path: Path) -> None:
+    """To the rounding of the mean of their gradients, which the runs then amplify a little."""
+    folder = tmp_path / "run"
+    two_processes("-m", "l2o.cli", "meta-train", "--run-dir", str(folder), *TINY_RUN)
     (one, facts_one), (two, facts_two) = contents(finished), contents(folder)
     assert one.keys() == two.keys()
     for name in ("0.number", "1.episode", "0.horizon", "1.seed", "step"):
