@@ -10,11 +10,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from search.archive import Final
 from search.run import begin
 from search.tables import Evaluation
 from search.verdict import Standing
+from search.workers import Inline
 from tasks.results import Results, Run, Study
 from tasks.scoring import Interval
+from tasks.suites import names, resolve
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,6 +40,7 @@ def script(monkeypatch: pytest.MonkeyPatch):
         ("rediscover_lion", ["sign", "--seeds", "0"], "--seeds: got 0, expected more than 0"),
         ("rediscover_lion", ["sign", "--minutes", "-1"], "--minutes: got -1.0, expected"),
         ("rediscover_lion", ["sign", "--workers", "0"], "--workers: got 0, expected"),
+        ("rediscover_confirm", ["nowhere"], "out: got nowhere, which has no results"),
         ("choose_regime", ["--rules", "lion"], "--rules: got lion, expected one of another form"),
     ],
 )
@@ -123,6 +127,44 @@ def test_the_first_that_is_judged_must_beat_adamw_and_others_the_last_one_by_a_m
         monkeypatch.setattr(hunter, "_to_the_end", lambda: None)
         hunter.finish(archive)  # time is up: a margin is no longer asked for
         assert [[score for score, *_ in job[0]] for job in asked] == [chosen] * bool(chosen)
+
+
+def test_finds_are_confirmed_on_seeds_that_did_not_choose_them(script, monkeypatch, tmp_path):
+    confirm, submitted = script("rediscover_confirm"), []
+
+    def judged(trial):
+        losses = {"adamw": 1.0, "lion": 1.1, "evolution 0, found": 0.9}
+        name, seeds = trial.rules[0][0], range(1001, 1001 + trial.seeds)
+        row = Final(trial.stage, name, str(trial.entry), 0, 10, 0.1, "ok", losses.get(name, 0.95))
+        return [row._replace(task=tasks[trial.entry], seed=seed) for seed in seeds]
+
+    class Working(Inline):
+        def __init__(self, *settings):
+            super().__init__(lambda context: judged, None)
+
+        def submit(self, job, limit=math.inf):
+            submitted.append((job.rules[0][0], job.schedule))
+            return super().submit(job)
+
+    monkeypatch.setattr(confirm, "executor", Working)
+    tasks = names(resolve("held_out_characters"))
+    asked = {"suite": "held_out_characters", "length": 0.1, "trials": 2}
+    (tmp_path / "baselines.json").write_text(json.dumps({"asked": asked}))
+    seed = {"seed": 0, "found": None, "winner": {"program": "w"}}
+    records = [seed | {"strategy": "evolution", "found": {"program": "f"}}]
+    rules = confirm.rules_of([*records, seed | {"strategy": "constants alone"}])
+    rows = confirm.measure(tmp_path, rules, 2)
+    assert {row.seed for row in rows} == {*range(1011, 1031)}
+    assert submitted == [(name, "cosine") for _ in tasks for name in rules]
+    best, *_ = confirm.table(rows).split("\n")[2:]
+    assert best.startswith("| evolution 0, found | -0.1054 ")
+    assert "-0.0541" in best  # against constants alone
+
+    submitted.clear()
+    assert confirm.measure(tmp_path, rules, 2) == rows
+    assert not submitted
+    confirm.measure(tmp_path, rules | {"evolution 0, winner": "another"}, 2)
+    assert submitted == [("evolution 0, winner", "cosine") for _ in tasks]
 
 
 def test_a_table_keeps_budgets_apart_and_says_where_a_search_starts(script):
