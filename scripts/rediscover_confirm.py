@@ -30,7 +30,6 @@ from search.verdict import Trial, standings
 from search.workers import executor
 from search.zoo import lookup
 from tasks.files import save_text
-from tasks.scoring import FRESH_SEEDS
 from tasks.suites import names, resolve
 
 FURTHER = 20
@@ -61,7 +60,8 @@ def trials(asked: dict[str, Any], rules: dict[str, str]) -> dict[tuple[str, str]
             schedule=asked.get("schedule", "cosine"),  # older files do not say
             rules=((rule, text),),
             trials=asked["trials"],
-            seeds=SEEDS + FURTHER,
+            seeds=FURTHER,
+            skip=SEEDS,
         )
         for entry, task in enumerate(names(resolve(asked["suite"])))
         for rule, text in rules.items()
@@ -84,7 +84,7 @@ def measure(out: Path, rules: dict[str, str], workers: int) -> list[Final]:
             if name not in done:
                 working.submit(trial)
         for _, found in working.completed():
-            rows += [row for row in answer(found) if row.seed >= FRESH_SEEDS[SEEDS]]
+            rows += answer(found)
             save_text(file, json.dumps({"rules": rules, "rows": rows}) + "\n")
             print(f"{len(rows) // FURTHER} of {len(jobs)} measured", flush=True)
     return rows

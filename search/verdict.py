@@ -52,7 +52,10 @@ class Verdict:
 
 
 class Trial(NamedTuple):
-    """A job: all ``rules`` (name, text) on task number ``entry`` of ``suite``."""
+    """A job: all ``rules`` (name, text) on task number ``entry`` of ``suite``.
+
+    ``seeds`` fresh seeds, after the first ``skip`` of them.
+    """
 
     stage: str
     suite: str
@@ -63,6 +66,7 @@ class Trial(NamedTuple):
     trials: int
     seeds: int
     device: str = "cpu"
+    skip: int = 0
 
 
 def judge(trial: Trial) -> list[Final]:
@@ -83,7 +87,7 @@ def judge(trial: Trial) -> list[Final]:
     settings, where = scoring.grid(trial.trials), {"schedule": schedule, "device": trial.device}
     tuned = scoring.tune(task, make, len(programs), steps, settings, **where)
     chosen = scoring.choose(tuned, settings)
-    seeds = scoring.FRESH_SEEDS[: trial.seeds]
+    seeds = scoring.FRESH_SEEDS[trial.skip : trial.skip + trial.seeds]
     losses = scoring.measure(task, make, chosen, steps, seeds, **where)
     rows = []
     for (name, _), setting, row in zip(trial.rules, chosen, losses.tolist(), strict=True):

@@ -16,7 +16,7 @@ from search.tables import Evaluation
 from search.verdict import Standing
 from search.workers import Inline
 from tasks.results import Results, Run, Study
-from tasks.scoring import Interval
+from tasks.scoring import FRESH_SEEDS, Interval
 from tasks.suites import names, resolve
 
 ROOT = Path(__file__).parents[1]
@@ -134,7 +134,7 @@ def test_finds_are_confirmed_on_seeds_that_did_not_choose_them(script, monkeypat
 
     def judged(trial):
         losses = {"adamw": 1.0, "lion": 1.1, "evolution 0, found": 0.9}
-        name, seeds = trial.rules[0][0], range(1001, 1001 + trial.seeds)
+        name, seeds = trial.rules[0][0], FRESH_SEEDS[trial.skip : trial.skip + trial.seeds]
         row = Final(trial.stage, name, str(trial.entry), 0, 10, 0.1, "ok", losses.get(name, 0.95))
         return [row._replace(task=tasks[trial.entry], seed=seed) for seed in seeds]
 

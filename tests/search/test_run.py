@@ -30,7 +30,7 @@ from search.mutate import Mutation
 from search.program import parse, to_text
 from search.run import begin, proceed
 from search.show import summary
-from search.verdict import Verdict, is_discovery, standings
+from search.verdict import Trial, Verdict, is_discovery, judge, standings
 from search.view import View
 from search.workers import Inline
 from search.zoo import ZOO
@@ -126,6 +126,14 @@ def test_what_led_the_search_is_measured_on_larger_tasks(finished):
     assert (records[0].batch, records[-1].score) == (0, best.score)
     assert [record for record, _ in followed] == records
     assert {gap.n for _, gap in followed} == {CONFIG.verdict.seeds}
+
+
+def test_seeds_that_are_skipped_change_nothing_but_which_are_left():
+    rules = (("adamw", str(ZOO["adamw"].program)),)
+    first = Trial("held_out", "tiny_suites:held_out", 0, 1.0, "cosine", rules, trials=4, seeds=3)
+    rows = judge(first)
+    assert judge(first._replace(seeds=2, skip=1)) == rows[1:]
+    assert [row.seed for row in rows] == [1001, 1002, 1003]
 
 
 def test_meta_validation_can_be_left_out(tmp_path):
