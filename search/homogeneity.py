@@ -77,13 +77,20 @@ def _degree(program: Program, grads: Tensor, weights: Tensor, once: Tensor) -> H
     exponent = float(growth.log() / np.log(FACTOR))
     if not np.isfinite(exponent):
         return Homogeneity(None, "its updates vanish, or overflow when gradients grow")
-    rounded = round(exponent, 2) + 0.0
+    rounded = nearest(exponent)
     if not _alike(larger, once * FACTOR**rounded):
         return Homogeneity(
             None,
             f"its updates are no power of the size of the gradients (about {exponent:.2f} here)",
         )
     return Homogeneity(rounded)
+
+
+def nearest(exponent: float) -> float:
+    """The degree that was measured as ``exponent``: in hundredths, from which epsilons lead away a
+    little, or where it is none of those, as 1/3 is not, to four digits."""
+    degree = round(exponent, 2)
+    return (degree if abs(degree - exponent) < 1e-3 else round(exponent, 4)) + 0.0
 
 
 def _run(program: Program, grads: Tensor, weights: Tensor, copies: int = 1) -> Tensor:

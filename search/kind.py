@@ -26,6 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from search.homogeneity import nearest
 from search.probe import respond
 from search.program import Program
 
@@ -139,10 +140,10 @@ def _degree(program: Program, gradients: Tensor) -> float | None:
     """From gradients of three sizes; None if they disagree."""
     small, middle, large = (respond([program], s * gradients)[0] for s in (1e-2, 1.0, 1e2))
     size = [u.abs().nanmedian() for u in (small, middle, large)]
-    degree = round((torch.log(size[2] / size[0]) / torch.log(torch.tensor(1e4))).item(), 2)
+    degree = nearest((torch.log(size[2] / size[0]) / math.log(1e4)).item())
     power = torch.tensor(1e2, dtype=torch.float64) ** degree
     if _agree(middle, small * power, 0.01) and _agree(large, middle * power, 0.01):
-        return degree + 0.0
+        return degree
     return None
 
 

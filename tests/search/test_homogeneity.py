@@ -35,6 +35,7 @@ def test_the_zoo(name):
         (["m = interp(g, m, 0.5)", "update = square(m)"], 2.0),
         (["m = interp(g, m, 0.5)", "update = cube(m)"], 3.0),
         (["m = interp(g, m, 0.5)", "update = sqrt(m)"], 0.5),
+        (["m = interp(g, m, 0.5)", "update = cbrt(m)"], 0.3333),
         (["g2 = square(g)", "update = g / g2"], -1.0),
         (["s = cosine_sim(g, m)", "m = interp(g, m, 0.5)", "update = s * g"], 1.0),
         (["m = interp(g, m, 0.5)", "n = norm(m)", "k = norm(g)", "r = n / k", "update = r * g"], 1),

@@ -145,7 +145,12 @@ def test_other_rules(body, name):
 
 
 def test_degree_is_what_scaling_gradients_shows():
-    bodies = {"x = abs(g)\nupdate = x * g": 2, "x = abs(g)\ny = sqrt(x)\nupdate = y * g": 1.5}
+    bodies = {
+        "x = abs(g)\nupdate = x * g": 2,
+        "x = abs(g)\ny = sqrt(x)\nupdate = y * g": 1.5,
+        "m = interp(g, m, 0.9)\nupdate = cbrt(m)": 0.3333,
+        "x = abs(g)\ny = power(x, 0.37)\nz = sign(g)\nupdate = y * z": 0.37,
+    }
     for body, degree in bodies.items():
         assert classify(program(body)).degree == degree
 
