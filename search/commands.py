@@ -185,8 +185,9 @@ def show(arguments: Arguments) -> int:
     if options.top < 0:
         raise ValueError(f"--top: got {options.top}, expected at least 0")
     with open_existing(options.run, readonly=True) as archive:
-        content = showing.summary(archive, top=options.top)
-        if options.id is not None:
+        if options.id is None:
+            content = showing.summary(archive, top=options.top)
+        else:
             content = {"lineage": showing.lineage(archive, options.id)}
     if options.json:
         print(json.dumps(content, indent=2))

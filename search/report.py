@@ -25,7 +25,7 @@ from search.history import (
 )
 from search.loop import fates
 from search.program import parse, to_text
-from search.show import STAGES, TITLES, lineage
+from search.show import STAGES, TITLES, kind, lineage
 from search.tables import Record
 from search.verdict import is_discovery, standings
 from tasks import environment
@@ -51,8 +51,8 @@ def page(archive: Archive, remade_by: str) -> Page:
     past = history(archive)
     sections = [Section("In numbers", [_tiles(archive, past, best)])]
     if best:
-        program = Program(_text(best[0]))
-        sections.insert(0, Section(f"The rule: candidate {best[0].id}", [program]))
+        rule = [Program(_text(best[0])), f"By experiment: {kind(best[0])}."]
+        sections.insert(0, Section(f"The rule: candidate {best[0].id}", rule))
     sections += [
         Section(f"On {STAGES[stage]}", _stage(archive, stage))
         for stage in ("held_out", "proxy")
@@ -305,11 +305,12 @@ def _front(archive: Archive, evaluated: Sequence[Record]) -> list[Part]:
             per_cent(_score(r)),
             str(r.id),
             f"{r.lr or math.nan:.2g}",
+            kind(r),
             Program(_text(r), "program"),
         )
         for r in best
     ]
-    head = ("statements", "loss", "candidate", "learning rate", "")
+    head = ("statements", "loss", "candidate", "learning rate", "kind, by experiment", "")
     return [Figure("front", figure, caption, hover), Table(head, rows)]
 
 

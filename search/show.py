@@ -19,6 +19,7 @@ from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES
 from search.history import meta_validation
+from search.kind import classify
 from search.loop import fates
 from search.program import parse, to_text
 from search.tables import Record
@@ -40,7 +41,7 @@ def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
         "finished": "winner" in facts,
         "seconds": wall,
         "fates": fates(archive),
-        "best": _entry(best[0]) if best else None,
+        "best": _entry(best[0]) | {"kind": kind(best[0])} if best else None,
         "discovery": _discovery(finals, winner),
         "stages": {
             stage: [_standing(s) for s in standings(finals, stage, BASELINES)] for stage in STAGES
@@ -57,13 +58,20 @@ def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
 def lineage(archive: Archive, candidate: int) -> list[dict[str, Any]]:
     """From the founder to ``candidate``: the mutation that made each, and what it gained.
 
-    A candidate without a score of its own (a duplicate of one that was stopped) gains None."""
-    steps, before = [], None
-    for record in archive.lineage(candidate):
+    A candidate without a score of its own (a duplicate of one that was stopped) gains None. The
+    last entry says what kind of rule ``candidate`` is."""
+    steps, before, records = [], None, archive.lineage(candidate)
+    for record in records:
         gain = None if before is None or record.score is None else record.score - before
         steps.append(_entry(record) | {"mutation": record.mutation, "gain": gain})
         before = record.score if record.score is not None else before
+    steps[-1]["kind"] = kind(records[-1])
     return steps
+
+
+def kind(record: Record) -> str:
+    """What kind of rule it is, by experiment (``search.kind``), for people."""
+    return "" if record.text is None else str(classify(live(parse(record.text))))
 
 
 def _entry(record: Record) -> dict[str, Any]:
@@ -96,7 +104,7 @@ def render(content: Mapping[str, Any], console: Console) -> None:
     """Print what ``summary`` returned, or ``{"lineage": what lineage returned}``."""
     if "lineage" in content:
         console.print(_lineage_table(content["lineage"]))
-        console.print(_code(content["lineage"][-1]["program"]))
+        _rule(content["lineage"][-1], console)
         return
     best = content["best"]
     if best is None:
@@ -106,7 +114,7 @@ def render(content: Mapping[str, Any], console: Console) -> None:
         )
         return
     console.print(f"\nThe best program, candidate {best['id']}, learning rate {best['lr']:.3g}:\n")
-    console.print(_code(best["program"]), "")
+    _rule(best, console)
     for stage, title in STAGES.items():
         if content["stages"][stage]:
             console.print(_stage_table(content, stage, title))
@@ -120,8 +128,11 @@ def render(content: Mapping[str, Any], console: Console) -> None:
     console.print(_next(content), highlight=False, soft_wrap=True, markup=False)
 
 
-def _code(text: str | None) -> Syntax:
-    return Syntax((text or "").rstrip(), "python", background_color="default")
+def _rule(entry: Mapping[str, Any], console: Console) -> None:
+    code = Syntax((entry["program"] or "").rstrip(), "python", background_color="default")
+    console.print(code, "")
+    if entry["kind"]:
+        console.print(f"By experiment: {entry['kind']}.\n", highlight=False, soft_wrap=True)
 
 
 def _stage_table(content: Mapping[str, Any], stage: str, title: str) -> Table:

@@ -125,7 +125,9 @@ def test_an_unfinished_run_ranks_by_the_scores_of_the_search(archive: Archive) -
     content = summary(archive, top=3)
     assert [entry["id"] for entry in content["top"]] == [3, 7, 0]
     assert [entry["score"] for entry in content["top"]] == [-0.25, -0.125, 0.0]
-    assert content["best"] == content["top"][0]
+    kind = "sign of an average of gradients, decay 0.9: sign momentum"
+    assert content["best"] == content["top"][0] | {"kind": kind}
+    assert f"By experiment: {kind}." in printed(content)
     assert content["discovery"] is None
     assert not content["finished"]
     text = printed(content)
