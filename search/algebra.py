@@ -280,8 +280,8 @@ def agreement(one: Setting, other: Setting) -> Agreement:
     a, b, guarded_a, guarded_b = (
         _updates(setting, change) for change in (_unguarded, _as_it_is) for setting in (one, other)
     )
-    known = np.isfinite(a) & np.isfinite(b)
-    if 2 * known.sum() < np.isfinite(guarded_a).sum():
+    known = np.isfinite(a)
+    if (known != np.isfinite(b)).any() or 2 * known.sum() < np.isfinite(guarded_a).sum():
         known[:] = False
     gaps = _gaps(a, b)[known]
     guarded = _gaps(guarded_a, guarded_b)[known]
@@ -315,7 +315,8 @@ def _unguarded(program: Program) -> Program:
     statements: list[Statement] = []
     for place, statement in enumerate(program.statements):
         if statement.op in ("div", "reciprocal") and isinstance(statement.args[-1], str):
-            less = Statement(f"{statement.args[-1]}_{place}", "sub", (statement.args[-1], EPSILON))
+            name = f"{statement.args[-1]} {place}"  # of no variable that a text can have
+            less = Statement(name, "sub", (statement.args[-1], EPSILON))
             statements.append(less)
             statement = replace(statement, args=(*statement.args[:-1], less.target))
         statements.append(statement)

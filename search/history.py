@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES
+from search.program import parse
 from search.storage import checked, explained
 from search.tables import FATES, VERSION, Record
 from search.verdict import standings
@@ -82,6 +84,12 @@ def meta_validation(archive: Archive) -> list[tuple[Record, Interval]]:
     return [
         (archive.record(int(rule)), gap) for rule, gap in sorted(found, key=lambda x: int(x[0]))
     ]
+
+
+def trimmed(records: Iterable[Record]) -> list[Record]:
+    """The same, but as long as that part of each program which has an effect and is shown."""
+    lengths = ((r, live(parse(r.text)).length if r.text else r.length) for r in records)
+    return [record._replace(length=length) for record, length in lengths]
 
 
 def front(records: Iterable[Record]) -> list[Record]:

@@ -45,7 +45,8 @@ Name = Literal[
 LAGS = 24
 SMALL = 0.01
 """Gradient size for signs: there, functions such as arcsin are linear, and clipping is off."""
-NEGLIGIBLE, LARGEST = 1e-9, 50.0  # weights of the past, relative to that of the present
+NEGLIGIBLE, LARGEST = 1e-9, 1e6  # weights of the past, relative to that of the present
+NOISE = 1e-12  # of the largest weight: what is left by rounding
 MOST = 0.95  # share of components that must agree; some lie where a tanh has not saturated
 
 
@@ -148,14 +149,16 @@ def _degree(program: Program, gradients: Tensor) -> float | None:
 
 
 def _has_constant_size(program: Program, gradients: Tensor) -> bool:
-    size = respond([program], gradients)[0, LAGS // 2 :].abs()
-    typical = size.nanmedian()
-    return bool(typical > 0) and _agree(size, typical.expand_as(size), 1e-3)
+    """At each step; from step to step it may change, as a learning rate does."""
+    size = respond([program], gradients)[0, LAGS // 2 :].abs().flatten(1)
+    typical = size.nanmedian(dim=1, keepdim=True).values
+    return bool((typical > 0).all()) and _agree(size, typical.expand_as(size), 1e-3)
 
 
 def _impulses(program: Program) -> Tensor:
     """``[LAGS]`` last updates, for a gradient of 1 so many steps ago and no others."""
-    return respond([program], _at(torch.arange(LAGS), torch.ones(LAGS)))[0, -1, :, 0]
+    response = respond([program], _at(torch.arange(LAGS), torch.ones(LAGS)))[0, -1, :, 0]
+    return torch.where(response.abs() > NOISE * response.abs().nan_to_num().max(), response, 0.0)
 
 
 def _at(lags: Tensor, sizes: Tensor) -> Tensor:
@@ -166,7 +169,8 @@ def _at(lags: Tensor, sizes: Tensor) -> Tensor:
 
 
 def _is_linear(program: Program, response: Tensor, generator: torch.Generator) -> bool:
-    gradients = torch.randn(LAGS, 256, 1, dtype=torch.float64, generator=generator)
+    """In tensors of several elements, too, where a norm or a cosine is not the element itself."""
+    gradients = torch.randn(LAGS, 32, 8, dtype=torch.float64, generator=generator)
     expected = torch.einsum("k,kri->ri", response.flip(0), gradients)
     return _agree(respond([program], gradients)[0, -1], expected, 1e-6)
 
@@ -176,7 +180,7 @@ def _is_linear(program: Program, response: Tensor, generator: torch.Generator) -
 
 def _sign(program: Program, degree: float | None, generator: torch.Generator) -> RuleKind:
     response = _switching_points(program)
-    gradients = SMALL * torch.randn(LAGS, 512, 1, dtype=torch.float64, generator=generator)
+    gradients = SMALL * torch.randn(LAGS, 64, 8, dtype=torch.float64, generator=generator)
     expected = torch.einsum("k,kri->ri", response.flip(0), gradients).sign()
     actual = respond([program], gradients)[0, -1].sign()
     if (actual == expected).double().mean() < 0.99:
@@ -188,24 +192,39 @@ def _sign(program: Program, degree: float | None, generator: torch.Generator) ->
 def _switching_points(program: Program) -> Tensor:
     """``[LAGS]`` weights of the past, that of the latest gradient that counts being 1 or -1.
 
-    All bisections run at once. Weights that are not found are NaN.
+    What cannot outweigh any other is left by rounding and does not count. Weights that are not
+    found are NaN.
     """
     lags = torch.arange(LAGS)
     alone = respond([program], SMALL * _at(lags, torch.ones(LAGS)))[0, -1, :, 0].sign()
-    if not alone.any():
-        return torch.full((LAGS,), torch.nan, dtype=torch.float64)
-    latest = int(alone.nonzero()[0])
-    against = -alone * alone[latest]
+    weights = torch.full((LAGS,), torch.nan, dtype=torch.float64)
+    while alone.any():
+        latest, *others = alone.nonzero().flatten().tolist()
+        weights = _against(program, alone, latest)
+        if not others or not weights[others].isnan().all():
+            break
+        alone[latest] = 0
+    return weights
+
+
+def _against(program: Program, alone: Tensor, latest: int) -> Tensor:
+    """``[LAGS]`` weights beside that of ``latest``; ``alone``: what each does by itself.
+
+    All bisections run at once.
+    """
+    lags, against = torch.arange(LAGS), -alone * alone[latest]
 
     def sign(y: Tensor) -> Tensor:
         """Of the update, for 1 at each lag and ``y``, of opposite effect, at ``latest``."""
-        both = _at(lags, torch.ones(LAGS)) + _at(torch.full((LAGS,), latest), against * y)
+        both = _at(lags, 1 / y.clamp(min=1)) + _at(
+            torch.full((LAGS,), latest), against * y.clamp(max=1)
+        )
         return respond([program], SMALL * both)[0, -1, :, 0].sign()
 
     low = torch.full((LAGS,), NEGLIGIBLE, dtype=torch.float64)
     high = torch.full((LAGS,), LARGEST, dtype=torch.float64)
     negligible, found = sign(low) != alone, sign(high) == -alone
-    for _ in range(50):
+    for _ in range(60):
         middle = (low * high).sqrt()
         flipped = sign(middle) != alone
         low, high = torch.where(flipped, low, middle), torch.where(flipped, middle, high)

@@ -18,7 +18,7 @@ from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evaluate import Calibration, Fate, Outcome
 from search.evolve import Batch, Candidate, Evolution
-from search.history import front
+from search.history import front, trimmed
 from search.program import parse, to_text
 from search.tables import Evaluation, Record
 from search.view import Curves, Progress, View
@@ -204,7 +204,7 @@ class Search:
     def _close(self) -> None:
         """The search is over: note who goes into the final."""
         best = self.archive.best(self.config.verdict.finalists)
-        evaluated = list(self.archive.records("WHERE c.fate = 'evaluated'"))
+        evaluated = trimmed(self.archive.records("WHERE c.fate = 'evaluated'"))
         points, shortest = (
             [(r.length or 0, r.score or 0.0) for r in records]
             for records in (evaluated, front(evaluated))

@@ -22,6 +22,7 @@ from search.history import (
     front,
     history,
     meta_validation,
+    trimmed,
 )
 from search.loop import fates
 from search.program import parse, to_text
@@ -59,7 +60,7 @@ def page(archive: Archive, remade_by: str) -> Page:
         if any(row.stage == stage for row in archive.finals())
     ]
     if best:
-        evaluated = list(archive.records("WHERE c.fate = 'evaluated'"))
+        evaluated = trimmed(archive.records("WHERE c.fate = 'evaluated'"))
         sections += [
             Section("How it went", _course(archive, past, facts.get("calibration"))),
             Section("Short and good", _front(archive, evaluated)),

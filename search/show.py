@@ -75,12 +75,13 @@ def kind(record: Record) -> str:
 
 
 def _entry(record: Record) -> dict[str, Any]:
+    program = None if record.text is None else live(parse(record.text))
     return {
         "id": record.id,
         "score": record.score,
         "lr": record.lr,
-        "length": record.length,
-        "program": None if record.text is None else to_text(live(parse(record.text))),
+        "length": None if program is None else program.length,
+        "program": None if program is None else to_text(program),
     }
 
 

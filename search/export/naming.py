@@ -52,7 +52,8 @@ def single_names(program: Program) -> Program:
     last = {statement.target: row for row, statement in enumerate(program.statements)}
     taken = TAKEN | {f"{name}{ending}" for name in program.states for ending in ("s", "_kept")}
     used = {*taken, *program.inputs, *last}
-    states = {n: _fresh(n, used) if n in taken else n for n in program.states}
+    clash = {name for name in program.states if name in taken or f"{name}s" in TAKEN}
+    states = {n: _fresh(n, used) if n in clash else n for n in program.states}
     inputs = {name: states.get(name, name) for name in program.inputs}
     names = dict(inputs)
     statements = []
@@ -105,7 +106,8 @@ def _role(program: Program, statement: Statement, place: int) -> str:
     value = statement.args[place]
     if statement.op == "interp" and place == 2 and isinstance(value, float) and 0 <= value <= 1:
         return "alpha" if statement.args[0] in program.states else "beta"
-    if statement.op == "mul" and program.form == "full" and "w" in statement.args:
+    decays = statement.op == "mul" and program.form == "full" and "w" in statement.args
+    if decays and isinstance(value, float) and value >= 0:
         return "weight_decay"
     return "c"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from search.linear import dependent_states, expand
 from search.mutate import mutate, random_program
 from search.ops import ProgramError
 from search.patterns import RULES, rewritings
+from search.probe import respond
 from search.program import from_rows, parse, to_text
 from search.signature import signatures
 from search.zoo import ZOO, with_states
@@ -312,3 +314,28 @@ def test_a_state_that_nothing_reaches_is_zero():
         -1
     ].after
     assert body(end.program) == ["update = sign(g)"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"{EMA}\nx = arcsin(g)\ny = x * 0.0\ns = sign(m)\nupdate = s + y",  # arcsin(2) is no number
+        f"{EMA}\nx = g / g\nupdate = m * x",  # 0 / 0 is 0: nothing moves without a gradient
+    ],
+)
+def test_what_differs_at_some_gradients_alone_is_kept(body):
+    given = Setting(program(body))
+    for _, after, agreed in simplify(given):
+        assert agreed.holds
+        given = after
+    gradients = torch.tensor([1.0, 0.0, 2.0], dtype=torch.float64).view(3, 1, 1)
+    before, after = respond([program(body), given.program], gradients)
+    assert torch.allclose(before, after, equal_nan=True)
+
+
+def test_the_check_needs_no_name_of_the_program():
+    lines = "x = g / m\ny = x * 1.0\nz = x - y\na = m_2 + z\nupdate = a * 1.0"
+    given = program(f"m_2 = interp(g, m_2, 0.9)\nm = interp(m_2, m, 0.99)\n{lines}", "m, m_2")
+    renamed = parse(to_text(given).replace("m_2", "n"))
+    one, other = (simplify(Setting(p))[-1].after.program.length for p in (given, renamed))
+    assert one == other == 2

@@ -156,6 +156,22 @@ def update(w, g, m, lr, t):
     update = m * x
     return update, m
 """
+TAKEN_IN_THE_PLURAL = """
+def update(w, g, grad, param):
+    x = g - grad
+    param = interp(x, param, 0.5)
+    update = sign(param)
+    grad = 1.0 * g
+    return update, grad, param
+"""
+A_NEGATIVE_FACTOR = """
+def full_update(w, g, m, lr):
+    m = interp(g, m, 0.9)
+    d = w * -0.01
+    x = m - d
+    update = x * lr
+    return update, m
+"""
 TWICE_A_NUMBER = """
 def update(w, g, m, t):
     m = interp(g, m, 0.9)
@@ -186,7 +202,13 @@ def test_every_function_survives_export(name: str, foreach: bool) -> None:
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("foreach", [False, True])
-@pytest.mark.parametrize("text", [FULL, AWKWARD, TAKEN_BY_LISTS, TAKEN_BY_HELPERS, TWICE_A_NUMBER])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(FULL, AWKWARD, TAKEN_BY_LISTS, TAKEN_BY_HELPERS, TAKEN_IN_THE_PLURAL),
+        *(A_NEGATIVE_FACTOR, TWICE_A_NUMBER),
+    ],
+)
 def test_awkward_programs(text: str, foreach: bool, groups: int) -> None:
     """Names that the file needs itself, kinds that change, reductions over all groups, names that
     are numbers now and tensors then."""

@@ -94,6 +94,31 @@ def test_lion_in_disguise(body):
     assert str(kind) == "sign of a two-decay average, 0.9 and 0.99: the Lion form"
 
 
+HEAVY_PASTS = {
+    "Lion form": ("x = interp(g, m, 0.999)\nupdate = sign(x)\nm = interp(g, m, 0.9)", (0.999, 0.9)),
+    "sign of a filter": ("m = m * 1.25\nm = m + g\nupdate = sign(m)", ()),
+}
+
+
+@pytest.mark.parametrize("name", HEAVY_PASTS)
+def test_the_past_may_weigh_far_more_than_the_present(name):
+    body, decays = HEAVY_PASTS[name]
+    kind = classify(program(body))
+    assert (kind.name, kind.decays) == (name, pytest.approx(decays, rel=1e-4))
+
+
+@pytest.mark.parametrize("last", ["update = y * 1", "update = sign(y)"])
+def test_what_cancels_but_for_rounding_weighs_nothing(last):
+    kind = classify(program(f"{EMA}x = g * 0.1\ny = m - x\n{last}"))
+    assert kind.response[:3] == pytest.approx((0, 1, 0.9))
+    assert not kind.climbs
+
+
+def test_a_sign_may_shrink_with_time():
+    kind = classify(program(f"{EMA}s = sign(m)\nr = sqrt(t)\nupdate = s / r", more=", t"))
+    assert (kind.name, kind.decays) == ("sign momentum", pytest.approx((0.9,), rel=1e-4))
+
+
 def test_the_raw_program_of_the_paper_is_of_the_lion_form():
     rows = PAPER["lion_raw"]["statements"]
     kind = classify(from_rows(rows, ("w", "g", "m", "v", "lr"), "full"))
@@ -129,6 +154,15 @@ OTHERS = {
     "a norm": ("x = norm(g)\nupdate = g / x", "normalised"),
     "a large epsilon": ("x = abs(g)\ny = x + 0.1\nupdate = g / y", "mixed"),
     "weights": ("x = g * g\nupdate = w * x", "mixed"),
+    "a sign times a norm": ("s = sign(g)\nx = norm(g)\nupdate = s * x", "homogeneous"),
+    "an average's": (
+        "m = interp(g, m, 0.9)\ns = sign(m)\nx = global_norm(m)\nupdate = s * x",
+        "homogeneous",
+    ),
+    "a cosine in a sign": (
+        "c = cosine_sim(g, m)\nx = m * c\nx = g + x\nupdate = sign(x)\nm = interp(g, m, 0.9)",
+        "sign",
+    ),
     "not finite": ("x = arccosh(g)\ny = exp(1e10)\nx = x * y\nupdate = x / x", "mixed"),
 }
 
