@@ -58,7 +58,7 @@ def evaluate(arguments: Arguments) -> int:
             "else; choose another name"
         )
     rules = entrants(asked)
-    plan.entries()
+    evaluation.check(plan, rules)
     prepare(options.device)
     torch.set_num_threads(_positive(options.threads))
     console = Console()

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from l2o import checkpoint
@@ -45,8 +46,8 @@ class Learned:
         One that was meta-trained in muP must know which axes of a module grow with its width:
         ``base`` is the same network at another width, such as half of it, and ``inputs`` what
         ``base(*inputs)`` takes. The rest of muP is the network's, see ``tasks.mup.param_groups``.
-        Raises ValueError for a module without a base, where there has to be one, and for a base
-        without a module.
+        Raises ValueError for a module without a base, where there has to be one, for a base
+        without a module, and where some parameters are of double precision and others are not.
         """
         if base is not None and isinstance(model, nn.Module):
             params: Iterable[Any] = self._groups(model, base, inputs, float(lr), weight_decay)
@@ -63,8 +64,12 @@ class Learned:
             params = model
         rule = self.architecture.rule(self.theta)
         optimizer = RuleOptimizer(params, rule, lr, weight_decay, **settings)
-        devices = (p.device for group in optimizer.param_groups for p in group["params"])
-        optimizer.rule = self.architecture.rule(self.theta.to(next(devices, self.theta.device)))
+        given = [p for group in optimizer.param_groups for p in group["params"]]
+        double = {p.dtype in (torch.float64, torch.complex128) for p in given if p.requires_grad}
+        if len(double) > 1:
+            raise ValueError("params: got some of double precision among others, expected one kind")
+        theta = self.theta.double() if True in double else self.theta
+        optimizer.rule = self.architecture.rule(theta.to(given[0].device))
         return optimizer
 
     def _groups(

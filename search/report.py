@@ -204,6 +204,8 @@ def _meta_validation_figure(
         label = "best so far on the proxies"
         axes.step(past.tried, best, where="post", color=GREY, lw=1.2, label=label)
         for x, (record, gap) in zip(tried, followed, strict=True):
+            if gap.mean == -math.inf:  # the reference diverged
+                continue
             low, mean, high = (100 * math.expm1(min(v, 3)) for v in (gap.low, gap.mean, gap.high))
             if math.isfinite(gap.low):
                 axes.plot([x, x], [low, high], color=COLOURS[1], linewidth=1.2)

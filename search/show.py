@@ -25,6 +25,7 @@ from search.program import parse, to_text
 from search.tables import Record
 from search.verdict import Standing, as_data, is_discovery, standings
 from search.view import clock
+from tasks.wording import REFERENCE_DIVERGED
 
 STAGES = {"proxy": "proxy tasks", "held_out": "held-out tasks"}
 TITLES = {"adamw": "AdamW", "lion": "Lion", "momentum": "momentum"}
@@ -158,6 +159,8 @@ def _percent(interval: Mapping[str, Any] | None, itself: bool) -> str:
         return "–"
     if interval is None:
         return "diverged"
+    if interval["mean"] is None:
+        return REFERENCE_DIVERGED
     mean = f"{100 * math.expm1(interval['mean']):+.1f}"
     if interval["low"] is None or interval["high"] is None:
         return f"{mean} (n = {interval['n']})"
@@ -213,7 +216,7 @@ def _verdict(content: Mapping[str, Any]) -> str:
     winner = str(content["best"]["id"])
     rows = {row["rule"]: row["against"] for row in content["stages"]["held_out"]}
     against = rows[winner][BASELINES[0]]
-    if against is None:
+    if against is None or against["mean"] is None:
         return "No discovery: on held-out tasks a run of it or of AdamW diverged."
     if against["low"] is not None and against["low"] > 0:
         return "No discovery: on held-out tasks the whole interval against AdamW is above zero."

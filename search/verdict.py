@@ -158,9 +158,11 @@ def _table(rows: Sequence[Final]) -> dict[str, np.ndarray]:
 
 
 def as_data(interval: Interval) -> dict[str, Any] | None:
-    """As JSON can hold it: None if it diverged; of one seed, both ends are None."""
+    """As JSON can hold it: None if it diverged; the mean is None if only the reference did; of one
+    seed, both ends are None."""
     if not math.isfinite(interval.mean):
-        return None
+        nothing = {"mean": None, "low": None, "high": None, "n": interval.n}
+        return nothing if interval.mean < 0 else None
     ends = (interval.low, interval.high) if math.isfinite(interval.low) else (None, None)
     return {"mean": interval.mean, "low": ends[0], "high": ends[1], "n": interval.n}
 

@@ -19,14 +19,6 @@ from tasks.scoring import Interval
 RESAMPLES = 2000
 Average = Callable[[np.ndarray], np.ndarray]
 """``[..., tasks, seeds] -> [...]``."""
-FLOOR = float(np.finfo(np.float32).tiny)
-"""Losses below, such as the 0 of a task that is solved, count as this: below it is rounding."""
-
-
-def logs(losses: np.ndarray) -> np.ndarray:
-    """Logarithms of losses; NaN of a loss below 0, of which no ratio means anything."""
-    with np.errstate(invalid="ignore"):
-        return np.log(np.where(losses < 0, losses, np.maximum(losses, FLOOR)))
 
 
 def iqm(values: np.ndarray) -> np.ndarray:

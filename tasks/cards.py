@@ -28,7 +28,7 @@ zeros hide a penalty, and a readout of zeros the scale of everything before it."
 
 def fingerprint(task: Task) -> str:
     """A digest of a task's initial weights, its data, and its losses and gradients beside those
-    weights: another task has another one."""
+    weights, on some of the data: another task has another one."""
     params = task.init(torch.Generator().manual_seed(0))
     noise = torch.Generator().manual_seed(1)
     aside = {
@@ -43,6 +43,7 @@ def fingerprint(task: Task) -> str:
         grads, loss = grad_and_value(task.loss)(aside, batch)
         slope = torch.stack([grad.norm() for grad in grads.values()]).norm()
         parts += [str(size), *(_bytes(part) for part in batch)]
+        parts += [_bytes(part) for part in task.data.contents(split)]
         parts.append(f"{float(loss):.4g} {float(slope):.4g}")
     return digest(*parts, *(_bytes(value) for value in params.values()))
 

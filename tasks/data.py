@@ -114,6 +114,9 @@ class Arrays(Dataset):
             for tensor in getattr(self, split)
         )
 
+    def contents(self, split: Split) -> tuple[Tensor, ...]:
+        return getattr(self, split)
+
     def to(self, device: torch.device | str) -> Arrays:
         return moved(self, device)
 
@@ -155,6 +158,9 @@ class Text(Dataset):
         number[kept] = np.arange(1, len(kept) + 1)
         blocks = (torch.from_numpy(block.copy()) for block in np.split(number[codes], ends))
         return cls(name, *blocks, symbols="\ufffd" + "".join(map(chr, kept)), context=context)
+
+    def contents(self, split: Split) -> tuple[Tensor, ...]:
+        return (getattr(self, split),)
 
     @property
     def vocabulary(self) -> int:

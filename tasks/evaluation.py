@@ -107,6 +107,12 @@ class Plan:
         return FRESH_SEEDS[: self.seeds]
 
 
+def check(plan: Plan, entrants: Sequence[Entrant]) -> None:
+    """Raises ValueError for an unknown suite, or a rule that cannot be used on one of its tasks."""
+    for (_, task, _), entrant in product(plan.entries(), entrants):
+        _parametrised(task, entrant)
+
+
 def space(trials: int) -> tuple[Setting, ...]:
     """The first ``trials`` settings of the sequence that every rule is tuned on."""
     (low, high), (least, most) = LEARNING_RATES, WEIGHT_DECAYS
@@ -139,8 +145,7 @@ def evaluate(
     Raises ValueError for an unknown suite, or a rule that cannot be used on one of its tasks.
     """
     entries = plan.entries()
-    for (_, task, _), entrant in product(entries, entrants):
-        _parametrised(task, entrant)  # what is refused is refused before anything is run
+    check(plan, entrants)  # what is refused is refused before anything is run
     for entrant in entrants:
         results.set_rule(entrant.name, entrant.identity, entrant.source)
     note(plan, entrants, results)  # which names these rules

@@ -56,7 +56,8 @@ def ranking(
     tasks = len(measured.tasks)
     caption = (
         f"Left is better. Interquartile mean over {tasks} tasks and {_seeds(measured)}; thick: "
-        "95 % interval over seeds, thin: over seeds and tasks. Diverged rules are not shown."
+        "95 % interval over seeds, thin: over seeds and tasks. Not shown: rules without a number, "
+        "since they or the reference diverged."
     )
     return Figure("ranking", figure, caption, hover)
 

@@ -63,7 +63,9 @@ def derivatives(
         loss = vmap(task.loss, in_dims=(0, None if shared else 0))(at, batch)
         where = [*at.values()]
         curved = differentiable or signs is not None
-        found = torch.autograd.grad(loss, where, torch.ones_like(loss), create_graph=curved)
+        found = torch.autograd.grad(
+            loss, where, torch.ones_like(loss), create_graph=curved, materialize_grads=True
+        )
         second = None
         if signs is not None:
             along = [signs[name] for name in at]

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tasks.fields import positive
+from tasks.gradients import gradients
+from tasks.suites import yours
 from tasks.types import Batch, Dataset, Task
 
 
@@ -21,10 +23,13 @@ from tasks.types import Batch, Dataset, Task
 class ModuleTask(Task):
     """``loss_fn(module(inputs), *targets)`` for batches ``(inputs, *targets)`` of ``data``.
 
-    ``build`` makes a fresh, randomly initialised module; all its parameters are trained, in the
-    order of ``named_parameters`` and under those names. Buffers keep the values they had when the
-    task was made, so layers that write to theirs (batch normalisation with running statistics)
-    raise a ValueError; layers that draw random numbers (active dropout) are refused by ``vmap``.
+    ``build`` makes a fresh, randomly initialised module; its parameters are trained, in the order
+    of ``named_parameters`` and under those names, but for those that need no gradient. These and
+    buffers keep the values that ``build`` gives them with torch's generator at seed 0, whatever
+    ran before. Raises ValueError for a module whose gradient cannot be taken for two instances at
+    once: layers that write to their buffers (batch normalisation with running
+    statistics) or draw random numbers (active dropout), recurrent layers, data of other types than
+    the module and the loss expect.
 
     >>> from tasks.datasets import digits
     >>> def network() -> nn.Module:
@@ -46,31 +51,53 @@ class ModuleTask(Task):
 
     def __post_init__(self) -> None:
         positive(batch_size=self.batch_size)
-        with torch.random.fork_rng(devices=[]):
-            module = self.build()
+        module = self._built(0)
         for path, part in module.named_modules():
             if getattr(part, "track_running_stats", False):
                 raise ValueError(
                     f"build: got {type(part).__name__} {path!r} with running statistics, expected "
                     "track_running_stats=False"
                 )
-        if not any(True for _ in module.parameters()):
-            raise ValueError("build: got a module without parameters, expected at least one")
-        # Not a field: only its structure and its buffers are ever used, not its parameters.
+        if not any(p.requires_grad for p in module.parameters()):
+            raise ValueError(
+                "build: got a module without parameters to train, expected at least one"
+            )
+        # Not a field: only its structure and what is not trained are ever used.
         object.__setattr__(self, "_skeleton", module)
+        with yours("build", self.name, "cannot be differentiated for many instances at once"):
+            self._attempt()
 
-    def init(self, generator: torch.Generator) -> dict[str, Tensor]:
+    def _attempt(self) -> None:
+        params = self.init(torch.Generator().manual_seed(0))
+        twice = {name: torch.stack([p, p]) for name, p in params.items()}
+        index = torch.arange(2 * self.batch_size) % self.data.size("train")
+        batch = self.data.batch("train", index.view(2, self.batch_size))
+        losses = gradients(self, twice, batch, shared=False)[1]
+        if losses.shape != (2,):
+            raise ValueError(f"its loss has shape {tuple(losses.shape[1:])}, expected one number")
+
+    def _built(self, seed: int) -> nn.Module:
         # Modules initialise themselves from torch's global generator and take no other. So it is
-        # seeded from ours for the time of one call, and forked, so that nobody else notices.
-        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        # seeded for the time of one call, and forked, so that nobody else notices.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            module = self.build()
-        return {name: p.detach().clone().float() for name, p in module.named_parameters()}
+            return self.build()
+
+    def init(self, generator: torch.Generator) -> dict[str, Tensor]:
+        module = self._built(int(torch.randint(2**63 - 1, (), generator=generator)))
+        return {
+            name: p.detach().clone().float()
+            for name, p in module.named_parameters()
+            if p.requires_grad
+        }
 
     def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         inputs, *targets = batch
         skeleton: nn.Module = getattr(self, "_skeleton")  # noqa: B009
-        buffers = {name: b.to(inputs.device) for name, b in skeleton.named_buffers()}
-        outputs = functional_call(skeleton, {**params, **buffers}, (inputs,))
+        fixed = {
+            name: x.detach().to(inputs.device)
+            for name, x in (*skeleton.named_parameters(), *skeleton.named_buffers())
+            if name not in params
+        }
+        outputs = functional_call(skeleton, {**params, **fixed}, (inputs,))
         return self.loss_fn(outputs, *targets)

@@ -237,10 +237,11 @@ class RuleOptimizer(Optimizer):
 
 
 def _alike(params: list[Tensor]) -> list[list[Tensor]]:
-    """The parameters by row: those of one device and working precision."""
+    """The parameters by row: those of one device and working precision; empty ones are in none."""
     rows: dict[Any, list[Tensor]] = {}
     for p in params:
-        rows.setdefault((p.device, _working_dtype(p)), []).append(p)
+        if p.numel():
+            rows.setdefault((p.device, _working_dtype(p)), []).append(p)
     return list(rows.values())
 
 

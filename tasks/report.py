@@ -51,6 +51,8 @@ def _sentence(table: Sequence[Standing], reference: str) -> str:
     if not better:
         return f"No rule is better than tuned {reference}, beyond noise."
     first = better[0]
+    if not math.isfinite(first.gap.mean):
+        return f"{first.rule} is better than tuned {reference}, too many of whose runs diverged."
     tied = [rule for rule in best if rule != first.rule]
     return (
         f"{first.rule} ends {distance(first.gap.mean)} tuned {reference} (n = {first.gap.n} runs; "

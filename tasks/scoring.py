@@ -120,8 +120,19 @@ def finite(losses: Tensor) -> Tensor:
     return torch.where(losses.isfinite(), losses, math.inf)
 
 
+FLOOR = float(np.finfo(np.float32).tiny)
+"""Losses below, such as the 0 of a task that is solved, count as this: below it is rounding."""
+
+
+def logs(losses: np.ndarray) -> np.ndarray:
+    """Logarithms of losses; NaN of a loss below 0, of which no ratio means anything."""
+    with np.errstate(invalid="ignore"):
+        return np.log(np.where(losses < 0, losses, np.maximum(losses, FLOOR)))
+
+
 class Interval(NamedTuple):
-    """A mean over ``n`` seeds and its 95 % interval; infinite if any run diverged."""
+    """A mean over ``n`` seeds and its 95 % interval; infinite if any run diverged, and the mean of
+    a log ratio minus infinity if only the reference did."""
 
     mean: float
     low: float
@@ -130,7 +141,7 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         if not math.isfinite(self.mean):
-            return "diverged"
+            return "reference diverged" if self.mean < 0 else "diverged"
         if not math.isfinite(self.low):
             return f"{self.mean:+.4f} (n = {self.n})"
         return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
@@ -138,8 +149,10 @@ class Interval(NamedTuple):
 
 def compare(losses: np.ndarray, reference: np.ndarray) -> Interval:
     """``losses`` and ``reference``: ``[tasks, seeds]``, paired by seed -> mean log ratio."""
-    with np.errstate(all="ignore"):
-        gaps = np.log(losses / reference).mean(axis=0)
+    if np.isfinite(losses).all() and not np.isfinite(reference).all():
+        return Interval(-math.inf, -math.inf, math.inf, losses.shape[1])
+    with np.errstate(invalid="ignore"):
+        gaps = (logs(losses) - logs(reference)).mean(axis=0)
     return interval(gaps)
 
 

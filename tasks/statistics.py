@@ -19,8 +19,8 @@ import numpy as np
 from scipy import stats
 
 from tasks import averages
-from tasks.averages import across, iqm, logs, over_seeds, over_tasks, share
-from tasks.scoring import Interval
+from tasks.averages import across, iqm, over_seeds, over_tasks, share
+from tasks.scoring import Interval, logs
 from tasks.targets import Reached, middle, profile, reached, scores, steps_to, target
 from tasks.tuning import Tuning, tuning
 

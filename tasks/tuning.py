@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.averages import across, logs, share
-from tasks.scoring import Interval
+from tasks.averages import across, share
+from tasks.scoring import Interval, logs
 
 CLOSE = math.log(1.1)
 """A trial is good when its loss is within 10 % of the rule's best."""

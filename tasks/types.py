@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import ClassVar, Literal, NamedTuple, Protocol
@@ -161,6 +161,11 @@ class Dataset(ABC):
     @abstractmethod
     def to(self, device: torch.device | str) -> Dataset:
         """The same data resident on ``device``."""
+
+    def contents(self, split: Split) -> Iterable[Tensor]:
+        """All that the split holds: by this it is told from another one."""
+        for part in torch.arange(self.size(split)).split(4096):
+            yield from self.batch(split, part)
 
 
 class Task(ABC):

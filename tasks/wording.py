@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from tasks.scoring import Interval
 from tasks.statistics import ALPHA, least_p
 
+REFERENCE_DIVERGED = "reference diverged"
+"""What a log ratio of minus infinity means: a loss of 0 has a logarithm (``scoring.logs``)."""
 LARGE = math.log(11.0)
 """From here on a log ratio is said as a factor, in place of more than 1000 %."""
 
@@ -15,7 +17,7 @@ LARGE = math.log(11.0)
 def per_cent(ratio: float, digits: int = 1) -> str:
     """A log ratio as a change: 0.01 is ``+1.0 %``, its parts kept together; 4.6 is ``×99``."""
     if not math.isfinite(ratio):
-        return "diverged" if ratio > 0 else "–"
+        return REFERENCE_DIVERGED if ratio < 0 else "diverged"
     return _signed(ratio, digits) + ("" if ratio > LARGE else "\N{NO-BREAK SPACE}%")
 
 
@@ -30,7 +32,7 @@ def interval(x: Interval, unit: str = "") -> str:
     """The ends of an interval of log ratios, in per cent; ``unit`` follows a number that is one."""
     if not math.isfinite(x.mean):
         return ""
-    if not math.isfinite(x.low):
+    if math.isinf(x.low) and math.isinf(x.high) and x.low < x.high:
         return "n = 1"
     return f"{_end(x.low)} to {_end(x.high)}{'' if x.high > LARGE else unit}"
 
@@ -62,7 +64,7 @@ def _with(number: str, ends: str) -> str:
 
 
 def _end(ratio: float) -> str:
-    return _signed(ratio, 1) if math.isfinite(ratio) else "diverged"
+    return _signed(ratio, 1) if math.isfinite(ratio) else per_cent(ratio)
 
 
 def _signed(ratio: float, digits: int) -> str:

@@ -157,6 +157,11 @@ def test_what_has_no_mup_version_is_refused_before_anything_is_run(here, capsys)
     assert "no field width" in error
     assert out == ""
     assert evaluate("learned") == 0
+    with Results(Path("r.sqlite")) as results:
+        before = results.facts()
+    assert evaluate("in_mup", "--reference", "sgd") == 2
+    with Results(Path("r.sqlite")) as results:
+        assert results.facts() == before
 
 
 def test_a_meta_training_run_is_its_best(here):

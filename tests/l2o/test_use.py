@@ -56,6 +56,30 @@ def test_a_checkpoint_trains_saves_and_resumes(
     assert torch.equal(trained(twin, resumed), trained(net, optimizer))
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: type(a).__name__)
+def test_double_precision_and_empty_parameters(
+    architecture: LearnedOptimizer, tmp_path: Path
+) -> None:
+    checkpoint.save(tmp_path / "mine", architecture, architecture.initial(1), {"seed": 1})
+    learned, ends = l2o.load(tmp_path / "mine"), []
+    for dtype in (torch.float32, torch.float64):
+        net = model().to(dtype)
+        optimizer = learned.optimizer(
+            [*net.parameters(), nn.Parameter(torch.zeros(0, 3).to(dtype))]
+        )
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = net(torch.ones(2, 3, dtype=dtype)).square().mean()
+            loss.backward()
+            optimizer.step(loss=loss)  # type: ignore[call-arg]
+        ends.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    assert ends[1].dtype == torch.float64
+    torch.testing.assert_close(ends[0], ends[1].float(), rtol=1e-4, atol=1e-5)
+    half = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2, dtype=torch.float64))]
+    with pytest.raises(ValueError, match="params: got some of double precision among others"):
+        learned.optimizer(half)
+
+
 def test_names_are_looked_up_among_the_shipped(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "mulo_tiny", SmallFC(), SmallFC().initial())
     assert use.load("mulo_tiny", tmp_path).architecture == SmallFC()

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from search.archive import Archive, create, open_existing
-from search.show import lineage, render, summary
+from search.show import _percent, lineage, render, summary
 from search.storage import ArchiveError
 from search.tables import Final
-from search.verdict import standings
+from search.verdict import as_data, standings
 
 SIGN = """def update(w, g, m, v):
     m = interp(g, m, 0.9)
@@ -239,7 +239,13 @@ def test_where_the_reference_diverges_the_lowest_losses_lead(archive: Archive) -
     ]
     table = standings(rows, "proxy", ("adamw",))
     assert [standing.rule for standing in table] == ["9", "10", "8", "adamw"]
-    assert {standing.against["adamw"].mean for standing in table} == {math.inf}
+    means = [standing.against["adamw"].mean for standing in table]
+    assert means == [-math.inf, -math.inf, math.inf, math.inf]
+    shown = [as_data(standing.against["adamw"]) for standing in table]
+    assert [_percent(data, itself=False) for data in shown] == [
+        *["reference diverged"] * 2,
+        *["diverged"] * 2,
+    ]
 
 
 def test_lineage_tells_which_mutation_made_which_gain(archive: Archive) -> None:

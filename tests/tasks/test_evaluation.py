@@ -11,6 +11,7 @@ import torch
 from tasks import evaluation, replay, report, statistics
 from tasks.cards import card, fingerprint
 from tasks.composite import Lasso
+from tasks.datasets import digits
 from tasks.evaluation import TIMED, Entrant, Plan, evaluate, measured, space
 from tasks.files import new_directory
 from tasks.mlp import MLP
@@ -297,6 +298,10 @@ def test_fingerprints_tell_tasks_apart():
         mup(MLP(width=4), base_width=2),
         mup(MLP(width=4), base_width=3),
     ]
+    data = digits()
+    inputs, targets = data.train
+    other = torch.where(torch.arange(len(targets)) == 5, (targets + 1) % 10, targets)
+    tasks.append(MLP(width=3, data=replace(data, train=(inputs, other))))  # one label of 1,257
     assert len({fingerprint(task) for task in tasks}) == len(tasks)
     assert fingerprint(MLP(width=3)) == fingerprint(MLP(width=3))
 

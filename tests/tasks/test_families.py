@@ -6,14 +6,19 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import grad, grad_and_value, vmap
 
+from search.vm import Population
+from search.zoo import ZOO
 from tasks import module
 from tasks.autoencoder import Autoencoder
+from tasks.cards import fingerprint
 from tasks.conv import Conv
 from tasks.data import draw
 from tasks.datasets import breast_cancer, diabetes, digits, help_text
@@ -22,6 +27,7 @@ from tasks.mlp import MLP
 from tasks.module import ModuleTask
 from tasks.quadratic import Quadratic
 from tasks.transformer import Transformer
+from tasks.unroll import initial, unroll
 
 
 def network() -> nn.Module:
@@ -188,6 +194,18 @@ def test_the_proxy_is_what_it_is_said_to_be():
             lambda: ModuleTask(nn.Flatten, cross_entropy, digits(), 8, "x"),
             "build: got a module without parameters",
         ),
+        *(
+            (lambda part=part: module_task(part), f"build: got 'x', which cannot be .*: {reason}")
+            for part, reason in (
+                (nn.Dropout(), "RuntimeError: vmap: called random operation"),
+                (nn.LSTM(16, 16), "RuntimeError: Batching rule not implemented for aten::lstm"),
+                (nn.Linear(9, 9), "RuntimeError: Expected size"),
+            )
+        ),
+        (
+            lambda: module_task(nn.Identity(), partial(cross_entropy, reduction="none")),
+            r"build: .*: ValueError: its loss has shape \(8,\), expected one number",
+        ),
     ],
 )
 def test_wrong_fields_are_named(build, message):
@@ -257,6 +275,18 @@ def test_transformer_attention_is_torch_attention():
     torch.testing.assert_close(task._attend(params, "block0", x), expected)
 
 
+def module_task(part: nn.Module, loss=cross_entropy) -> ModuleTask:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), part, Last())
+
+    return ModuleTask(build, loss, digits(), 8, "x")
+
+
+class Last(nn.Module):
+    def forward(self, x: Any) -> Tensor:
+        return (x[0] if isinstance(x, tuple) else x)[..., :10]
+
+
 def test_module_task_is_the_module():
     task = ModuleTask(network, cross_entropy, digits(), 32, "linears")
     params = task.init(generator(0))
@@ -264,6 +294,39 @@ def test_module_task_is_the_module():
     built.load_state_dict(params)
     x, y = minibatch(task)
     torch.testing.assert_close(task.loss(params, (x, y)), cross_entropy(built(x), y))
+
+
+class Features(nn.Module):
+    """Random features that are not trained: of a buffer and of parameters that are frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waves: Tensor
+        self.register_buffer("waves", torch.randn(64, 5))
+        self.frozen = nn.Linear(5, 6).requires_grad_(False)
+        self.place = nn.Parameter(torch.tensor([1]), requires_grad=False)
+        self.unused = nn.Parameter(torch.ones(2))
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.frozen(x.flatten(1) @ self.waves)[:, [0, 1, 2, 3, 4, 5]])
+
+
+def test_what_needs_no_gradient_is_not_trained_and_what_is_not_used_stays():
+    made = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        made.append(ModuleTask(Features, cross_entropy, digits(), 8, "features"))
+    assert fingerprint(made[0]) == fingerprint(made[1])
+    task = made[0]
+    params = task.init(generator(0))
+    assert list(params) == ["unused", "head.weight", "head.bias"]
+    rule = Population.of([ZOO["adam"].program], torch.zeros(1, dtype=torch.int64))
+    run = unroll(task, rule, instances=1, steps=3, lr=torch.tensor([0.1]))
+    end = task.layout.views(run.inner.params[0])
+    start = initial(task, 1, 0)[0]
+    assert torch.equal(end["unused"], task.layout.views(start)["unused"])
+    assert not torch.equal(end["head.weight"], task.layout.views(start)["head.weight"])
 
 
 def test_module_docstring_example_runs():

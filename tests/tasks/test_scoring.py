@@ -151,10 +151,16 @@ def test_compare_is_the_mean_over_tasks_of_the_log_ratio() -> None:
 def test_one_diverged_run_is_a_status(bad: float) -> None:
     losses, reference = np.ones((2, 3)), np.ones((2, 3))
     losses[1, 2] = bad
-    for found in (compare(losses, reference), compare(reference, losses)):
-        assert not math.isfinite(found.mean)
-        assert str(found) == "diverged"
-        assert found.high == math.inf
+    found, against = compare(losses, reference), compare(reference, losses)
+    assert (found.mean, found.high, str(found)) == (math.inf, math.inf, "diverged")
+    assert (against.mean, against.high) == (-math.inf, math.inf)
+    assert str(against) == "reference diverged"
+
+
+def test_a_loss_of_0_is_no_divergence() -> None:
+    losses, reference = np.array([[0.0, 1e-3, 1e-3]]), np.full((1, 3), 0.1)
+    assert compare(losses, reference).mean < math.log(1e-3 / 0.1)
+    assert compare(losses[:, :1], losses[:, :1]).mean == 0
 
 
 def test_interval_prints() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tasks import averages, statistics, targets
+from tasks import averages, scoring, statistics, targets
 from tasks.averages import iqm, over_seeds, over_tasks
 from tasks.statistics import Measured, log_ratios
 from tasks.targets import FACTORS, middle, profile, reached, steps_to
@@ -42,8 +42,8 @@ def test_interquartile_mean(values, expected):
         (1.0, INF, -INF),
         (INF, INF, 0.0),
         (0.0, 0.0, 0.0),
-        (0.0, 1e-9, math.log(averages.FLOOR / 1e-9)),
-        (1e-9, 0.0, math.log(1e-9 / averages.FLOOR)),
+        (0.0, 1e-9, math.log(scoring.FLOOR / 1e-9)),
+        (1e-9, 0.0, math.log(1e-9 / scoring.FLOOR)),
     ],
 )
 def test_log_ratios_of_runs_that_diverged_or_reached_0(loss, reference, expected):
