@@ -28,7 +28,7 @@ from tasks.evaluation import Entrant
 from tasks.files import or_shipped
 from tasks.mup import mup, update_multiplier
 from tasks.results import digest
-from tasks.torch_rule import TorchRule, optimizer_class, optimizer_file, torch_optimizer
+from tasks.torch_rule import TorchRule, optimizer_class, optimizer_file, sources, torch_optimizer
 from tasks.types import Task, UpdateRule
 
 
@@ -50,7 +50,7 @@ def entrant(name: str) -> Entrant:
             raise ValueError(f"{path}: a meta-training that has saved nothing yet")
         return _learned(name, path / meta_run.BEST)
     if path.suffix == ".py" and path.is_file() and optimizer_class(path):
-        return _torch(name, optimizer_file(path), path.read_text(encoding="utf-8"))
+        return _torch(name, optimizer_file(path), *sources(path).values())
     if name in NAMED or path.exists():
         return _program(name)
     raise ValueError(
@@ -95,5 +95,6 @@ def _in_mup(task: Task) -> Task:
         ) from error
 
 
-def _torch(name: str, rule: TorchRule, source: str) -> Entrant:
-    return Entrant(name, digest("torch", source), source, lambda task, instances, device: rule)
+def _torch(name: str, rule: TorchRule, source: str, *imported: str) -> Entrant:
+    identity = digest("torch", source, *imported)
+    return Entrant(name, identity, source, lambda task, instances, device: rule)

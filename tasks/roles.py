@@ -126,7 +126,7 @@ def _init_power(narrow: Tensor, wide: Tensor, role: Role, rate: float) -> float:
     four times their sampling error. Vectors are left alone: they are small, or constant.
     """
     usual = INIT[role]
-    sizes = [float(p.detach().square().mean().sqrt()) for p in (narrow, wide)]
+    sizes = [float(p.detach().abs().float().square().mean().sqrt()) for p in (narrow, wide)]
     if role == "vector" or min(sizes) == 0:
         return usual
     surprise = math.log(sizes[1] / sizes[0]) - usual * math.log(rate)

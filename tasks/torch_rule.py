@@ -143,10 +143,27 @@ def optimizer_class(file: Path) -> str | None:
         return None
     for node in reversed(body):
         if isinstance(node, ast.ClassDef) and any(
-            ast.unparse(base).rpartition(".")[2] == "Optimizer" for base in node.bases
+            isinstance(getattr(torch.optim, ast.unparse(base).rpartition(".")[2], None), type)
+            for base in node.bases
         ):
             return node.name
     return None
+
+
+def sources(file: Path) -> dict[Path, str]:
+    """The text of a Python file and of those beside it that it imports, directly or not."""
+    found: dict[Path, str] = {}
+    waiting = [file]
+    while waiting:
+        if (file := waiting.pop()) in found or not file.is_file():
+            continue
+        found[file] = file.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(found[file])):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            waiting += [file.parent / f"{name.replace('.', '/')}.py" for name in names]
+    return found
 
 
 def optimizer_file(file: Path) -> TorchRule:

@@ -187,6 +187,14 @@ def test_identities_follow_behaviour(here):
     (here / "sign.txt").write_text(PROGRAM.replace("sign(g)", "tanh(g)"))
     assert entrant("sign.txt").identity != first
     assert [rule.name for rule in entrants(["lion", "adam", "lion"])] == ["lion", "adam"]
+    (here / "helper.py").write_text("SCALE = 1.0\n")
+    (here / "mine.py").write_text(
+        "import torch\nfrom helper import SCALE\nclass Mine(torch.optim.AdamW):\n    pass\n"
+    )
+    first = entrant("mine.py").identity
+    assert entrant("mine.py").identity == first
+    (here / "helper.py").write_text("SCALE = -5.0\n")
+    assert entrant("mine.py").identity != first
 
 
 @pytest.mark.parametrize(

@@ -357,6 +357,14 @@ def test_param_groups_train_a_module_like_the_task(width, degree, lr):
     torch.testing.assert_close(torch.stack(losses), run.training[:, 0], rtol=2e-3, atol=1e-4)
 
 
+def test_param_groups_of_whole_numbers():
+    models = [mlp(width) for width in (8, 16)]
+    for model in models:
+        model.register_parameter("count", nn.Parameter(torch.tensor([3]), requires_grad=False))
+    groups = param_groups(models[1], models[0], (torch.zeros(1, 64),), lr=0.5)
+    assert sum(len(group["params"]) for group in groups) == 7
+
+
 def test_param_groups_at_the_base_width():
     groups = param_groups(mlp(8), mlp(8), (torch.zeros(1, 64),), lr=0.5, weight_decay=0.1)
     assert [(g["lr"], g["weight_decay"], len(g["params"])) for g in groups] == [(0.5, 0.1, 6)]
