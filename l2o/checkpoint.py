@@ -102,16 +102,18 @@ def load(
     if architecture not in architectures:
         known = ", ".join(sorted(architectures))
         raise CheckpointError(f"{path}: architecture is {architecture!r}, expected one of {known}")
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected torch.float32")
     try:
         optimizer = architectures[architecture](**header.get("arguments", {}), **unsaved)
         theta = optimizer.flatten(tensors)
         optimizer.named(theta)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # the last: sizes beyond all memory
         raise CheckpointError(f"{path}: not a {architecture}: {error}") from error
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32:
-            raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected torch.float32")
     card = read_card(folder)
+    if not isinstance(header.get("mup", False), bool):
+        raise CheckpointError(f"{path}: mup is {header['mup']!r}, expected true or false")
     if "mup" in header:
         card["mup"] = header["mup"]
     elif not card:

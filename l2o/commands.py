@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ def meta_train(arguments: Arguments) -> int:
 
     l2o meta-train --preset quick --run-dir runs/mulo
     l2o meta-train --run-dir runs/wide --train.widths "[32,128]" --estimation.method reuse
-    l2o meta-train --run-dir runs/velo --optimizer Velo --optimizer.lstm_size 32
+    l2o meta-train --run-dir runs/velo --optimizer Velo --optimizer.param_scale false
     l2o meta-train --run-dir runs/more --start runs/mulo
 
     A process uses one thread. For two of them, each with half the particles (a process a core):
@@ -151,7 +152,7 @@ def _proceed(run_dir: Path, ranks: Ranks) -> int:
         try:
             meta_run.proceed(run_dir, ranks, view)
         except Interrupted:
-            view.say(f"stopped, nothing is lost; go on with: l2o resume {run_dir}")
+            view.say(f"stopped, nothing is lost; go on with: l2o resume {quote(str(run_dir))}")
             return 130
     if ranks.first:
         Console().print(_verdict(checkpoint.read_card(run_dir / meta_run.BEST)))

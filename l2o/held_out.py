@@ -23,6 +23,7 @@ from l2o.distribution import lessons
 from l2o.episodes import Lesson
 from l2o.meta_config import Evaluation
 from l2o.tuned import TunedAdam
+from tasks.scoring import FLOOR
 from tasks.types import Task
 from tasks.unroll import unroll
 
@@ -49,13 +50,21 @@ class HeldOut:
         adam: Objectives = (),
         device: str = "cpu",
     ) -> HeldOut:
-        """Runs Adam, on the tasks as they are, unless its results are given."""
+        """Runs Adam, on the tasks as they are, unless its results are given. Raises ValueError
+        where they are not above 0."""
         found = cls(tuple(lessons(tasks, in_mup)), evaluation, adam)
         if adam:
             return found
         plain = replace(found, lessons=tuple(lessons(tasks, in_mup=False)))
         optimizer = TunedAdam(lr=evaluation.adam_lr)
-        return replace(found, adam=plain.objectives(optimizer, optimizer.initial().to(device)))
+        adam = plain.objectives(optimizer, optimizer.initial().to(device))
+        for name, own in zip(found.names, adam, strict=True):
+            if not min(own) > 0:
+                raise ValueError(
+                    f"held_out: Adam's objective on {name} is {min(own):g}, expected above 0, for "
+                    "scores are logarithms of ratios"
+                )
+        return replace(found, adam=adam)
 
     @property
     def names(self) -> list[str]:
@@ -83,4 +92,4 @@ class HeldOut:
 
     def score(self, objectives: Objectives) -> float:
         pairs = zip(objectives, self.adam, strict=True)
-        return fmean(math.log(fmean(own) / fmean(adam)) for own, adam in pairs)
+        return fmean(math.log(max(fmean(own), FLOOR) / fmean(adam)) for own, adam in pairs)

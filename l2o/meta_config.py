@@ -138,7 +138,7 @@ class Config:
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> Config:
-        """From what ``asdict`` made and JSON kept."""
+        """From what ``asdict`` made and JSON kept. Raises ValueError for anything else."""
         kinds = {
             "train": Distribution,
             "held_out": Distribution,
@@ -146,8 +146,12 @@ class Config:
             "outer": Outer,
             "evaluation": Evaluation,
         }
-        parts = {name: _rebuilt(kind, facts[name]) for name, kind in kinds.items()}
-        return cls(**{**facts, **parts})
+        try:
+            parts = {name: _rebuilt(kind, facts[name]) for name, kind in kinds.items()}
+            return cls(**{**facts, **parts})
+        except (KeyError, TypeError, AttributeError) as error:
+            kind = type(error).__name__
+            raise ValueError(f"config: not that of a meta-training: {kind}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -116,6 +116,8 @@ def saved(run_dir: Path, wanted: Sequence[str] | None = None) -> Saved | None:
     if header.get("format_version") not in STATE_VERSIONS:
         known, got = " or ".join(map(str, STATE_VERSIONS)), header.get("format_version")
         raise RunError(f"{path}: format_version is {got}, expected {known}")
+    if missing := [name for name in ("record", "seconds") if name not in header]:
+        raise RunError(f"{path}: not a state of a run: it has no {', '.join(missing)}")
     history, adam = header["record"]["history"], header["record"]["adam"]
     if header["format_version"] == 1:
         adam = [[mean] for mean in adam]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from shlex import quote
 
 from l2o import checkpoint, meta_run
 from l2o.meta_config import Config
@@ -33,7 +34,7 @@ def reproduce(arguments: Arguments) -> int:
     facts, old = meta_run.facts(run_dir), meta_run.saved(run_dir)
     config = Config.from_dict(facts["config"])
     if old is None or len(old.tensors["losses"]) < config.outer.steps:
-        raise ValueError(f"{run_dir}: not finished; go on with: l2o resume {run_dir}")
+        raise ValueError(f"{run_dir}: not finished; go on with: l2o resume {quote(str(run_dir))}")
     prepare(config.device)  # so that threads are those of the run
     with View() as view:
         for change in changes(facts["environment"], config.device):

@@ -17,6 +17,7 @@ A hypernetwork in two storeys (Metz et al. 2022, "VeLO"; the class ``HyperV2``):
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -69,6 +70,11 @@ class Velo(LearnedOptimizer):
     def __post_init__(self) -> None:
         positive(lstm_size=self.lstm_size, bank_size=self.bank_size)
         positive(hidden_size=self.hidden_size, hidden_layers=self.hidden_layers)
+        if self.loss_horizon is not None:
+            positive(loss_horizon=self.loss_horizon)
+        for name in ("step_mult", "exp_mult", "bank_scale"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 0")
 
     @property
     def network_sizes(self) -> list[int]:
@@ -95,6 +101,11 @@ class Velo(LearnedOptimizer):
         return theta
 
     def rule(self, theta: Tensor, scale: Scale | None = None) -> VeloRule:
+        if scale is not None and self.param_scale:
+            raise ValueError(
+                "param_scale: got True in muP, where a readout starts at zero and steps in its own "
+                "size would never move it; expected False"
+            )
         self.named(theta)
         return VeloRule(self, theta, scale)
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -135,9 +136,9 @@ def resume(arguments: Arguments) -> int:
     _add_workers(options_of)
     options = options_of.parse_args(list(arguments))
     with open_existing(options.run) as archive:
-        config = archive.run()["config"]
-        device, ahead = config["funnel"]["device"], config["evolution"]["ahead"]
-        return _proceed(archive, _workers(options.workers, device, ahead))
+        config = Config.from_dict(archive.run()["config"])
+        workers = _workers(options.workers, config.funnel.device, config.evolution.ahead)
+        return _proceed(archive, workers)
 
 
 def _add_workers(options_of: Any) -> None:
@@ -164,7 +165,7 @@ def _proceed(archive: Archive, workers: int) -> int:
         with view:
             run.proceed(archive, workers, view)
     except (Interrupted, KeyboardInterrupt):
-        view.say(f"stopped, nothing is lost; go on with: l2o resume {archive.run_dir}")
+        view.say(f"stopped, nothing is lost; go on with: l2o resume {quote(str(archive.run_dir))}")
         return 130
     showing.render(showing.summary(archive), view.console)
     return 0

@@ -64,7 +64,7 @@ class Funnel:
     def __post_init__(self) -> None:
         if not self.rungs or self.rungs[-1] != 1 or sorted(set(self.rungs)) != list(self.rungs):
             raise ValueError(f"rungs: got {self.rungs}, expected rising fractions that end in 1")
-        if self.rungs[0] <= 0:
+        if not self.rungs[0] > 0:
             raise ValueError(f"rungs: got {self.rungs}, expected fractions above 0")
         if not self.factors or not all(0 < factor < math.inf for factor in self.factors):
             raise ValueError(f"factors: got {self.factors}, expected positive numbers")
@@ -188,6 +188,9 @@ def calibrate(funnel: Funnel, programs: Sequence[Program], trials: int) -> Calib
             device=funnel.device,
         )
         losses = scoring.finite(trajectory.validation.cpu()).view(-1, len(programs), trials)
+        if (losses < 0).any():
+            raise ValueError(f"{run.name} has losses below 0, of which no ratio means anything")
+        losses = scoring.floored(losses)
         best = int(losses[-1, 0].argmin())
         reference = losses[:, 0, best]
         if not reference.isfinite().all():
@@ -263,14 +266,14 @@ class _Climb:
         final = trajectory.validation[-1, trajectory.alive].cpu()
         passed = self.rung(run, run.steps, left, final, len(marks) - 1, reference)
         self.alive = left[passed]
-        self.gap[left] += torch.log(scoring.finite(final) / reference[-1])
+        self.gap[left] += torch.log(scoring.floored(scoring.finite(final)) / reference[-1])
         self.runs += 1
 
     def rung(
         self, run: Run, step: int, instances: Tensor, losses: Tensor, rung: int, reference: Tensor
     ) -> Tensor:
         """Note the losses of one rung and say who clears its hurdle."""
-        ratio = torch.log(scoring.finite(losses) / reference[rung])
+        ratio = torch.log(scoring.floored(scoring.finite(losses)) / reference[rung])
         best = [math.inf] * len(self.programs)
         for i, loss, gap in zip(instances.tolist(), losses.tolist(), ratio.tolist(), strict=True):
             p = self.who[i]

@@ -29,6 +29,9 @@ from search.mutate import Mutation, mutate, random_program
 from search.program import MAX_STATEMENTS, Program, to_text
 from search.signature import signatures
 
+MOST = 10_000_000
+"""Candidates in a population, and the like."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -65,8 +68,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("population", "tournament", "batch", "ahead", "islands"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+            if not 1 <= getattr(self, name) <= MOST:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 to {MOST:,}")
         if not 0 <= self.migration <= 1:
             raise ValueError(f"migration: got {self.migration}, expected a probability")
         if self.patience < 0:
@@ -78,10 +81,12 @@ class Settings:
         if not 0 <= self.random <= MAX_STATEMENTS:
             raise ValueError(f"random: got {self.random}, expected 0 to {MAX_STATEMENTS}")
         m = self.mutation
-        if not (self.random or m.constants_only or m.delete + m.modify + m.swap):
+        both = m.delete and m.insert + m.copy  # where one finds nothing to do the other does
+        if not (self.random or m.constants_only or m.modify + m.swap or both):
             raise ValueError(
-                f"mutation: got {m.kinds}, with which programs of max_length = {m.max_length} "
-                "statements have no children; expected delete, modify or swap above 0"
+                f"mutation: got {m.kinds}, with which the longest programs, of max_length = "
+                f"{m.max_length} statements, or the shortest have no children; expected modify or "
+                "swap above 0, or delete and one of insert and copy"
             )
         if not 0 <= self.slack < math.inf:
             raise ValueError(f"slack: got {self.slack}, expected a number of at least 0")

@@ -58,7 +58,7 @@ class Search:
         self.before, _ = archive.timings()
         self.started = self.last = time.monotonic()
         told = self.evolution.told
-        self.curves = Curves(archive.run_dir / "tensorboard", purge_step=told or None)
+        self.curves = Curves(archive.run_dir / "tensorboard", purge_step=told + 1 if told else None)
         self.busy = 0.0
         self.fates = Counter(fates(archive))  # kept up to date, for counting takes long
         self.failures = 0  # batches in a row

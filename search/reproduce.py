@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import takewhile, zip_longest
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 from search import run
@@ -57,7 +58,9 @@ def reproduce(arguments: Arguments) -> int:
     with open_existing(options.run, readonly=True) as old, View() as view:
         facts = old.run()
         if "winner" not in facts:
-            raise ValueError(f"{old.run_dir}: not finished; go on with: l2o resume {old.run_dir}")
+            raise ValueError(
+                f"{old.run_dir}: not finished; go on with: l2o resume {quote(str(old.run_dir))}"
+            )
         device = facts["config"]["funnel"].get("device", "cpu")
         for change in changes(facts.get("environment", {}), device):
             view.say(change)
@@ -75,6 +78,8 @@ def again(old: Archive, workers: int, view: View) -> tuple[int, Difference | Non
     """Repeat ``old`` and compare: how many rows are the same, and the first that is not."""
     config = Config.from_dict(old.run()["config"])
     tried = sum(fates(old).values())
+    if not tried:
+        raise ValueError(f"{old.run_dir}: no candidate was tried, so there is nothing to compare")
     config = replace(config, budget=Budget(candidates=tried, minutes=NO_LIMIT))
     with tempfile.TemporaryDirectory() as place, run.begin(Path(place) / "run", config) as new:
         run.proceed(new, workers, view)

@@ -26,7 +26,7 @@ from search.config import BASELINES, Config
 from search.evaluate import Calibration, Evaluator, Funnel, Job, calibrate
 from search.history import META_VALIDATION, leaders, meta_validation
 from search.loop import Enough, Search
-from search.mutate import mutate
+from search.mutate import mutate, random_program
 from search.ops import ProgramError
 from search.program import parse, to_text
 from search.verdict import Trial, judge, standings
@@ -56,6 +56,10 @@ def begin(run_dir: Path, config: Config) -> Archive:
                 mutate(program, np.random.default_rng(0), config.evolution.mutation)
             except ValueError as error:
                 raise ValueError(f"start: got a program that cannot change: {error}") from None
+        else:
+            first = parse(config.start[0])
+            settings, rng = config.evolution.mutation, np.random.default_rng(0)
+            random_program(rng, config.evolution.random, first.inputs, first.form, settings)
     _unseen(config)
     device = config.funnel.device
     prepare(device)
@@ -144,6 +148,10 @@ def _meta_validation(
     reference, suite = BASELINES[0], str(config.verdict.meta_validation)
     rules = {reference: to_text(lookup(reference).program)}
     rules |= {str(record.id): record.text or "" for record in leaders(archive)}
+    if {row.task for row in archive.finals() if row.stage == META_VALIDATION} == {
+        *names(resolve(suite))
+    }:
+        return  # and drawn
     view.say(f"measuring {len(rules) - 1} that led the search on larger tasks …")
     _stage(archive, config, META_VALIDATION, suite, rules, jobs, stop)
     curves = Curves(archive.run_dir / "tensorboard")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from rich import box
@@ -240,7 +241,7 @@ def _counts(content: Mapping[str, Any]) -> str:
 
 
 def _next(content: Mapping[str, Any]) -> str:
-    run = content["run"]
+    run = quote(content["run"])
     commands = {
         f"l2o show {run} --id {content['best']['id']}": "how it came about",
         f"l2o export {run} --id best --out my_rule.py": "as torch.optim.Optimizer, one file",

@@ -38,6 +38,7 @@ from multiprocessing.connection import Pipe, wait
 from typing import Any, Protocol, Self
 
 from search.serve import ENDINGS, Failure, Function, attempt, failure, load, name_of
+from tasks.files import RunError
 
 TICK = 0.1
 """Seconds between looks at deadlines and at dead workers."""
@@ -129,11 +130,14 @@ class _Worker:
 
     def __init__(self) -> None:
         self.pipe, theirs = Pipe()
-        code = f"from search.serve import serve; serve({theirs.fileno()})"
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        path = [entry or os.getcwd() for entry in sys.path]
+        code = (
+            f"import sys; sys.path[:] = {path!r}; "  # a path may hold what PYTHONPATH is split at
+            f"from search.serve import serve; serve({theirs.fileno()})"
+        )
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", code],
-            env=os.environ | ONE_THREAD | {"PYTHONPATH": path},
+            env=os.environ | ONE_THREAD,
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=2,  # what a job prints must not mix with the driver's output
@@ -315,7 +319,9 @@ class Processes(Executor):
             worker.job, worker.deadline = None, math.inf
         elif isinstance(result, Failure):
             if not self._started:
-                raise RuntimeError(f"workers cannot start: {result}")
+                raise RunError(f"workers cannot start: {result.reason}") from RuntimeError(
+                    str(result)
+                )
             self._lose(place, worker, f"worker could not be replaced: {result.reason}")
         else:
             self._started = worker.ready = True

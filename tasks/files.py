@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints"
 """What was found and is delivered with the project, a folder each."""
@@ -109,7 +110,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 def _exists(path: Path) -> RunExists:
     return RunExists(
         f"{path} exists and is never overwritten: choose another --run-dir, "
-        f"or continue that run with `l2o resume {path}`"
+        f"or continue that run with `l2o resume {quote(str(path))}`"
     )
 
 

@@ -136,7 +136,8 @@ def mup_at(
 ) -> Mup:
     """As ``mup``, for any function from a width to a task, such as one of your module's."""
     task, base = make(width), None if base_width is None else make(base_width)
-    narrow = width if base_width is None else min(width, base_width)
+    # At a width of 1 an axis that is summed over looks like one that is not.
+    narrow = max(2, width if base_width is None else min(width, base_width))
     found = parts(make(narrow), make(2 * narrow))
     outputs = [name for name, part in found.items() if part.role == "output"]
     if zero_readout is None:

@@ -70,13 +70,31 @@ def compare(
     if min(rates) < 1:
         name = next(name for name, (a, b) in shapes.items() if any(map(int.__gt__, a, b)))
         raise WidthError(f"{name}: some axes grow with the width while others shrink")
+    for name, (small, large) in shapes.items():
+        if any(a == 1 < b for a, b in zip(small, large, strict=True)):
+            raise WidthError(
+                f"{name}: {list(small)} becomes {list(large)}; expected a narrower network of "
+                "width 2 or more, for at a width of 1 it does not show over which axes is summed"
+            )
     rate = median_low(rates)
-    uses = trace(run, narrow)
+    uses = _traced(run, narrow)
     found = {}
     for name, (small, large) in shapes.items():
         role, summed = _role(name, small, large, uses[name], rate)
         found[name] = Part(role, summed, _init_power(narrow[name], wide[name], role, rate))
     return found
+
+
+def _traced(
+    run: Callable[[Mapping[str, Tensor]], object], params: Mapping[str, Tensor]
+) -> dict[str, list[Use]]:
+    """Without torch's fused transformer layers, in which products are not seen."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        return trace(run, params)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def layout(found: Parts, params: Layout) -> Layout:

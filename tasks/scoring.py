@@ -130,6 +130,11 @@ def logs(losses: np.ndarray) -> np.ndarray:
         return np.log(np.where(losses < 0, losses, np.maximum(losses, FLOOR)))
 
 
+def floored(losses: Tensor) -> Tensor:
+    """What logarithms are taken of: ``FLOOR`` at least; NaN of a loss below 0."""
+    return torch.where(losses < 0, math.nan, losses.clamp(min=FLOOR))
+
+
 class Interval(NamedTuple):
     """A mean over ``n`` seeds and its 95 % interval; infinite if any run diverged, and the mean of
     a log ratio minus infinity if only the reference did."""

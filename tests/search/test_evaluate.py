@@ -10,6 +10,8 @@ import torch
 from search.evaluate import RATES, Evaluator, Funnel, Job, calibrate
 from search.program import parse, to_text
 from search.zoo import ZOO
+from tasks.mlp import MLP
+from tasks.suites import Entry
 
 FUNNEL = Funnel(suite="tiny_suites:proxy")
 OPEN = (math.inf,) * 4
@@ -132,6 +134,28 @@ def test_no_programs_have_no_outcomes(evaluator):
 def test_jobs_can_be_repeated(evaluator):
     job = Job((ADAM, SIGN, EXPLODES), (0.01, 0.003, 1.0), (0.3,) * 4)
     assert evaluator(job) == evaluator(job)
+
+
+class Solved(MLP):
+    """Its loss is 0 once it is below 2.2."""
+
+    def loss(self, params, batch):
+        loss = super().loss(params, batch)
+        return torch.where(loss < 2.2, 0.0 * loss, loss)
+
+
+def test_a_loss_of_0_is_the_best_there_is(monkeypatch):
+    task = Solved(width=8)
+    monkeypatch.setattr("search.evaluate.resolve", lambda suite: (Entry(task, 40),))
+    funnel = Funnel(rungs=(0.5, 1.0))
+    found = calibrate(funnel, [ZOO["adamw"].program, ZOO["sgd"].program], 5)
+    assert all(math.isfinite(score) for score in found.scores)
+    job = Job((to_text(ZOO["adamw"].program),), (found.lrs[0],), (math.inf,) * 2)
+    (outcome,) = Evaluator(funnel, found.references)(job)
+    assert outcome.fate == "evaluated"
+    monkeypatch.setattr(Solved, "loss", lambda self, p, b: MLP.loss(self, p, b) - 9)
+    with pytest.raises(ValueError, match="has losses below 0"):
+        calibrate(funnel, [ZOO["adamw"].program], 5)
 
 
 def test_the_reference_has_to_work_somewhere():

@@ -368,8 +368,14 @@ def test_ctrl_c_finishes_the_batch_and_says_so(finished, tmp_path):
         (lambda: Funnel(seed=10**20), "seed: got 100000000000000000000"),
         (
             lambda: Settings(mutation=Mutation(delete=0, modify=0)),
-            "mutation: got insert 1, delete 0, .* max_length = 40 statements have no children",
+            "mutation: got insert 1, delete 0, .* max_length = 40 statements, .* no children",
         ),
+        (
+            lambda: Settings(mutation=Mutation(insert=0, modify=0)),
+            "mutation: got insert 0, delete 1, .* or the shortest have no children",
+        ),
+        (lambda: Settings(population=10**20), "population: got 1000.*, expected 1 to 10,000,000"),
+        (lambda: Funnel(rungs=(math.nan, 1.0)), "rungs: got .*, expected"),
         (lambda: Settings(batch=0), "batch: got 0"),
         (lambda: Settings(slack=math.inf), "slack: got inf"),
         (lambda: Verdict(seeds=0), "seeds: got 0"),
@@ -469,6 +475,10 @@ DEAF = "def update(w, g):\n    update = 2.0 * w\n    return update"
             "held_out: got 'tiny_suites:proxy', which holds logistic-digits, a task of",
         ),
         ({"verdict": Verdict(meta_validation="tiny_suites:proxy")}, "meta_validation: got 'tiny_s"),
+        (
+            {"evolution": Settings(random=5, mutation=Mutation(functions=("get_pi",)))},
+            "no valid program in 1000 attempts",
+        ),
         (
             {"funnel": Funnel(suite="tiny_suites:proxy", length=0.05)},
             r"rungs: .* 0\.05, at which .* has 1 steps, measured at 1, 1; expected different",

@@ -12,6 +12,7 @@ import pytest
 
 from search.serve import DeviceLost
 from search.workers import Executor, Failure, Inline, Processes, executor
+from tasks.files import RunError
 
 JOBS = f"{Path(__file__).with_name('worker_jobs.py')}:build"
 PATIENCE = 60.0
@@ -223,10 +224,22 @@ def test_nothing_is_accepted_after_close() -> None:
     assert list(workers.completed()) == []
 
 
+def test_a_path_may_hold_what_separates_paths(tmp_path: Path, monkeypatch: Any) -> None:
+    folder = tmp_path / f"a{os.pathsep}b"
+    folder.mkdir()
+    (folder / "jobs_apart.py").write_text(
+        "def build(context):\n    return lambda job: job + context\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    with Processes("jobs_apart:build", 40, workers=1) as workers:
+        workers.submit(2)
+        assert [result for _, result in workers.completed(PATIENCE)] == [42]
+
+
 def test_workers_that_cannot_start_say_why() -> None:
     with Processes(JOBS.replace(":build", ":cannot_build"), "digitz", workers=2) as workers:
         workers.submit(("add", 1))
-        with pytest.raises(RuntimeError, match=r"workers cannot start: .*no task called 'digitz'"):
+        with pytest.raises(RunError, match=r"workers cannot start: .*no task called 'digitz'"):
             list(workers.completed(PATIENCE))
 
 

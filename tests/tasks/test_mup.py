@@ -357,6 +357,27 @@ def test_param_groups_train_a_module_like_the_task(width, degree, lr):
     torch.testing.assert_close(torch.stack(losses), run.training[:, 0], rtol=2e-3, atol=1e-4)
 
 
+def test_a_base_of_width_1():
+    wide, narrow = mup(MLP(64, depth=1), base_width=1), mup(MLP(64, depth=1), base_width=2)
+    roles = [[(s.name, s.role, s.fan_in) for s in task.specs.specs] for task in (wide, narrow)]
+    assert roles[0] == roles[1]
+    with pytest.raises(WidthError, match="expected a narrower network of width 2 or more"):
+        param_groups(mlp(64), mlp(1), (torch.zeros(1, 64),), lr=1.0, absolute=True)
+
+
+def test_groups_do_not_depend_on_whether_a_transformer_trains():
+    def network(width):
+        layer = nn.TransformerEncoderLayer(width, 2, 2 * width, 0.0, batch_first=True)
+        return nn.Sequential(nn.Linear(5, width), layer, nn.Linear(width, 3))
+
+    inputs, found = (torch.zeros(1, 4, 5),), []
+    for mode in (True, False):
+        models = [network(width).train(mode) for width in (32, 16)]
+        groups = param_groups(models[0], models[1], inputs, lr=1.0)
+        found.append([(group["lr"], len(group["params"])) for group in groups])
+    assert found[0] == found[1]
+
+
 def test_param_groups_of_whole_numbers():
     models = [mlp(width) for width in (8, 16)]
     for model in models:
