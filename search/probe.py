@@ -25,12 +25,13 @@ def respond(
     rates: Tensor | None = None,
     weight_decay: float = 0.0,
     layout: Layout | None = None,
+    times: Sequence[int] | None = None,
 ) -> Tensor:
     """Updates ``[programs, T, N, n]`` of each program on gradients ``[T, N, n]`` (float64).
 
     ``weights`` ``[n]`` stay as they are (default: zeros); ``rates`` ``[T]`` are the learning
-    rates (default: ones); ``layout`` names the tensors (default: a single one). Raises ValueError
-    for a program that reads ``h``.
+    rates (default: ones); ``layout`` names the tensors (default: a single one); ``times`` are what
+    ``t`` is (default: 1, 2, ...). Raises ValueError for a program that reads ``h``.
     """
     steps, runs, n = gradients.shape
     layout = layout or Layout((ParamSpec("a", (n,)),))
@@ -46,7 +47,8 @@ def respond(
     decay = flat.new_full((len(owner),), weight_decay)
     trace = []
     for k, now in enumerate(gradients):
-        lr, t = rates[k].expand(len(owner)), flat.new_full((len(owner),), k + 1.0)
+        time = k + 1 if times is None else times[k]
+        lr, t = rates[k].expand(len(owner)), flat.new_full((len(owner),), float(time))
         grads = now.repeat(len(programs), 1)
         updates, memory = step(table, owner, flat, grads, memory, lr, decay, t, layout)
         trace.append(updates.view(len(programs), runs, n))

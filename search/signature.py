@@ -4,7 +4,7 @@ Canonical text (``analyze``) merges renamed variables and commuted arguments, bu
 with ``square(m)``. So a program is also *run*: a few steps on fixed inputs in float64, its updates
 rounded to 7 significant digits and hashed. Algebraic duplicates differ by 1e-15 and fall
 together; what a training run could tell apart stays apart, because the inputs cover many cases:
-gradients from 1e-7 to 10, where an epsilon shows; tensors of different sizes, where norms of one
+gradients from 1e-7 to 10, where an epsilon shows; learning rates from 1 to 1e-3 and times to 1,000; tensors of different sizes, where norms of one
 and of all differ; enough steps for every state to reach the update; and enough elements that a
 slightly different decay flips some sign.
 """
@@ -24,6 +24,7 @@ from tasks.types import Layout, ParamSpec
 
 STEPS = 6
 LAYOUT = Layout((ParamSpec("a", (20, 24)), ParamSpec("b", (31,)), ParamSpec("c", (1,))))
+TIMES = (1, 2, 3, 10, 100, 1000)
 DROPPED = 29  # of the 52 bits of a float64's fraction
 
 
@@ -38,7 +39,8 @@ def _probe() -> tuple[Tensor, Tensor, Tensor]:
     gradients = scale * (0.1 + rng.standard_normal((STEPS, 1, n)))
     # Parameters inside (-1, 1), so that functions such as arcsin are judged where they exist.
     parameters = rng.uniform(-0.9, 0.9, size=n)
-    rates = np.linspace(1.0, 0.4, STEPS)
+    # Rates and times that training runs have, or `maximum(lr, 0.3)` would pass for `lr`.
+    rates = np.geomspace(1.0, 1e-3, STEPS)
     return torch.tensor(parameters), torch.tensor(gradients), torch.tensor(rates)
 
 
@@ -52,8 +54,8 @@ def signatures(programs: Sequence[Program]) -> list[str]:
     """
     if not programs:
         return []
-    updates = respond(programs, GRADIENTS, PARAMETERS, RATES, layout=LAYOUT)[:, :, 0].numpy()
-    rounded = _rounded(updates)
+    updates = respond(programs, GRADIENTS, PARAMETERS, RATES, layout=LAYOUT, times=TIMES)
+    rounded = _rounded(updates[:, :, 0].numpy())
     return [_digest(program, row) for program, row in zip(programs, rounded, strict=True)]
 
 

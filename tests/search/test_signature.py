@@ -51,6 +51,21 @@ def test_every_pair_of_rules_is_told_apart():
     assert equal == SAME_BUT_FOR_DECAY
 
 
+BOUNDS = {
+    "maximum(lr, 0.3)": "lr",
+    "minimum(lr, 0.1)": "0.1",
+    "minimum(t, 7.0)": "t",
+    "maximum(t, 100.0)": "100.0",
+}
+
+
+@pytest.mark.parametrize(("one", "other"), BOUNDS.items())
+def test_bounds_that_rates_and_times_reach_are_seen(one, other):
+    assert signature(program(f"x = {one}\nupdate = x * g")) != signature(
+        program(f"update = {other} * g")
+    )
+
+
 CONSTANTS = {  # a constant, and others that a training run could tell from it
     "lion": {"0.9)": ("0.91)", "0.902)"), "0.99)": ("0.98)", "0.992)", "0.999)")},
     "sign_momentum": {"0.9)": ("0.91)", "0.902)", "0.95)")},
