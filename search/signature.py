@@ -4,9 +4,9 @@ Canonical text (``analyze``) merges renamed variables and commuted arguments, bu
 with ``square(m)``. So a program is also *run*: a few steps on fixed inputs in float64, its updates
 rounded to 7 significant digits and hashed. Algebraic duplicates differ by 1e-15 and fall
 together; what a training run could tell apart stays apart, because the inputs cover many cases:
-gradients from 1e-7 to 10, where an epsilon shows; learning rates from 1 to 1e-3 and times to 1,000; tensors of different sizes, where norms of one
-and of all differ; enough steps for every state to reach the update; and enough elements that a
-slightly different decay flips some sign.
+gradients from 1e-7 to 10, where an epsilon shows; learning rates from 1 to 1e-3 and times to 1,000;
+tensors of different sizes, where norms of one and of all differ; enough steps for every state to
+reach the update; and enough elements that a slightly different decay flips some sign.
 """
 
 from __future__ import annotations
