@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +16,7 @@ from search.analyze import live
 from search.archive import Archive, Final
 from search.config import BASELINES, Config
 from search.evolve import Candidate
-from search.kind import RuleKind, classify
+from search.kind import kind_of
 from search.program import parse, to_text
 from search.run import trials
 from search.verdict import Standing, Trial, is_discovery, judge, standings
@@ -137,12 +136,6 @@ def hunt(
             rows = [row for trial in jobs for row in judge(trial._replace(rules=(rule,)))]
             return (score, number, rule[1]), rows
     return None
-
-
-@cache
-def kind_of(text: str) -> RuleKind:
-    """Found out by experiment, which takes long; when time is up, the same are asked for again."""
-    return classify(live(parse(text)))
 
 
 def held_out(config: Config, rules: dict[str, str]) -> list[Trial]:

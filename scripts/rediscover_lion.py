@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rediscover_judge import MOST, Hunter, baselines, kind_of, noted
+from rediscover_judge import MOST, Hunter, baselines, noted
 from rediscover_table import curves, endings, figure, finds, table
 from rich.console import Console
 
@@ -53,6 +53,7 @@ from search.config import BASELINES, Budget, Config
 from search.evaluate import Funnel
 from search.evolve import Settings
 from search.history import front, history
+from search.kind import kind_of
 from search.mutate import Mutation
 from search.program import parse, to_text
 from search.run import begin, proceed

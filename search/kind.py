@@ -21,14 +21,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from search.analyze import live
 from search.homogeneity import nearest
 from search.probe import respond
-from search.program import Program
+from search.program import Program, parse
 
 Name = Literal[
     "sign of the gradient",
@@ -116,6 +118,12 @@ def classify(program: Program) -> RuleKind:
     if degree is None:
         return RuleKind("mixed")
     return RuleKind("normalised" if degree == 0 else "homogeneous", degree)
+
+
+@cache
+def kind_of(text: str) -> RuleKind:
+    """The kind of a program as a run keeps it; asked for again and again, and found out once."""
+    return classify(live(parse(text)))
 
 
 # The experiments ------------------------------------------------------------------------------

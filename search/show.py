@@ -20,13 +20,13 @@ from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES
 from search.history import meta_validation
-from search.kind import classify
+from search.kind import kind_of
 from search.loop import fates
 from search.program import parse, to_text
 from search.tables import Record
 from search.verdict import Standing, as_data, is_discovery, standings
 from search.view import clock
-from tasks.wording import REFERENCE_DIVERGED
+from tasks.scoring import REFERENCE_DIVERGED
 
 STAGES = {"proxy": "proxy tasks", "held_out": "held-out tasks"}
 TITLES = {"adamw": "AdamW", "lion": "Lion", "momentum": "momentum"}
@@ -73,7 +73,7 @@ def lineage(archive: Archive, candidate: int) -> list[dict[str, Any]]:
 
 def kind(record: Record) -> str:
     """What kind of rule it is, by experiment (``search.kind``), for people."""
-    return "" if record.text is None else str(classify(live(parse(record.text))))
+    return "" if record.text is None else str(kind_of(record.text))
 
 
 def _entry(record: Record) -> dict[str, Any]:

@@ -62,8 +62,15 @@ class ModuleTask(Task):
             raise ValueError(
                 "build: got a module without parameters to train, expected at least one"
             )
-        # Not a field: only its structure and what is not trained are ever used.
+        # Not fields: of the module only its structure is used, and what is not trained.
+        named = (*module.named_parameters(), *module.named_buffers())
+        fixed = {
+            name: x.detach()
+            for name, x in named
+            if not (isinstance(x, nn.Parameter) and x.requires_grad)
+        }
         object.__setattr__(self, "_skeleton", module)
+        object.__setattr__(self, "_fixed", fixed)
         with yours("build", self.name, "cannot be differentiated for many instances at once"):
             self._attempt()
 
@@ -94,10 +101,7 @@ class ModuleTask(Task):
     def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         inputs, *targets = batch
         skeleton: nn.Module = getattr(self, "_skeleton")  # noqa: B009
-        fixed = {
-            name: x.detach().to(inputs.device)
-            for name, x in (*skeleton.named_parameters(), *skeleton.named_buffers())
-            if name not in params
-        }
+        kept: Mapping[str, Tensor] = getattr(self, "_fixed")  # noqa: B009
+        fixed = {name: x.to(inputs.device) for name, x in kept.items()}
         outputs = functional_call(skeleton, {**params, **fixed}, (inputs,))
         return self.loss_fn(outputs, *targets)

@@ -135,6 +135,10 @@ def floored(losses: Tensor) -> Tensor:
     return torch.where(losses < 0, math.nan, losses.clamp(min=FLOOR))
 
 
+REFERENCE_DIVERGED = "reference diverged"
+"""What a log ratio of minus infinity means: a loss of 0 has a logarithm."""
+
+
 class Interval(NamedTuple):
     """A mean over ``n`` seeds and its 95 % interval; infinite if any run diverged, and the mean of
     a log ratio minus infinity if only the reference did."""
@@ -146,7 +150,7 @@ class Interval(NamedTuple):
 
     def __str__(self) -> str:
         if not math.isfinite(self.mean):
-            return "reference diverged" if self.mean < 0 else "diverged"
+            return REFERENCE_DIVERGED if self.mean < 0 else "diverged"
         if not math.isfinite(self.low):
             return f"{self.mean:+.4f} (n = {self.n})"
         return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tasks.scoring import Interval
+from tasks.scoring import REFERENCE_DIVERGED, Interval
 from tasks.statistics import ALPHA, least_p
 
-REFERENCE_DIVERGED = "reference diverged"
-"""What a log ratio of minus infinity means: a loss of 0 has a logarithm (``scoring.logs``)."""
 LARGE = math.log(11.0)
 """From here on a log ratio is said as a factor, in place of more than 1000 %."""
 
