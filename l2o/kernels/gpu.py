@@ -175,6 +175,12 @@ def _load3(base, size, at, inside):
 
 
 @triton.jit
+def _at_least(x, low):
+    """The larger of two; NaN stays NaN, as in torch, where the hardware would take the other."""
+    return tl.maximum(x, low, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _pack(
     f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13, f14, f15, f16, f17, f18, f19, f20,
     f21, f22, f23, f24, f25, f26, f27, BLOCK: tl.constexpr,
@@ -206,20 +212,20 @@ def _features(
     r0, r1, r2 = _load3(row, rows, at, inside)
     if vector:
         c0, c1, c2 = r0, r1, r2
-        w0 = tl.rsqrt(tl.maximum(r0 + 1e-9, 1e-9))
-        w1 = tl.rsqrt(tl.maximum(r1 + 1e-9, 1e-9))
-        w2 = tl.rsqrt(tl.maximum(r2 + 1e-9, 1e-9))
-        u0 = tl.rsqrt(tl.maximum(r0 + 1e-6, 1e-24))
-        u1 = tl.rsqrt(tl.maximum(r1 + 1e-6, 1e-24))
-        u2 = tl.rsqrt(tl.maximum(r2 + 1e-6, 1e-24))
+        w0 = tl.rsqrt(_at_least(r0 + 1e-9, 1e-9))
+        w1 = tl.rsqrt(_at_least(r1 + 1e-9, 1e-9))
+        w2 = tl.rsqrt(_at_least(r2 + 1e-9, 1e-9))
+        u0 = tl.rsqrt(_at_least(r0 + 1e-6, 1e-24))
+        u1 = tl.rsqrt(_at_least(r1 + 1e-6, 1e-24))
+        u2 = tl.rsqrt(_at_least(r2 + 1e-6, 1e-24))
     else:
         place = tl.load(tensor + 2) + element // col_line * col_inner + element % col_inner
         c0, c1, c2 = _load3(col, cols, place, inside)
         w0, w1, w2 = _load3(whiten, rows, at, inside)
         w0, w1, w2 = (
-            w0 * tl.rsqrt(tl.maximum(c0, 1e-9)),
-            w1 * tl.rsqrt(tl.maximum(c1, 1e-9)),
-            w2 * tl.rsqrt(tl.maximum(c2, 1e-9)),
+            w0 * tl.rsqrt(_at_least(c0, 1e-9)),
+            w1 * tl.rsqrt(_at_least(c1, 1e-9)),
+            w2 * tl.rsqrt(_at_least(c2, 1e-9)),
         )
         u0, u1, u2 = w0, w1, w2
     i = tl.rsqrt(v + 1e-6)
@@ -335,9 +341,9 @@ def _answer(
                 other=0.0,
             )
             shift = tl.load(at + HIDDEN * HIDDEN + unit, mask=real, other=0.0)
-            x = tl.dot(tl.maximum(x, 0.0), weights, input_precision="tf32x3") + shift[None, :]
+            x = tl.dot(_at_least(x, 0.0), weights, input_precision="tf32x3") + shift[None, :]
             at += HIDDEN * HIDDEN + HIDDEN
-        x = tl.maximum(x, 0.0)
+        x = _at_least(x, 0.0)
         last = at + 2 * unit
         d = tl.sum(x * tl.load(last, mask=real, other=0.0)[None, :], axis=1)
         e = tl.sum(x * tl.load(last + 1, mask=real, other=0.0)[None, :], axis=1)

@@ -33,6 +33,8 @@ class Case(NamedTuple):
     scaled: bool = False
     dtype: torch.dtype = torch.float32
     layout: Layout = LAYOUT
+    broken: bool = False
+    """A gradient of the last instance is NaN."""
 
 
 CASES = {
@@ -45,6 +47,7 @@ CASES = {
     "scaled by muP": Case(scaled=True),
     "bfloat16": Case(dtype=torch.bfloat16, instances=2),
     "several tiles": Case(layout=LONG),
+    "a gradient that is NaN": Case(instances=2, broken=True),
 }
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
@@ -65,7 +68,10 @@ def trajectory(case: Case, step: Any, dtype: torch.dtype, device: str = "cpu") -
     lr = torch.rand(case.instances, generator=generator).to(device) + 0.5
     found = []
     for k in range(2):
-        grads = torch.randn(flat.shape, generator=generator).to(case.dtype).to(device, dtype)
+        grads = torch.randn(flat.shape, generator=generator)
+        if case.broken:
+            grads[-1, 0] = torch.nan
+        grads = grads.to(case.dtype).to(device, dtype)
         now = torch.arange(case.instances, device=device) * 7 + k if case.own_time else k
         info = StepInfo(now, 2, lr, 0.1 * lr, lr)
         params = Params(flat, case.layout)
@@ -78,7 +84,7 @@ def check(actual: list[Tensor], case: Case) -> None:
     expected = trajectory(case, reference, torch.float32)
     tolerance = TOLERANCE[case.dtype]
     for a, b in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 @cache
