@@ -92,12 +92,14 @@ def facts(run_dir: Path) -> dict[str, Any]:
 
 class Saved(NamedTuple):
     """A run as of its last save. ``history``: held-out evaluations, ``{"step", "score",
-    "objectives": {task: [one a seed]}}``; ``adam``: Adam's objectives, task by task."""
+    "objectives": {task: [one a seed]}}``; ``adam``: Adam's objectives, task by task; ``config``:
+    what it was made with, if the file says so."""
 
     tensors: dict[str, Tensor]
     history: list[dict[str, Any]]
     adam: list[list[float]]
     seconds: float
+    config: dict[str, Any] | None
 
 
 def saved(run_dir: Path, wanted: Sequence[str] | None = None) -> Saved | None:
@@ -123,7 +125,7 @@ def saved(run_dir: Path, wanted: Sequence[str] | None = None) -> Saved | None:
         adam = [[mean] for mean in adam]
         for past in history:
             past["objectives"] = {task: [mean] for task, mean in past["objectives"].items()}
-    return Saved(tensors, history, adam, header["seconds"])
+    return Saved(tensors, history, adam, header["seconds"], header.get("config"))
 
 
 @contextmanager
@@ -245,6 +247,7 @@ class Run:
         record = {"history": self.history, "adam": self.held_out.adam}
         header = {
             "format_version": STATE_VERSIONS[-1],
+            "config": self.facts["config"],
             "record": record,
             "seconds": time.monotonic() - self.since,
         }
@@ -286,14 +289,34 @@ class Run:
         }
 
     def _restore(self) -> list[list[float]]:
-        """Go back to the last save, if there is one; Adam's objectives, which are known then."""
+        """Go back to the last save, if there is one; Adam's objectives, which are known then.
+
+        Raises RunError if it was made with another configuration than ``run.json`` has.
+        """
         found = saved(self.run_dir)
         if found is None:
             return []
+        now = _fields(self.facts["config"])
+        before = now if found.config is None else _fields(found.config)
+        for name, value in now.items():
+            if value != before.get(name):
+                raise RunError(
+                    f"{self.run_dir / FACTS}: {name}: got {value}, but {STATE} was made with "
+                    f"{before.get(name)}; expected what the run began with"
+                )
         self.training.restore(found.tensors)
         self.best = found.tensors["best"]
         self.history, self.seconds = found.history, found.seconds
         return found.adam
+
+
+def _fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Its values by dotted name, as the command line calls them."""
+    named: dict[str, Any] = {}
+    for name, value in config.items():
+        inner = isinstance(value, dict)
+        named |= _fields(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return named
 
 
 def _means(objectives: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -510,6 +510,20 @@ def test_damaged_runs_are_one_line(damage: str, finished: Path, tmp_path: Path, 
     assert str(folder) in error
 
 
+def test_a_run_goes_on_as_it_began_or_not_at_all(finished: Path, tmp_path: Path, capsys) -> None:
+    folder = begin(tmp_path / "run")
+    (folder / meta_run.STATE).write_bytes((finished / meta_run.STATE).read_bytes())
+    facts = json.loads((folder / meta_run.FACTS).read_text())
+    facts["config"]["train"]["widths"] = [4, 6, 8]
+    (folder / meta_run.FACTS).write_text(json.dumps(facts))
+    assert main(["resume", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "run.json: train.widths: got [4, 6, 8], but state.safetensors was made with [4, 6]" in (
+        error
+    )
+
+
 def test_a_start_can_be_another_runs_best(finished: Path, tmp_path: Path, capsys) -> None:
     run_dir = tmp_path / "more"
     command = ["meta-train", "--run-dir", str(run_dir), "--start", str(finished)]
