@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from l2o.ranks import Ranks, joined
 from l2o.small_fc import SmallFC
 from tasks.command import Arguments, parser
 from tasks.environment import check_device
-from tasks.files import or_shipped
+from tasks.files import or_shipped, resuming
 from tasks.interrupt import Interrupted
 
 
@@ -152,7 +151,7 @@ def _proceed(run_dir: Path, ranks: Ranks) -> int:
         try:
             meta_run.proceed(run_dir, ranks, view)
         except Interrupted:
-            view.say(f"stopped, nothing is lost; go on with: l2o resume {quote(str(run_dir))}")
+            view.say(f"stopped, nothing is lost; go on with: {resuming(run_dir)}")
             return 130
     if ranks.first:
         Console().print(_verdict(checkpoint.read_card(run_dir / meta_run.BEST)))

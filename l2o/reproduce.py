@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from shlex import quote
 
 from l2o import checkpoint, meta_run
 from l2o.meta_config import Config
@@ -18,6 +17,7 @@ from l2o.meta_view import View
 from l2o.ranks import Ranks
 from tasks.command import Arguments, parser
 from tasks.environment import changes, prepare
+from tasks.files import resuming
 
 
 def reproduce(arguments: Arguments) -> int:
@@ -34,7 +34,7 @@ def reproduce(arguments: Arguments) -> int:
     facts, old = meta_run.facts(run_dir), meta_run.saved(run_dir)
     config = Config.from_dict(facts["config"])
     if old is None or len(old.tensors["losses"]) < config.outer.steps:
-        raise ValueError(f"{run_dir}: not finished; go on with: l2o resume {quote(str(run_dir))}")
+        raise ValueError(f"{run_dir}: not finished; go on with: {resuming(run_dir)}")
     prepare(config.device)  # so that threads are those of the run
     with View() as view:
         for change in changes(facts["environment"], config.device):

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -165,7 +164,7 @@ def _proceed(archive: Archive, workers: int) -> int:
         with view:
             run.proceed(archive, workers, view)
     except (Interrupted, KeyboardInterrupt):
-        view.say(f"stopped, nothing is lost; go on with: l2o resume {quote(str(archive.run_dir))}")
+        view.say(f"stopped, nothing is lost; go on with: {files.resuming(archive.run_dir)}")
         return 130
     showing.render(showing.summary(archive), view.console)
     return 0

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from itertools import takewhile, zip_longest
 from pathlib import Path
-from shlex import quote
 from typing import Any, NamedTuple
 
 from search import run
@@ -24,6 +23,7 @@ from search.loop import fates
 from search.view import View
 from tasks.command import Arguments, parser
 from tasks.environment import changes
+from tasks.files import resuming
 
 Row = tuple[Any, ...]
 NO_LIMIT = 1e9
@@ -58,9 +58,7 @@ def reproduce(arguments: Arguments) -> int:
     with open_existing(options.run, readonly=True) as old, View() as view:
         facts = old.run()
         if "winner" not in facts:
-            raise ValueError(
-                f"{old.run_dir}: not finished; go on with: l2o resume {quote(str(old.run_dir))}"
-            )
+            raise ValueError(f"{old.run_dir}: not finished; go on with: {resuming(old.run_dir)}")
         device = facts["config"]["funnel"].get("device", "cpu")
         for change in changes(facts.get("environment", {}), device):
             view.say(change)

@@ -110,8 +110,13 @@ def new_directory(path: Path) -> Iterator[Path]:
 def _exists(path: Path) -> RunExists:
     return RunExists(
         f"{path} exists and is never overwritten: choose another --run-dir, "
-        f"or continue that run with `l2o resume {quote(str(path))}`"
+        f"or continue that run with `{resuming(path)}`"
     )
+
+
+def resuming(run_dir: Path) -> str:
+    """The command that goes on with a run, to be pasted."""
+    return f"l2o resume {quote(str(run_dir))}"
 
 
 def save_text(path: Path, text: str) -> None:
