@@ -41,18 +41,30 @@ class Hunter:
     a process of its own, until one is confirmed.
 
     ``kind`` is what ``search.kind`` calls it; ``rival``: what it must be at least as good as, if
-    not None; ``known``: the baselines on held-out tasks.
+    not None; ``known``: the baselines on held-out tasks; ``file``: keeps what was judged, those
+    that failed too, for a hunt that was stopped and goes on.
     """
 
     def __init__(
-        self, archive: Archive, config: Config, kind: str, rival: str | None, known: list[Final]
+        self,
+        archive: Archive,
+        config: Config,
+        kind: str,
+        rival: str | None,
+        known: list[Final],
+        file: Path,
     ) -> None:
         self.config, self.kind, self.rival, self.known = config, kind, rival, known
+        self.file = file
         self.jobs = executor(f"{__file__}:worker", None, 1)
         self.busy = False
         self.tried = GAIN  # the best score put to the test; the first must beat AdamW's, which is 0
         self.unseen = scored(archive)
+        self.judged: list[dict[str, Any]] = []
         self.found: dict[str, Any] | None = None
+        if file.exists():
+            for past in json.loads(file.read_text(encoding="utf-8")):
+                self._note(past)
 
     def __enter__(self) -> Self:
         return self
@@ -97,18 +109,27 @@ class Hunter:
 
     def _conclude(self, candidate: Scored, rows: list[Final]) -> None:
         score, number, text = candidate
-        self.tried = score
         found = standings(self.known + rows, "held_out", BASELINES)
         standing = next(s for s in found if s.rule == CANDIDATE)
-        if is_discovery(standing, BASELINES[0]) and equals(standing, self.rival):
-            self.found = {
+        self._note(
+            {
                 "candidate": number,
                 "score": score,
                 "kind": str(kind_of(text)),
                 "program": text,
+                "passed": is_discovery(standing, BASELINES[0]) and equals(standing, self.rival),
                 "held_out": noted(standing),
                 "rows": rows,
             }
+        )
+        self.file.parent.mkdir(exist_ok=True)
+        save_text(self.file, json.dumps(self.judged, allow_nan=False) + "\n")
+
+    def _note(self, judgement: dict[str, Any]) -> None:
+        self.judged.append(judgement)
+        self.tried = judgement["score"]
+        if judgement["passed"]:
+            self.found = judgement
 
 
 def scored(archive: Archive) -> list[Scored]:

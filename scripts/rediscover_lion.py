@@ -19,9 +19,9 @@ good as Lion there. The search goes on while a candidate is judged. Seeds that n
 as such. AdamW, Lion and momentum are tuned and measured on the held-out tasks once, before the
 first seed.
 
-Everything lands in ``--out``: a run directory and a JSON file a seed, ``baselines.json``,
-``table.md``, ``time.png`` and ``curves.png`` of all that is there; what is there already is not run
-again, and what was stopped goes on.
+Everything lands in ``--out``: a run directory and a JSON file a seed, ``judged/`` with every
+candidate that was judged, ``baselines.json``, ``table.md``, ``time.png`` and ``curves.png`` of all
+that is there; what is there already is not run again, and what was stopped goes on.
 
 On short proxies a rule that divides by a short average of squares wins, by a little, over any
 sign. A search that drops whatever falls 0.1 behind its median therefore drops the signs before
@@ -150,6 +150,7 @@ def run_seed(
     """One search, or what is known of it."""
     name = f"{strategy.replace(' ', '-')}-{seed}"
     record, folder = out / f"{name}.json", out / "runs" / name
+    judged = out / "judged" / f"{name}.json"
     kept = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     began = _began(folder) if folder.exists() else None
     config = config_of(goal, strategy, seed, minutes)
@@ -172,7 +173,7 @@ def run_seed(
     with (
         open_existing(folder) as archive,
         View(Console(stderr=True)) as view,
-        Hunter(archive, config, goal.kind, goal.rival, known) as hunter,
+        Hunter(archive, config, goal.kind, goal.rival, known, judged) as hunter,
     ):
         proceed(archive, workers, view, enough=hunter)
         searched = time.monotonic()
@@ -184,6 +185,7 @@ def run_seed(
             "seed": seed,
             "minutes": minutes,
             "found": hunter.found,
+            "judged": [{k: v for k, v in x.items() if k != "rows"} for x in hunter.judged],
             "seconds": archive.timings()[0] + waited,
             "tried": sum(counts.values()) + archive.rejected(),
             "evaluated": counts["evaluated"],

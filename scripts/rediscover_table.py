@@ -65,13 +65,14 @@ def _share(found: int, seeds: int) -> str:
 def finds(results: Rows) -> str:
     """Markdown: what was found, and how it does on held-out tasks."""
     lines = [
-        "| seed | found | candidate | after | held-out log loss against AdamW | Lion |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| seed | found | candidate | judged | after | held-out log loss against AdamW | Lion |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in results:
         if found := row["found"]:
             number, time = f"{found['candidate']:,}", clock(row["seconds"])
-            cells = (found["kind"], number, time, *_held_out(found))
+            judged = str(len(row["judged"])) if "judged" in row else "?"  # not kept in older files
+            cells = (found["kind"], number, judged, time, *_held_out(found))
             lines.append(f"| {row['strategy']} {row['seed']} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""]) if len(lines) > 2 else ""
 

@@ -69,7 +69,7 @@ its memory and compile its kernels, and the process that makes candidates is slo
 
 
 def search(arguments: Arguments) -> int:
-    """Evolve update rules until one beats AdamW.
+    """Evolve update rules, then see whether the best beats AdamW.
 
     A preset fixes the size of the run; every field of it can be overridden by name:
 

@@ -12,7 +12,8 @@ from search.mutate import Mutation
 from search.verdict import Verdict
 
 BASELINES = ("adamw", "lion", "momentum")
-"""What a discovery must beat; the first is the reference of all scores."""
+"""What winners are measured against; the first is the reference of all scores, and what a discovery
+must beat."""
 
 
 @dataclass(frozen=True)

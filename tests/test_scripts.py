@@ -102,7 +102,7 @@ def test_a_run_that_is_looked_at_on_every_rung_is_counted_once(script, tmp_path)
 
 
 def test_the_first_that_is_judged_must_beat_adamw_and_others_the_last_one_by_a_margin(
-    script, monkeypatch
+    script, monkeypatch, tmp_path
 ):
     judging, asked = script("rediscover_judge"), []
     jobs = SimpleNamespace(submit=asked.append, completed=lambda timeout: [])
@@ -110,7 +110,7 @@ def test_the_first_that_is_judged_must_beat_adamw_and_others_the_last_one_by_a_m
     monkeypatch.setattr(judging, "held_out", lambda *rules: [])
     best: list = []
     archive = SimpleNamespace(best=lambda n: best)
-    hunter = judging.Hunter(archive, None, "Lion form", None, [])
+    hunter = judging.Hunter(archive, None, "Lion form", None, [], tmp_path / "judged.json")
     for scores, judged, chosen in (
         ([0.001, -0.001, -0.02], None, [-0.02, -0.001]),
         ([-0.025, -0.031], -0.02, [-0.031]),
@@ -127,6 +127,40 @@ def test_the_first_that_is_judged_must_beat_adamw_and_others_the_last_one_by_a_m
         monkeypatch.setattr(hunter, "_to_the_end", lambda: None)
         hunter.finish(archive)  # time is up: a margin is no longer asked for
         assert [[score for score, *_ in job[0]] for job in asked] == [chosen] * bool(chosen)
+
+
+def test_a_hunt_that_goes_on_knows_what_was_judged(script, monkeypatch, tmp_path):
+    judging, submitted = script("rediscover_judge"), []
+    jobs = SimpleNamespace(submit=submitted.append, completed=lambda timeout: [])
+    monkeypatch.setattr(judging, "executor", lambda *settings: jobs)
+    monkeypatch.setattr(judging, "held_out", lambda *rules: [])
+
+    def rows(rule, *losses):
+        rows = [Final("held_out", rule, "task", 1001, 10, 0.1, "ok", loss) for loss in losses]
+        return [row._replace(seed=1001 + k) for k, row in enumerate(rows)]
+
+    known = [*rows("adamw", 1.0, 1.01, 1.02), *rows("lion", 1.0, 1.0, 1.0)]
+    known += rows("momentum", 1.0, 1.0, 1.0)
+    archive = SimpleNamespace(best=lambda n: [])
+    text = "def update(w, g):\n    update = sign(g)\n    return update\n"
+
+    def hunt():
+        file = tmp_path / "judged" / "evolution-0.json"
+        return judging.Hunter(archive, None, "Lion form", "lion", known, file)
+
+    hunter = hunt()
+    failing = [*rows("candidate", 0.9, 1.1, None)]
+    failing[2] = failing[2]._replace(status="diverged")
+    hunter._conclude((-0.02, 7, text), failing)
+    hunter = hunt()
+    assert hunter.found is None
+    assert hunter.tried == -0.02
+    hunter._conclude((-0.04, 9, text), rows("candidate", 0.9, 0.91, 0.92))
+    again = hunt()
+    assert json.dumps(again.found) == json.dumps(hunter.found)
+    assert [(x["candidate"], x["passed"]) for x in again.judged] == [(7, False), (9, True)]
+    assert again.judged[0]["held_out"]["adamw"]["mean"] is None  # it diverged
+    assert again([])  # nothing more is to be searched
 
 
 def test_finds_are_confirmed_on_seeds_that_did_not_choose_them(script, monkeypatch, tmp_path):
