@@ -21,7 +21,7 @@ from tasks.command import Arguments, Command, parser
 from tasks.interrupt import Interrupted
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "search": ("search.commands:search", "evolve update rules until one beats AdamW"),
+    "search": ("search.commands:search", "evolve update rules; does the best beat AdamW?"),
     "meta-train": ("l2o.commands:meta_train", "meta-train a learned optimizer"),
     "resume": ("l2o.cli:resume", "continue a run that was stopped or killed"),
     "watch": ("l2o.cli:watch", "show a run live, from another terminal"),

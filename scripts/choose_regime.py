@@ -1,15 +1,16 @@
 """In which transformer setting is the Lion form the best rule there is?
 
-A search can only prefer Lion where Lion is preferable. The rule by which the setting is chosen,
-stated before anything was run (those with a warm-up were added to ``REGIMES`` when the others were
-known): of ``REGIMES``, from the cheapest on, the first in which the Lion form beats every other
-rule of the zoo, the 95 % interval of its log loss against each of them lying below zero on fresh
-seeds (a rule that diverges on one is beaten); if there is none, the cheapest where it beats sign
-momentum, where two memories are worth more than one. Intervals are not corrected for how many
-settings there are. Every rule gets the same trials on the tuning seed, judged by validation loss:
-``RATES`` at the decays of its paper; then draws of learning rate and decays, half of them anywhere
-(``HALF_LIVES``, log-uniform, and a learning rate near the best), half of them close to the best of
-those. A rule's decays are the numbers in its text between 0.8 and 1; where a number stands twice,
+A search can only prefer Lion where Lion is preferable. The rule by which the setting is chosen:
+of ``REGIMES``, from the cheapest on, the first in which the Lion form beats every other rule of the
+zoo, the 95 % interval of its log loss against each of them lying below zero on fresh seeds (a rule
+that diverges on one is beaten); if there is none, the cheapest where it beats sign momentum, where
+two memories are worth more than one. The first half was stated before anything was run; the second
+some hours later, before anything was published; settings with a warm-up were added to ``REGIMES``
+when the others were known. Intervals are not corrected for how many settings there are, and leave
+out the luck of tuning. Every rule gets the same trials on the tuning seed, judged by validation
+loss: ``RATES`` at the decays of its paper; then draws of learning rate and decays, half of them
+anywhere (``HALF_LIVES``, log-uniform, and a learning rate near the best), half of them close to the
+best of those. A rule's decays are the numbers in its text between 0.8 and 1; where a number stands twice,
 it is one decay. Rules far behind the leader (``HOPELESS``) are dropped on the way, save Lion.
 
     python scripts/choose_regime.py --out results/regime

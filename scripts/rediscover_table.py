@@ -14,6 +14,8 @@ from search.view import clock
 from tasks.scoring import Interval
 
 Rows = Sequence[dict[str, Any]]
+CONSTANTS = "constants alone"
+"""The strategy that cannot find a form, for no constants make a sign of m / sqrt(v)."""
 
 
 def table(results: Rows) -> str:
@@ -31,7 +33,7 @@ def table(results: Rows) -> str:
         cells = (
             label,
             str(len(rows)),
-            _share(len(found), len(rows)),
+            _share(len(found), len(rows)) if rows[0]["strategy"] != CONSTANTS else "0: cannot",
             _spread(found, clock) if found else "–",
             f"{np.median([row['tried'] for row in rows]):,.0f}",
             _spread([row["steps"] / 1e6 for row in rows], "{:.1f}".format),
