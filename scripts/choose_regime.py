@@ -10,8 +10,9 @@ when the others were known. Intervals are not corrected for how many settings th
 out the luck of tuning. Every rule gets the same trials on the tuning seed, judged by validation
 loss: ``RATES`` at the decays of its paper; then draws of learning rate and decays, half of them
 anywhere (``HALF_LIVES``, log-uniform, and a learning rate near the best), half of them close to the
-best of those. A rule's decays are the numbers in its text between 0.8 and 1; where a number stands twice,
-it is one decay. Rules far behind the leader (``HOPELESS``) are dropped on the way, save Lion.
+best of those. A rule's decays are the numbers in its text between 0.8 and 1; where a number stands
+twice, it is one decay. Rules far behind the leader (``HOPELESS``) are dropped on the way, save
+Lion.
 
     python scripts/choose_regime.py --out results/regime
 
