@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,19 @@ from l2o.meta_config import Config, Estimation, Evaluation, Outer
 from l2o.meta_view import View
 from l2o.ranks import Ranks, joined
 from l2o.small_fc import SmallFC
-from tasks.command import Arguments, parser
+from tasks.command import Arguments, made, parser
 from tasks.environment import check_device
 from tasks.files import or_shipped, resuming
 from tasks.interrupt import Interrupted
+
+PARTS: dict[str, type] = {
+    "train": Distribution,
+    "held_out": Distribution,
+    "estimation": Estimation,
+    "outer": Outer,
+    "evaluation": Evaluation,
+}
+"""Of a configuration: the fields of each are options."""
 
 
 def _small_fc(hidden_size: int, step_mult: float, weight_decay: float = 0.0) -> dict[str, Any]:
@@ -89,15 +99,14 @@ def meta_train(arguments: Arguments) -> int:
     )
     options_of.add_argument("--device", type=str, default="cpu", help="where inner runs live")
     options_of.add_subclass_arguments(LearnedOptimizer, "optimizer", skip={"nominal"})
-    options_of.add_class_arguments(Distribution, "train")
-    options_of.add_class_arguments(Distribution, "held_out")
-    options_of.add_class_arguments(Estimation, "estimation")
-    options_of.add_class_arguments(Outer, "outer")
-    options_of.add_class_arguments(Evaluation, "evaluation")
+    for name, kind in PARTS.items():
+        options_of.add_class_arguments(kind, name, instantiate=False)
+    _known_optimizer(arguments)
     options_of.set_defaults(_preset(arguments))
     options: Any = options_of.instantiate(options_of.parse_args(list(arguments)))
     check_device(options.device)
-    config = Config(**{name: getattr(options, name) for name in Config.__dataclass_fields__})
+    parts = {name: made(kind, name, options) for name, kind in PARTS.items()}
+    config = Config(seed=options.seed, mup=options.mup, device=options.device, **parts)
     if options.start and any(word.startswith("--optimizer") for word in arguments):
         raise ValueError("--start: got it beside --optimizer, expected one of the two")
     optimizer, theta = _beginning(options.start, options.optimizer, options.seed)
@@ -106,6 +115,17 @@ def meta_train(arguments: Arguments) -> int:
         command = ["l2o", "meta-train", *arguments]
         ranks.once(lambda: meta_run.begin(options.run_dir, config, optimizer, theta, command))
         return _proceed(options.run_dir, ranks)
+
+
+def _known_optimizer(arguments: Arguments) -> None:
+    """Raise ValueError for a name that is none of ours and no import path: the parser would say
+    that it is no file."""
+    ours = [kind.__name__ for kind in checkpoint.ARCHITECTURES.values()]
+    for word, value in pairwise([*arguments, ""]):
+        name = value if word == "--optimizer" else word.removeprefix("--optimizer=")
+        if name != word and name not in ours and not {".", "{", "/"} & set(name):
+            known = ", ".join(ours)
+            raise ValueError(f"--optimizer: got {name!r}, expected {known} or an import path")
 
 
 def _preset(arguments: Arguments) -> dict[str, Any]:
@@ -164,7 +184,7 @@ def _verdict(card: dict[str, Any]) -> Table:
     rows, loss, asked = card["held_out"], card["meta_loss"], card["config"]["evaluation"]
     shown = Table(
         title=f"held-out objective after {card['outer_steps']} outer steps "
-        f"(meta-loss {loss['first']:.4f}, in the end {loss['last']:.4f})",
+        f"(meta-loss of the first tenth {loss['first']:.4f}, of the last {loss['last']:.4f})",
         caption=f"Mean training loss of runs of {asked['steps']} steps, bounded, "
         f"n = {asked['seeds']} seeds; 2/3: as good as predicting nothing, 1: diverged. "
         "Lower is better; l2o report has the intervals.",

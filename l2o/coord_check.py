@@ -62,6 +62,8 @@ def coord_check(arguments: Arguments) -> int:
     add("--device", type=str, default="cpu", help="cpu or cuda")
     add("--out", type=Path, required=True, help="a directory, new or not")
     options = options_of.parse_args(list(arguments))
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out: got {options.out}, a file; expected a directory, new or not")
     prepare(options.device)
     checks = _checks(options)
     _write(checks, options.out)

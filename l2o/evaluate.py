@@ -49,6 +49,8 @@ def evaluate(arguments: Arguments) -> int:
     options = options_of.parse_args(list(arguments))
     asked = list(dict.fromkeys([options.reference, *options.rules]))
     plan = Plan(*(getattr(options, name) for name in Plan.__dataclass_fields__))
+    if options.out.is_dir():
+        raise ValueError(f"--out: got {options.out}, a directory; expected a file, new or not")
     document = options.out.with_suffix(".json")
     if document == options.out:
         raise ValueError(f"--out: {document} is where the summary goes; choose another name")
@@ -98,9 +100,9 @@ def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Ta
         padding=(0, 1, 0, 0),
     )
     shown.add_column("rank", justify="right", no_wrap=True)
-    shown.add_column("rule", overflow="fold", min_width=12)
-    for name in ("loss", "verdict"):
-        shown.add_column(name, no_wrap=True)
+    shown.add_column("rule", overflow="fold", min_width=10)
+    shown.add_column("loss")
+    shown.add_column("verdict", no_wrap=True)
     for name in ("q", "speed", "diverged"):
         shown.add_column(name, justify="right", no_wrap=True)
     for s in table:
@@ -199,7 +201,8 @@ def suites(arguments: Arguments) -> int:
     if options.name is None and not options.json:
         width = max(map(len, SUITES)) + 2
         for name, suite in SUITES.items():
-            print(f"{name:{width}}{(suite.__doc__ or '').strip().splitlines()[0]}")
+            first = (suite.__doc__ or "").strip().splitlines()[0]
+            print(f"{name:{width}}{first.replace('``', '')}")
         print("\nl2o suites NAME shows its tasks.")
         return 0
     suites_of = {name: resolve(name) for name in ([options.name] if options.name else SUITES)}

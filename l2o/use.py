@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
+from l2o.meta_run import BEST
 from tasks.files import SHIPPED, or_shipped
 from tasks.mup import param_groups
 from tasks.optimizer import RuleOptimizer
@@ -41,14 +42,18 @@ class Learned:
 
         Learned steps have the right size already: ``lr`` multiplies them, and is for schedules.
         ``settings`` are those of ``RuleOptimizer``, such as ``horizon``, the planned number of
-        steps.
+        steps, which ``Velo`` reads (``SmallFC`` knows how many steps were taken, not how many will
+        be).
 
         One that was meta-trained in muP must know which axes of a module grow with its width:
         ``base`` is the same network at another width, such as half of it, and ``inputs`` what
         ``base(*inputs)`` takes. The rest of muP is the network's, see ``tasks.mup.param_groups``.
         Raises ValueError for a module without a base, where there has to be one, for a base
-        without a module, and where some parameters are of double precision and others are not.
+        without inputs or without a module, and where some parameters are of double precision and
+        others are not.
         """
+        if base is not None and not inputs:
+            raise ValueError("inputs: got none, expected what base takes, such as inputs=(x,)")
         if base is not None and isinstance(model, nn.Module):
             params: Iterable[Any] = self._groups(model, base, inputs, float(lr), weight_decay)
         elif isinstance(model, nn.Module):
@@ -86,15 +91,19 @@ class Learned:
 
 
 def load(name: str | PathLike[str], shipped: Path = SHIPPED) -> Learned:
-    """The checkpoint in the folder ``name``, or in the folder of that name among the ``shipped``.
+    """The checkpoint in the folder ``name``, or in the folder of that name among the ``shipped``;
+    of a meta-training run the best so far.
 
     Raises ValueError if there is neither, CheckpointError (a ValueError) for one that is damaged.
     """
     folder = or_shipped(name, shipped)
-    if (folder / checkpoint.TENSORS).is_file():
-        return Learned(folder.name, *checkpoint.load(folder))
+    for place in (folder, folder / BEST):
+        if (place / checkpoint.TENSORS).is_file():
+            return Learned(folder.name, *checkpoint.load(place))
     known = sorted(path.parent.name for path in shipped.glob(f"*/{checkpoint.TENSORS}"))
     raise ValueError(
-        f"no learned optimizer {str(name)!r}: expected a folder with {checkpoint.TENSORS}"
+        f"no learned optimizer {str(name)!r}: expected a folder with {checkpoint.TENSORS}, "
+        + "a meta-training run"
         + (f" or one of {', '.join(known)}" if known else "")
+        + "; programs are loaded by search.load"
     )

@@ -271,6 +271,8 @@ def open_existing(run_dir: Path | str, readonly: bool = False) -> Archive:
     run_dir = Path(run_dir)
     file = run_dir / FILE
     if not file.is_file():
+        if not run_dir.exists():
+            raise storage.NotARun(f"{run_dir}: no such run: there is nothing of that name")
         learned = (run_dir / "run.json").is_file()
         said = "a meta-training, expected a search" if learned else "not a run directory"
         raise storage.NotARun(f"{run_dir}: {said}: it has no {FILE}")

@@ -22,7 +22,7 @@ from search.verdict import Verdict
 from search.view import View
 from search.zoo import with_states
 from tasks import files
-from tasks.command import Arguments, parser
+from tasks.command import Arguments, made, parser
 from tasks.interrupt import Interrupted
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -91,10 +91,10 @@ def search(arguments: Arguments) -> int:
     options_of.add_argument("--seed", type=int, default=0, help="of everything random")
     _add_workers(options_of)
     options_of.add_argument("--device", type=str, default="cpu", help="where inner runs live")
-    options_of.add_class_arguments(Budget, "budget")
-    options_of.add_class_arguments(Funnel, "funnel")
+    options_of.add_class_arguments(Budget, "budget", instantiate=False)
+    options_of.add_class_arguments(Funnel, "funnel", instantiate=False)
     options_of.add_class_arguments(Settings, "evolution")
-    options_of.add_class_arguments(Verdict, "verdict")
+    options_of.add_class_arguments(Verdict, "verdict", instantiate=False)
     options_of.link_arguments("device", "funnel.device")
     options_of.set_defaults(_preset(arguments))
     options: Any = options_of.instantiate(options_of.parse_args(list(arguments)))
@@ -104,10 +104,10 @@ def search(arguments: Arguments) -> int:
     config = Config(
         start=tuple(str(with_states(rule(name), options.states)) for name in names),
         seed=options.seed,
-        budget=options.budget,
-        funnel=options.funnel,
+        budget=made(Budget, "budget", options),
+        funnel=made(Funnel, "funnel", options),
         evolution=options.evolution,
-        verdict=options.verdict,
+        verdict=made(Verdict, "verdict", options),
     )
     workers = _workers(options.workers, options.device, config.evolution.ahead)
     with run.begin(options.run_dir, config) as archive:

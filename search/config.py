@@ -21,7 +21,8 @@ class Budget:
     """When to stop, whichever comes first. Only the count can be repeated row for row.
 
     Attributes:
-        candidates: children tried, invalid ones and duplicates included
+        candidates: children tried, invalid ones and duplicates included; batches that are being
+            measured by then are finished
         minutes: of wall clock, over all resumptions
     """
 

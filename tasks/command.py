@@ -5,9 +5,11 @@ from __future__ import annotations
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from inspect import cleandoc
+from typing import TypeVar
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
+Kind = TypeVar("Kind")
 Arguments = Sequence[str]
 Command = Callable[[Arguments], int]
 """A command: its arguments in, its exit status out. Its docstring is its help; what a user got
@@ -28,3 +30,15 @@ def parser(command: Command) -> ArgumentParser:
         exit_on_error=False,
         formatter_class=_Help,
     )
+
+
+def made(kind: Callable[..., Kind], name: str, given: Namespace) -> Kind:
+    """``kind`` of its fields, as ``add_class_arguments(kind, name, instantiate=False)`` has them.
+
+    Raises ValueError with the name before what ``kind`` says: a command may have several fields
+    called ``seeds``.
+    """
+    try:
+        return kind(**vars(given[name]))
+    except ValueError as error:
+        raise ValueError(f"--{name}.{error}") from error

@@ -95,7 +95,7 @@ class Results:
             found = self._db.execute("PRAGMA application_id").fetchone()[0]
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
-            raise ResultsError(f"{file}: {error}") from error
+            raise ResultsError(f"{file}: not a results file: {error}") from error
         if found != APPLICATION:
             raise ResultsError(f"{file}: an SQLite file, but not one of results")
         if version > VERSION:
@@ -189,7 +189,7 @@ def _held(file: Path) -> IO[bytes]:
     except BlockingIOError:
         raise ResultsError(f"{file}: another process is adding to it; wait, or stop it") from None
     except OSError as error:
-        raise ResultsError(f"{file}: {error.strerror}") from error
+        raise ResultsError(f"{file}: not a results file: {error.strerror}") from error
     return opened
 
 

@@ -61,7 +61,7 @@ def test_unknown_flags_are_named(capsys, name):
         (["search", "--run-dir", "{new}", "--states", "-1"], ["states", "-1"]),
         (["search", "--run-dir", "{new}", "--workers", "-1"], ["workers", "-1"]),
         (["search", "--run-dir", "{old}"], ["never overwritten", "l2o resume"]),
-        (["resume", "{new}"], ["not a run"]),
+        (["resume", "{new}"], ["no such run"]),
         (["show", "{old}"], ["not a run"]),
         (["export", "nope", "--out", "{new}"], ["nope", "adamw"]),
         (["export", "lion", "--out", "{bad}"], ["exists", "not overwritten"]),

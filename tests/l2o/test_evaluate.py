@@ -210,7 +210,12 @@ def test_identities_follow_behaviour(here):
         (["evaluate", "lion", "--threads", "0"], "--threads: got 0"),
         (["evaluate", "lion", "--reference", "nobody"], "no rule 'nobody'"),
         (["evaluate", "lion", "--out", "no/where.sqlite"], "does not exist"),
-        (["evaluate", "lion", "--out", "sign.txt"], "not a database"),
+        (["evaluate", "lion", "--out", "sign.txt"], "sign.txt: not a results file"),
+        (["evaluate", "lion", "--out", "."], "--out: got ., a directory; expected a file"),
+        (["coord-check", "--out", "sign.txt"], "--out: got sign.txt, a file; expected a directory"),
+        (["show", "nowhere"], "nowhere: no such run"),
+        (["search", "--run-dir", "r", "--funnel.seeds", "0"], "--funnel.seeds: got 0, expected"),
+        (["search", "--run-dir", "r", "--verdict.seeds", "0"], "--verdict.seeds: got 0, expected"),
         (["evaluate", "lion", "--out", "r.json"], "--out: r.json is where the summary goes"),
         (["evaluate", "begun"], "begun: a meta-training that has saved nothing yet"),
         (["report", "sign.txt", "--out", "sign.txt"], "--out: sign.txt is what is reported on"),
@@ -243,6 +248,15 @@ def test_mistakes_are_one_line(here, capsys, arguments, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("width", [70, 80, 100])
+def test_a_ranking_keeps_its_words_on_a_narrow_terminal(here, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert evaluate("lion", "sign.txt") == 0
+    shown = "".join(capsys.readouterr().out.split())
+    assert "thosethattheruletakes,medianovertasks.Diverged:shareofthetrials." in shown
+    assert "speeddiverged" in shown
 
 
 def test_suites(here, capsys):

@@ -407,7 +407,7 @@ def test_config_survives_json() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--train.widths", "[0]"], "widths: got 0, expected a positive integer"),
+        (["--train.widths", "[0]"], "--train.widths: got 0, expected a positive integer"),
         (["--train.data", "[nothing]"], "data: got 'nothing', expected one of"),
         (["--train.families", "[nothing]"], "families: got 'nothing', expected mlp, conv"),
         (["--train.families", "[nothing:Task]"], "cannot be imported: ModuleNotFoundError: No mod"),
@@ -426,7 +426,9 @@ def test_config_survives_json() -> None:
         (["--estimation.method", "magic"], "method: got 'magic', expected one of backprop"),
         (["--estimation.method", "full-es"], "truncation: got 20, expected None for full noise"),
         (["--estimation.sigma", "0"], "sigma: got 0"),
-        (["--outer.lr", "-1"], "lr: got -1"),
+        (["--outer.lr", "-1"], "--outer.lr: got -1"),
+        (["--evaluation.seeds", "0"], "--evaluation.seeds: got 0, expected a positive integer"),
+        (["--optimizer", "Nope"], "--optimizer: got 'Nope', expected TunedAdam, SmallFC, Velo"),
         (["--preset", "huge"], "--preset: got 'huge', expected one of quick"),
         (["--device", "abacus"], "device: got 'abacus'"),
         (["--optimizer", "L2OPA"], "task: got mlp-digits-w8-d2-mup, expected a Composite"),

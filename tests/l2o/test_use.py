@@ -85,6 +85,10 @@ def test_names_are_looked_up_among_the_shipped(tmp_path: Path) -> None:
     assert use.load("mulo_tiny", tmp_path).architecture == SmallFC()
     with pytest.raises(ValueError, match=r"a folder with .* or one of mulo_tiny"):
         use.load("mulo_huge", tmp_path)
+    checkpoint.save(tmp_path / "run" / "best", TunedAdam(), TunedAdam().initial())
+    assert use.load(tmp_path / "run").architecture == TunedAdam()
+    with pytest.raises(ValueError, match=r"inputs: got none, expected what base takes"):
+        use.load("mulo_tiny", tmp_path).optimizer(model(16), base=model(8))
     with pytest.raises(ValueError, match="no learned optimizer 'mulo_huge'"):
         l2o.load("mulo_huge")
     (tmp_path / "mulo_tiny" / checkpoint.TENSORS).write_bytes(b"no")
