@@ -30,6 +30,8 @@ from tasks.files import save_bytes, save_text
 VERSION = 1
 TENSORS = "theta.safetensors"
 CARD = "card.json"
+BEST = "best"
+"""The folder of a meta-training run that has its best optimizer."""
 
 ARCHITECTURES: dict[str, type[LearnedOptimizer]] = {
     "tuned_adam": TunedAdam,

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from l2o import checkpoint, meta_run
 from l2o.base import LearnedOptimizer
-from l2o.distribution import Distribution
-from l2o.meta_config import Config, Estimation, Evaluation, Outer
+from l2o.meta_config import PARTS, Config
 from l2o.meta_view import View
 from l2o.ranks import Ranks, joined
 from l2o.small_fc import SmallFC
@@ -23,15 +22,6 @@ from tasks.command import Arguments, made, parser
 from tasks.environment import check_device
 from tasks.files import or_shipped, resuming
 from tasks.interrupt import Interrupted
-
-PARTS: dict[str, type] = {
-    "train": Distribution,
-    "held_out": Distribution,
-    "estimation": Estimation,
-    "outer": Outer,
-    "evaluation": Evaluation,
-}
-"""Of a configuration: the fields of each are options."""
 
 
 def _small_fc(hidden_size: int, step_mult: float, weight_decay: float = 0.0) -> dict[str, Any]:

@@ -57,7 +57,12 @@ def coord_check(arguments: Arguments) -> int:
     add("--steps", type=int, default=8, help="of training, at each width")
     add("--seeds", type=int, default=2, help="how many to take means over")
     add("--lr", type=float | None, default=None, help="default: of the rule")
-    add("--degree", type=float | None, default=None, help="of the rule in the gradient, as 0 or 1")
+    add(
+        "--degree",
+        type=float | None,
+        default=None,
+        help="of the rule in the gradient; 0: Adam, 1: SGD",
+    )
     add("--base-width", type=int | None, default=None, help="default: the smallest width")
     add("--device", type=str, default="cpu", help="cpu or cuda")
     add("--out", type=Path, required=True, help="a directory, new or not")

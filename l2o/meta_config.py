@@ -114,6 +114,16 @@ class Evaluation:
             raise ValueError(f"adam_lr: got {self.adam_lr}, expected a positive number")
 
 
+PARTS: dict[str, type] = {
+    "train": Distribution,
+    "held_out": Distribution,
+    "estimation": Estimation,
+    "outer": Outer,
+    "evaluation": Evaluation,
+}
+"""Of a configuration, those that have fields of their own."""
+
+
 def _wider() -> Distribution:
     return Distribution(widths=(64,), depths=(2,))
 
@@ -139,15 +149,8 @@ class Config:
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> Config:
         """From what ``asdict`` made and JSON kept. Raises ValueError for anything else."""
-        kinds = {
-            "train": Distribution,
-            "held_out": Distribution,
-            "estimation": Estimation,
-            "outer": Outer,
-            "evaluation": Evaluation,
-        }
         try:
-            parts = {name: _rebuilt(kind, facts[name]) for name, kind in kinds.items()}
+            parts = {name: _rebuilt(kind, facts[name]) for name, kind in PARTS.items()}
             return cls(**{**facts, **parts})
         except (KeyError, TypeError, AttributeError) as error:
             kind = type(error).__name__

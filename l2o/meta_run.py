@@ -45,7 +45,7 @@ STATE_VERSIONS = (1, 2)
 """What can be read; the last is written. 1 had the mean over seeds where 2 has every seed."""
 FACTS = "run.json"
 STATE = "state.safetensors"
-START, BEST = "start", "best"
+START, BEST = "start", checkpoint.BEST
 
 
 def begin(

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
-from l2o.meta_run import BEST
 from tasks.files import SHIPPED, or_shipped
 from tasks.mup import param_groups
 from tasks.optimizer import RuleOptimizer
@@ -97,7 +96,7 @@ def load(name: str | PathLike[str], shipped: Path = SHIPPED) -> Learned:
     Raises ValueError if there is neither, CheckpointError (a ValueError) for one that is damaged.
     """
     folder = or_shipped(name, shipped)
-    for place in (folder, folder / BEST):
+    for place in (folder, folder / checkpoint.BEST):
         if (place / checkpoint.TENSORS).is_file():
             return Learned(folder.name, *checkpoint.load(place))
     known = sorted(path.parent.name for path in shipped.glob(f"*/{checkpoint.TENSORS}"))

@@ -23,6 +23,7 @@ from typing import Any
 
 import rediscover_judge
 from rediscover_judge import SEEDS, answer
+from rediscover_table import CONSTANTS
 
 from search.archive import Final
 from search.program import to_text
@@ -35,8 +36,6 @@ from tasks.suites import names, resolve
 FURTHER = 20
 """Fresh seeds, after those that finds were judged on."""
 REFERENCES = ("adamw", "lion")
-RIVAL = "constants alone"
-"""The strategy whose winners the others' are compared with."""
 
 
 def rules_of(records: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -92,7 +91,7 @@ def measure(out: Path, rules: dict[str, str], workers: int) -> list[Final]:
 
 def table(rows: Sequence[Final]) -> str:
     """Markdown: each rule against the references and the winners of the rival strategy."""
-    rivals = sorted({row.rule for row in rows if row.rule.startswith(RIVAL)})
+    rivals = sorted({row.rule for row in rows if row.rule.startswith(CONSTANTS)})
     against = (*REFERENCES, *rivals)
     lines = [
         f"| rule | {' | '.join(f'against {name}' for name in against)} |",
