@@ -17,6 +17,7 @@ from search.archive import Archive, open_existing
 from search.config import Budget, Config
 from search.evaluate import Funnel
 from search.evolve import Settings
+from search.mutate import Mutation
 from search.rules import load, rule
 from search.verdict import Verdict
 from search.view import View
@@ -93,11 +94,12 @@ def search(arguments: Arguments) -> int:
     options_of.add_argument("--device", type=str, default="cpu", help="where inner runs live")
     options_of.add_class_arguments(Budget, "budget", instantiate=False)
     options_of.add_class_arguments(Funnel, "funnel", instantiate=False)
-    options_of.add_class_arguments(Settings, "evolution")
+    options_of.add_class_arguments(Settings, "evolution", instantiate=False)
     options_of.add_class_arguments(Verdict, "verdict", instantiate=False)
     options_of.link_arguments("device", "funnel.device")
     options_of.set_defaults(_preset(arguments))
-    options: Any = options_of.instantiate(options_of.parse_args(list(arguments)))
+    options: Any = options_of.parse_args(list(arguments))
+    options.evolution.mutation = made(Mutation, "evolution.mutation", options)
     names = [options.start] if isinstance(options.start, str) else options.start
     if options.states < 0:
         raise ValueError(f"states: got {options.states}, expected at least 0")
@@ -106,7 +108,7 @@ def search(arguments: Arguments) -> int:
         seed=options.seed,
         budget=made(Budget, "budget", options),
         funnel=made(Funnel, "funnel", options),
-        evolution=options.evolution,
+        evolution=made(Settings, "evolution", options),
         verdict=made(Verdict, "verdict", options),
     )
     workers = _workers(options.workers, options.device, config.evolution.ahead)

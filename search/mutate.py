@@ -89,19 +89,28 @@ class Mutation:
     def __post_init__(self) -> None:
         for name in ("functions", "reads"):  # lists, where settings come from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        weights = [getattr(self, name) for name in get_args(Change)]
-        if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-            raise ValueError(f"{self.kinds}: expected weights >= 0, one of them > 0")
+        weights = {name: getattr(self, name) for name in get_args(Change)}
+        for name, weight in weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name}: got {weight}, expected a weight of at least 0")
+        if not any(weights.values()):
+            raise ValueError(f"{', '.join(weights)}: got 0 for all, expected one above 0")
         for name in ("fresh", "constant", "scale"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name)}; a probability is in [0, 1]")
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected a probability")
         if not 1 <= self.max_length <= MAX_STATEMENTS:
-            raise ValueError(f"max_length = {self.max_length}; it is in [1, {MAX_STATEMENTS}]")
-        unknown = set(self.functions) - OPS.keys()
+            raise ValueError(
+                f"max_length: got {self.max_length}, expected 1 to {MAX_STATEMENTS} statements"
+            )
+        unknown = sorted(set(self.functions) - OPS.keys())
         if unknown or not self.functions:
-            raise ValueError(f"functions: {sorted(unknown)} unknown; there are {', '.join(OPS)}")
+            raise ValueError(
+                f"functions: got {', '.join(unknown) or 'none'}, expected some of {', '.join(OPS)}"
+            )
         if not set(self.reads) <= set(INPUTS):
-            raise ValueError(f"reads = {self.reads}; inputs are {', '.join(INPUTS)}")
+            raise ValueError(
+                f"reads: got {', '.join(self.reads)}, expected some of {', '.join(INPUTS)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,7 @@ def random_program(
     """A valid program of ``length`` random statements; the last one writes ``update``."""
     settings = settings or Mutation()
     if not 1 <= length <= MAX_STATEMENTS:
-        raise ValueError(f"length = {length}; it is in [1, {MAX_STATEMENTS}]")
+        raise ValueError(f"length: got {length}, expected 1 to {MAX_STATEMENTS} statements")
     for _ in range(ATTEMPTS):
         program = Program((), tuple(inputs), form)
         scope = input_kinds(program)

@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -234,15 +235,16 @@ def test_giving_up_is_an_error_that_shows_the_program():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"insert": -1.0}, "insert -1, delete 1, .*: expected weights >= 0"),
-        ({"insert": 0, "delete": 0, "modify": 0}, "one of them > 0"),
-        ({"fresh": 1.5}, "fresh = 1.5"),
-        ({"constant": -0.1}, "constant = -0.1"),
-        ({"max_length": 0}, "max_length = 0"),
-        ({"max_length": 1000}, "max_length = 1000"),
-        ({"functions": ("sin", "sine")}, "'sine'"),
-        ({"functions": ()}, "functions"),
-        ({"reads": ("g", "loss")}, "reads"),
+        ({"insert": -1.0}, "insert: got -1.0, expected a weight of at least 0"),
+        ({"copy": math.nan}, "copy: got nan"),
+        ({"insert": 0, "delete": 0, "modify": 0}, "insert, .* swap: got 0 for all, expected one"),
+        ({"fresh": 1.5}, "fresh: got 1.5, expected a probability"),
+        ({"constant": -0.1}, "constant: got -0.1"),
+        ({"max_length": 0}, "max_length: got 0, expected 1 to 256"),
+        ({"max_length": 1000}, "max_length: got 1000"),
+        ({"functions": ("sin", "sine")}, "functions: got sine, expected some of add, "),
+        ({"functions": ()}, "functions: got none"),
+        ({"reads": ("g", "loss")}, "reads: got g, loss, expected some of w, g"),
     ],
 )
 def test_settings_are_checked(setting, message):
@@ -281,7 +283,7 @@ def test_random_programs(length, form):
 
 
 def test_random_programs_refuse_impossible_lengths():
-    with pytest.raises(ValueError, match="length = 0"):
+    with pytest.raises(ValueError, match="length: got 0"):
         random_program(np.random.default_rng(0), 0)
 
 
