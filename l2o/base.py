@@ -39,7 +39,8 @@ class LearnedOptimizer(ABC):
 
     @abstractmethod
     def init_theta(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random named meta-parameters to start meta-training from: float32, on the CPU."""
+        """Random named meta-parameters to start meta-training from: float32, on the CPU; for their
+        shapes alone it is run on the meta device, where no tensor has numbers."""
 
     @abstractmethod
     def rule(self, theta: Tensor, scale: Scale | None = None) -> UpdateRule:
@@ -57,7 +58,8 @@ class LearnedOptimizer(ABC):
     @cached_property
     def layout(self) -> Layout:
         """Where each named meta-parameter lies in the flat ``theta``."""
-        return Layout.of(self.init_theta(torch.Generator().manual_seed(0)))
+        with torch.device("meta"):
+            return Layout.of(self.init_theta(torch.Generator().manual_seed(0)))
 
     @property
     def size(self) -> int:

@@ -47,6 +47,11 @@ def test_size(optimizer: LearnedOptimizer, size: int) -> None:
     assert optimizer.initial().shape == (size,)
 
 
+def test_sizes_are_known_without_making_the_tensors() -> None:
+    """A header of a checkpoint may claim any size; this one would be 400 TB."""
+    assert SmallFC(hidden_size=10**7).size == 10**14 + 43 * 10**7 + 9
+
+
 @each
 def test_names_and_vector_are_one(name: str) -> None:
     optimizer, theta = SMALL[name], torch.randn(SMALL[name].size)
