@@ -12,7 +12,7 @@ weights, where a weight decay that is written in the program vanishes:
   ago and of -y now, all others zero, the filter's output is ``a[k] - y * a[0]``, which is zero
   at ``y = a[k] / a[0]``.
 
-From the response: one ratio a[k+1] / a[k] for all k is the sign of a momentum; one ratio from
+From the response, which must not end: one ratio a[k+1] / a[k] for all k is the sign of a momentum; one from
 k = 1 on, and another before, is the sign of a blend of the gradient and a momentum, as in Lion
 (Chen et al. 2023), where ``a[1] / a[0] = b1 * (1 - b2) / (1 - b1)`` and the ratio is b2.
 """
@@ -252,7 +252,10 @@ def _form(response: Tensor) -> tuple[Name, tuple[float, ...]]:
     if gaps or len(ratios) < 2:
         return "sign of a filter", ()
     first, decay = float(ratios[0]), float(ratios[1:].median())
-    if ((ratios[1:] - decay).abs() > 1e-3 * abs(decay)).any() or not decay <= 1 + 1e-9:
+    steady = bool(((ratios[1:] - decay).abs() <= 1e-3 * abs(decay)).all())
+    # An average forgets by and by: its weights end where they are too small to be found.
+    endless = len(known) == LAGS or abs(known[-1]) * decay < 1000 * NEGLIGIBLE
+    if not (steady and endless and 0 < decay <= 1 + 1e-9):
         return "sign of a filter", ()
     if abs(first - decay) <= 1e-3 * abs(decay):
         return "sign momentum", (decay,)

@@ -107,6 +107,19 @@ def test_the_past_may_weigh_far_more_than_the_present(name):
     assert (kind.name, kind.decays) == (name, pytest.approx(decays, rel=1e-4))
 
 
+NO_AVERAGES = {
+    "two delays": "a = m * 0.5\nb = v * 0.3\nc = g + a\nv = m * 1\nm = g * 1",
+    "two delays, one ratio": "a = m * 0.9\nb = v * 0.81\nc = g + a\nv = m * 1\nm = g * 1",
+    "one that alternates": "b = m * -0.9\nc = g * 1\nm = b + g",
+}
+
+
+@pytest.mark.parametrize("body", NO_AVERAGES.values(), ids=NO_AVERAGES.keys())
+def test_filters_that_end_or_alternate_are_no_averages(body):
+    kind = classify(program(f"{body}\nx = b + c\nupdate = sign(x)", states="m, v"))
+    assert (kind.name, kind.decays) == ("sign of a filter", ())
+
+
 @pytest.mark.parametrize("last", ["update = y * 1", "update = sign(y)"])
 def test_what_cancels_but_for_rounding_weighs_nothing(last):
     kind = classify(program(f"{EMA}x = g * 0.1\ny = m - x\n{last}"))
