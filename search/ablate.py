@@ -134,7 +134,7 @@ def _losses(rules: Sequence[Setting], task: Task, steps: int, settings: Ablation
             scoring.tune(task, make, len(programs), steps, grid, seed, schedule)
             for seed in range(settings.tuning_seeds)
         ]
-        chosen = scoring.choose(torch.stack(tuned).log().mean(dim=0), grid)
+        chosen = scoring.choose(scoring.floored(torch.stack(tuned)).log().mean(dim=0), grid)
         seeds = scoring.FRESH_SEEDS[: settings.seeds]
         losses = scoring.measure(task, make, chosen, steps, seeds, schedule=schedule)
         found[places] = losses.numpy()

@@ -167,7 +167,7 @@ class Calibration(NamedTuple):
 def calibrate(funnel: Funnel, programs: Sequence[Program], trials: int) -> Calibration:
     """Tune known rules on the proxy tasks, ``trials`` learning rates each.
 
-    Raises ValueError where the reference diverges at every learning rate.
+    Raises ValueError where the reference diverges at every learning rate, or a loss is below 0.
     """
     prepare(funnel.device)
     settings = scoring.grid(trials)
@@ -187,16 +187,14 @@ def calibrate(funnel: Funnel, programs: Sequence[Program], trials: int) -> Calib
             eval_at=funnel.marks(run.steps),
             device=funnel.device,
         )
-        losses = scoring.finite(trajectory.validation.cpu()).view(-1, len(programs), trials)
-        if (losses < 0).any():
-            raise ValueError(f"{run.name} has losses below 0, of which no ratio means anything")
-        losses = scoring.floored(losses)
+        losses = scoring.floored(scoring.comparable(trajectory.validation.cpu(), run.name))
+        losses = losses.view(-1, len(programs), trials)
         best = int(losses[-1, 0].argmin())
         reference = losses[:, 0, best]
         if not reference.isfinite().all():
             raise ValueError(f"the reference diverges on {run.name} at every learning rate")
         references.append(reference.tolist())
-        gaps += torch.log(losses[-1] / reference[-1]) / len(runs)
+        gaps += scoring.log_ratio(losses[-1], reference[-1]) / len(runs)
     scores, places = gaps.min(dim=1)
     return Calibration(references, rates[places].tolist(), scores.tolist())
 
@@ -266,14 +264,14 @@ class _Climb:
         final = trajectory.validation[-1, trajectory.alive].cpu()
         passed = self.rung(run, run.steps, left, final, len(marks) - 1, reference)
         self.alive = left[passed]
-        self.gap[left] += torch.log(scoring.floored(scoring.finite(final)) / reference[-1])
+        self.gap[left] += scoring.log_ratio(scoring.finite(final), reference[-1])
         self.runs += 1
 
     def rung(
         self, run: Run, step: int, instances: Tensor, losses: Tensor, rung: int, reference: Tensor
     ) -> Tensor:
         """Note the losses of one rung and say who clears its hurdle."""
-        ratio = torch.log(scoring.floored(scoring.finite(losses)) / reference[rung])
+        ratio = scoring.log_ratio(scoring.finite(losses), reference[rung])
         best = [math.inf] * len(self.programs)
         for i, loss, gap in zip(instances.tolist(), losses.tolist(), ratio.tolist(), strict=True):
             p = self.who[i]

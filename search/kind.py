@@ -12,9 +12,10 @@ weights, where a weight decay that is written in the program vanishes:
   ago and of -y now, all others zero, the filter's output is ``a[k] - y * a[0]``, which is zero
   at ``y = a[k] / a[0]``.
 
-From the response, which must not end: one ratio a[k+1] / a[k] for all k is the sign of a momentum; one from
-k = 1 on, and another before, is the sign of a blend of the gradient and a momentum, as in Lion
-(Chen et al. 2023), where ``a[1] / a[0] = b1 * (1 - b2) / (1 - b1)`` and the ratio is b2.
+From the response, where it does not end: one ratio a[k+1] / a[k] for all k is the sign of a
+momentum; one from k = 1 on, and another before, is the sign of a blend of the gradient and a
+momentum, as in Lion (Chen et al. 2023), where ``a[1] / a[0] = b1 * (1 - b2) / (1 - b1)`` and the
+ratio is b2.
 """
 
 from __future__ import annotations

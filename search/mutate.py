@@ -236,7 +236,8 @@ def _modify(program: Program, rng: np.random.Generator, settings: Mutation) -> C
 def _changed(
     program: Program, where: int, position: int, rng: np.random.Generator, settings: Mutation
 ) -> Statement | None:
-    """A statement with another argument at ``position``; None if the same was drawn."""
+    """A statement with another argument at ``position``; None if the same was drawn, or none fits:
+    what ``before`` reads may be hidden from new arguments."""
     before = program.statements[where]
     arg = before.args[position]
     if isinstance(arg, float) and rng.random() < settings.scale:
@@ -245,7 +246,10 @@ def _changed(
         new = float(rng.standard_normal())
     else:
         accepted = OPS[before.op].accepts[position]
-        new = _random_argument(accepted, _scope(program, where), rng, settings)
+        try:
+            new = _random_argument(accepted, _scope(program, where), rng, settings)
+        except LookupError:
+            return None
     return None if new == arg else _reading(before, position, new)
 
 

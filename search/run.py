@@ -39,6 +39,9 @@ from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
 from tasks.suites import names, resolve
 
+DRAWN = "meta_validation_drawn"
+"""A fact of the run: what led the search is in TensorBoard, on larger tasks, too."""
+
 
 def begin(run_dir: Path, config: Config) -> Archive:
     """A new run directory. Raises RunExists if it is there, ValueError for a bad ``config``."""
@@ -148,16 +151,16 @@ def _meta_validation(
     reference, suite = BASELINES[0], str(config.verdict.meta_validation)
     rules = {reference: to_text(lookup(reference).program)}
     rules |= {str(record.id): record.text or "" for record in leaders(archive)}
-    if {row.task for row in archive.finals() if row.stage == META_VALIDATION} == {
-        *names(resolve(suite))
-    }:
-        return  # and drawn
+    if DRAWN in archive.run():
+        return
     view.say(f"measuring {len(rules) - 1} that led the search on larger tasks …")
     _stage(archive, config, META_VALIDATION, suite, rules, jobs, stop)
     curves = Curves(archive.run_dir / "tensorboard")
     for record, gap in meta_validation(archive):
         curves.meta_validation(gap.mean, record.batch)
     curves.close()
+    with archive.transaction():
+        archive.set_run(DRAWN, True)
 
 
 def _finals(

@@ -58,7 +58,8 @@ def tune(
 ) -> Tensor:
     """Final validation loss ``[rules, len(settings)]``, infinite where it is not finite.
 
-    Runs on ``device``, and so must the rule of ``make``; the result is on the CPU.
+    Runs on ``device``, and so must the rule of ``make``; the result is on the CPU. Raises
+    ValueError for a task with losses below 0.
     """
     owner = torch.arange(rules).repeat_interleave(len(settings))
     lr = torch.tensor([s.lr for s in settings]).repeat(rules)
@@ -74,7 +75,7 @@ def tune(
         seed=seed,
         device=device,
     )
-    return finite(trajectory.validation[-1].cpu()).view(rules, len(settings))
+    return comparable(trajectory.validation[-1].cpu(), task.name).view(rules, len(settings))
 
 
 def choose(losses: Tensor, settings: Sequence[Setting]) -> list[Setting]:
@@ -94,7 +95,7 @@ def measure(
 ) -> Tensor:
     """Final loss ``[rules, seeds]`` of each rule at its chosen setting, infinite if diverged.
 
-    As for ``tune``, runs are on ``device`` and the result is on the CPU.
+    As for ``tune``, runs are on ``device``, the result is on the CPU, and no loss is below 0.
     """
     owner = torch.arange(len(chosen), device=device)
     rule = make(owner)
@@ -111,13 +112,26 @@ def measure(
             seed=seed,
             device=device,
         )
-        columns.append(finite(evaluate(task, trajectory.inner.params, split).cpu()))
+        losses = evaluate(task, trajectory.inner.params, split).cpu()
+        columns.append(comparable(losses, task.name))
     return torch.stack(columns, dim=1)
 
 
 def finite(losses: Tensor) -> Tensor:
     """NaN and infinities of either sign become +inf, so that nothing non-finite looks good."""
     return torch.where(losses.isfinite(), losses, math.inf)
+
+
+def comparable(losses: Tensor, task: str) -> Tensor:
+    """``finite`` losses; raises ValueError for one below 0, of which no ratio means anything."""
+    losses = finite(losses)
+    if (losses < 0).any():
+        least = float(losses.min())
+        raise ValueError(
+            f"{task}: got a loss of {least:.4g}, expected none below 0: rules are compared by "
+            "ratios of losses"
+        )
+    return losses
 
 
 FLOOR = float(np.finfo(np.float32).tiny)
@@ -133,6 +147,14 @@ def logs(losses: np.ndarray) -> np.ndarray:
 def floored(losses: Tensor) -> Tensor:
     """What logarithms are taken of: ``FLOOR`` at least; NaN of a loss below 0."""
     return torch.where(losses < 0, math.nan, losses.clamp(min=FLOOR))
+
+
+def log_ratio(losses: Tensor, reference: Tensor) -> Tensor:
+    """log(losses / reference), both floored; also where the quotient is beyond all numbers."""
+    losses, reference = floored(losses), floored(reference)
+    ratio = torch.log(losses / reference)
+    beyond = ratio.isinf() & losses.isfinite()
+    return torch.where(beyond, torch.log(losses) - torch.log(reference), ratio)
 
 
 REFERENCE_DIVERGED = "reference diverged"

@@ -154,7 +154,7 @@ def test_a_loss_of_0_is_the_best_there_is(monkeypatch):
     (outcome,) = Evaluator(funnel, found.references)(job)
     assert outcome.fate == "evaluated"
     monkeypatch.setattr(Solved, "loss", lambda self, p, b: MLP.loss(self, p, b) - 9)
-    with pytest.raises(ValueError, match="has losses below 0"):
+    with pytest.raises(ValueError, match="expected none below 0"):
         calibrate(funnel, [ZOO["adamw"].program], 5)
 
 

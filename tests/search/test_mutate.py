@@ -195,6 +195,14 @@ def test_inputs_can_be_hidden_from_new_arguments(reads):
         assert read <= {*reads, "m", "v", "update"}
 
 
+def test_a_statement_whose_inputs_are_hidden_is_left_as_it_is():
+    text = "def update(w, g, lr):\n    n = norm(g)\n    update = g / n\n    return update\n"
+    settings = Mutation(insert=0, copy=1, reads=("lr",))
+    for child in children(parse(text), settings, 200):
+        before, after = child.before, child.after
+        assert before is None or after is None or (before.op, after.args) != ("norm", before.args)
+
+
 def test_functions_can_be_chosen():
     settings = Mutation(delete=0, modify=0, functions=("sign", "interp"))
     assert {c.after.op for c in children(START, settings) if c.after} == {"sign", "interp"}

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from l2o.cli import main
 from search import run
@@ -24,7 +25,7 @@ from search.commands import PRESETS, _workers
 from search.config import BASELINES, Budget, Config
 from search.evaluate import Calibration, Funnel
 from search.evolve import Settings
-from search.history import POINTS, front, leaders, meta_validation, trimmed
+from search.history import META_VALIDATION, POINTS, front, leaders, meta_validation, trimmed
 from search.loop import Search, fates
 from search.mutate import Mutation
 from search.program import parse, to_text
@@ -35,6 +36,7 @@ from search.view import View
 from search.workers import Inline
 from search.zoo import ZOO
 from tasks.files import RunError, RunExists
+from tasks.interrupt import Interrupted
 
 HERE = Path(__file__).parent
 CONFIG = Config(
@@ -126,6 +128,27 @@ def test_what_led_the_search_is_measured_on_larger_tasks(finished):
     assert (records[0].batch, records[-1].score) == (0, best.score)
     assert [record for record, _ in followed] == records
     assert {gap.n for _, gap in followed} == {CONFIG.verdict.seeds}
+
+
+def test_a_run_that_stops_after_its_last_larger_task_draws_them_when_it_goes_on(
+    tmp_path, monkeypatch
+):
+    stage = run._stage
+
+    def stopped(archive, config, name, *rest):
+        stage(archive, config, name, *rest)
+        if name == META_VALIDATION:
+            monkeypatch.setattr(run, "_stage", stage)
+            raise Interrupted
+
+    monkeypatch.setattr(run, "_stage", stopped)
+    config = replace(CONFIG, budget=Budget(candidates=40, minutes=30))
+    with begin(tmp_path / "run", config) as archive, quiet() as view:
+        with pytest.raises(Interrupted):
+            proceed(archive, 0, view)
+        proceed(archive, 0, view)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert events.Scalars("search/meta-validation score")
 
 
 def test_seeds_that_are_skipped_change_nothing_but_which_are_left():

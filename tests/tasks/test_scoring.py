@@ -1,6 +1,7 @@
 """Scores against numbers worked out by hand, on a bowl where every loss is known exactly."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,11 +13,16 @@ from torch import Tensor
 from tasks import scoring
 from tasks.quadratic import Quadratic
 from tasks.scoring import Interval, Setting, choose, compare, finite, grid, interval, measure, tune
-from tasks.types import Params, State, StepInfo
+from tasks.types import Batch, Params, State, StepInfo
 from tasks.unroll import Trajectory, initial, linear, start
 
 # 1/2 |x - c|^2: a step of gradient descent multiplies the distance by 1 - lr, decay aside.
 BOWL = Quadratic(dimension=4, spectrum="constant", noise=0.0)
+
+
+class Sunk(Quadratic):
+    def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        return super().loss(params, batch) - 1000
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,21 @@ def test_a_loss_of_0_is_no_divergence() -> None:
     losses, reference = np.array([[0.0, 1e-3, 1e-3]]), np.full((1, 3), 0.1)
     assert compare(losses, reference).mean < math.log(1e-3 / 0.1)
     assert compare(losses[:, :1], losses[:, :1]).mean == 0
+
+
+def test_a_log_ratio_to_a_loss_of_0_is_a_number() -> None:
+    ratios = scoring.log_ratio(torch.tensor([0.0, 8.0, math.inf]), torch.tensor(0.0))
+    assert ratios.tolist() == pytest.approx([0.0, math.log(8 / scoring.FLOOR), math.inf])
+    losses, reference = torch.rand(1000) + 0.1, torch.tensor(0.7)
+    assert torch.equal(scoring.log_ratio(losses, reference), torch.log(losses / reference))
+
+
+def test_losses_below_0_are_refused() -> None:
+    task = Sunk(dimension=4, spectrum="constant", noise=0.0)
+    with pytest.raises(ValueError, match=r"got a loss of .*, expected none below 0"):
+        tune(task, rules(1.0), 1, 5, grid(2))
+    with pytest.raises(ValueError, match=r"got a loss of .*, expected none below 0"):
+        measure(task, rules(1.0), [Setting(0.1)], 5, seeds=[1])
 
 
 def test_interval_prints() -> None:
