@@ -9,8 +9,10 @@ first operation that is not a mere view of a parameter tells two things:
              rows that an embedding picks (a product with one-hot vectors)
     output   what comes out: the pre-activation that this parameter makes
 
-It needs no hooks, names or conventions, so it serves modules and hand-written losses alike. An
-operation that is not in ``CONTRACTIONS`` counts as elementwise.
+What is made of weights alone by a factor, a mask, a norm (``WEIGHTS``) is still that weight, and a
+product of a weight and an activation that is summed at once is a contraction. It needs no hooks,
+names or conventions, so it serves modules and hand-written losses alike. An operation that is in
+no table here counts as elementwise: ``tanh(w)`` could be a weight or an activation.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ class Use(NamedTuple):
 
 
 def _convolved(args: Sequence[Any]) -> dict[int, tuple[int, ...]]:
-    spatial = tuple(range(2, args[1].ndim))
-    transposed = args[6]
+    weight, transposed, groups = args[1], args[6], args[8]
+    spatial = tuple(range(2, weight.ndim))
+    if transposed and groups == weight.shape[0]:
+        return {1: spatial}  # each channel by itself
     return {1: (0 if transposed else 1, *spatial)}
 
 
@@ -45,6 +49,8 @@ CONTRACTIONS: dict[Any, Callable[[Sequence[Any]], dict[int, tuple[int, ...]]]] =
     aten.dot: lambda args: {0: (-1,), 1: (-1,)},
     aten.addmm: lambda args: {1: (-1,), 2: (-2,)},
     aten.baddbmm: lambda args: {1: (-1,), 2: (-2,)},
+    aten.addbmm: lambda args: {1: (0, -1), 2: (0, -2)},
+    aten._trilinear: lambda args: {1: (1, 2)},  # of nn.Bilinear
     aten.addmv: lambda args: {1: (-1,), 2: (-1,)},
     aten.convolution: _convolved,
     aten.embedding: lambda args: {0: (0,)},
@@ -52,8 +58,29 @@ CONTRACTIONS: dict[Any, Callable[[Sequence[Any]], dict[int, tuple[int, ...]]]] =
 }
 """Operation -> its arguments -> {position of an argument: the axes of it that are summed over}."""
 
-COPIES = {aten.clone, aten._to_copy, aten.mul, aten.div, aten.neg}
-"""With a single tensor argument these give the same parameter again, up to a factor."""
+WEIGHTS = {
+    aten.clone,
+    aten._to_copy,
+    aten.mul,
+    aten.div,
+    aten.neg,
+    aten.cat,
+    aten._weight_norm_interface,
+}
+"""Without an activation among their arguments these give the same parameter again."""
+
+ASIDE = {
+    aten.sum,
+    aten.mean,
+    aten.norm,
+    aten.linalg_vector_norm,
+    aten.amax,
+    aten.amin,
+    aten.ones_like,
+    aten.zeros_like,
+    aten.empty_like,
+}
+"""Without an activation these measure a parameter, or take its shape, and do not use it."""
 
 
 def trace(
@@ -80,14 +107,23 @@ class _Origin(NamedTuple):
     tensor: Tensor  # kept alive, so that its memory cannot become another tensor's
 
 
+class _Product(NamedTuple):
+    """Of a parameter and an activation; its use, unless the next thing is that it is summed."""
+
+    use: int
+    origin: _Origin
+
+
 class _Watch(TorchDispatchMode):
     def __init__(self, params: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.uses: dict[str, list[Use]] = {name: [] for name in params}
-        self.origins: dict[int, _Origin] = {}
+        self.origins: dict[int, list[_Origin]] = {}
+        self.activations: dict[int, Tensor] = {}  # kept alive, as origins are
+        self.products: dict[int, list[_Product]] = {}
         for name, p in params.items():
             strides = ((stride, frozenset({axis})) for axis, stride in enumerate(p.stride()))
-            self.origins[_memory(p)] = _Origin(name, tuple(strides), p)
+            self.origins[_memory(p)] = [_Origin(name, tuple(strides), p)]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -95,25 +131,68 @@ class _Watch(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         first = next(_tensors([result]), None)
         tensors = list(_tensors(args))
-        if first is None or not any(_memory(t) in self.origins for t in tensors):
+        known = {*map(_memory, tensors)}
+        active = not known.isdisjoint(self.activations)
+        if first is None or not (active or known & self.origins.keys()):
             return result
         operation = func.overloadpacket
-        axes = CONTRACTIONS[operation](args) if operation in CONTRACTIONS else {}
-        for position, argument in enumerate(args):
-            for tensor in _tensors([argument]):
-                origin = self.origins.get(_memory(tensor))
-                if origin is None or _memory(first) == _memory(tensor):  # not ours, or a view
-                    continue
-                if operation in COPIES and len(tensors) == 1:
-                    self._follow(origin, tensor, first)
-                else:
-                    summed = _axes(origin, tensor, axes.get(position, ()))
-                    self.uses[origin.name].append(Use(summed, first.detach().clone()))
+        if known == {_memory(first)} or _memory(first) in self.origins:
+            pass  # a view, or a parameter written in place
+        elif operation in WEIGHTS and not active and (same := self._same(operation, args, first)):
+            self.origins[_memory(first)] = same
+        elif active or operation not in ASIDE:
+            if operation is aten.sum:
+                self._contract(args, first)
+            self._use(operation, args, first)
+            self._activate(result)
         return result
 
-    def _follow(self, origin: _Origin, view: Tensor, copy: Tensor) -> None:
-        strides = ((s, _axes(origin, view, (axis,))) for axis, s in enumerate(copy.stride()))
-        self.origins[_memory(copy)] = _Origin(origin.name, tuple(strides), copy)
+    def _activate(self, result: Any) -> None:
+        self.activations |= {_memory(tensor): tensor for tensor in _tensors([result])}
+
+    def _found(self, args: Sequence[Any]) -> Iterator[tuple[int, Tensor, _Origin]]:
+        """Which arguments are parameters or views of one: position, tensor, origin."""
+        for position, argument in enumerate(args):
+            for tensor in _tensors([argument]):
+                for origin in self.origins.get(_memory(tensor), ()):
+                    yield position, tensor, origin
+
+    def _use(self, operation: Any, args: Sequence[Any], output: Tensor) -> None:
+        axes = CONTRACTIONS[operation](args) if operation in CONTRACTIONS else {}
+        for position, tensor, origin in self._found(args):
+            uses = self.uses[origin.name]
+            summed = _axes(origin, tensor, axes.get(position, ()))
+            uses.append(Use(summed, output.detach().clone()))
+            if operation is aten.mul:
+                product = _Product(len(uses) - 1, _same_axes(origin, tensor, output))
+                self.products.setdefault(_memory(output), []).append(product)
+
+    def _contract(self, args: Sequence[Any], output: Tensor) -> None:
+        """Sums of products: what was a gain so far was a contraction."""
+        tensor = args[0]
+        dims = args[1] if len(args) > 1 and args[1] else range(tensor.ndim)
+        for use, origin in self.products.pop(_memory(tensor), ()):
+            if summed := _axes(origin, tensor, dims):
+                self.uses[origin.name][use] = Use(summed, output.detach().clone())
+
+    def _same(self, operation: Any, args: Sequence[Any], result: Tensor) -> list[_Origin]:
+        """The parameters that ``result`` still is: of its shape, or joined in it."""
+        return [
+            _same_axes(origin, tensor, result)
+            for _, tensor, origin in self._found(args)
+            if tensor.shape == result.shape or operation is aten.cat
+        ]
+
+
+def _same_axes(origin: _Origin, view: Tensor, result: Tensor) -> _Origin:
+    """The origin of ``result``, whose last axes are those of a view of a parameter."""
+    ahead = result.ndim - view.ndim
+    strides = (
+        (step, _axes(origin, view, (axis - ahead,)))
+        for axis, step in enumerate(result.stride())
+        if axis >= ahead
+    )
+    return _Origin(origin.name, tuple(strides), result)
 
 
 def _axes(origin: _Origin, view: Tensor, dims: Sequence[int]) -> frozenset[int]:

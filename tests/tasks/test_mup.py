@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn import functional
 
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
@@ -134,6 +135,49 @@ def test_roles_of_any_module(build, x, inputs, outputs, hidden):
         assert name.startswith(tuple(expected[role].split())), (name, role)
     vectors = {k for k in found if k not in matrices}
     assert all(found[name].role == "vector" for name in vectors)
+
+
+X = torch.randn(1, 3)
+USES = {  # of w, of these sizes at width n, beside an activation h [1, n]
+    "norm and direction": (
+        "output",
+        (5, None),
+        lambda h, w: h @ torch._weight_norm(w, X[0, 0], 0).T,
+    ),
+    "masked": ("output", (5, None), lambda h, w: h @ (w * torch.ones_like(w) * X[0, 0]).T),
+    "unit rows": ("output", (5, None), lambda h, w: h @ functional.normalize(w).T),
+    "joined": ("output", (5, None), lambda h, w: h @ torch.cat([w, -w]).T),
+    "sum of products": ("output", (None,), lambda h, w: (h * w).sum(-1)),
+    "bilinear": ("output", (5, None, 3), lambda h, w: functional.bilinear(h, X, w)),
+    "added batches": ("output", (1, None, 5), lambda h, w: torch.addbmm(X[0, 0], h[None], w)),
+    "penalised": ("output", (5, None), lambda h, w: (h @ w.T).sum() + w.norm() + (w * w).sum()),
+    "gain": ("vector", (None,), lambda h, w: (h * w).relu()),
+    "gain of channels": ("input", (None, 1), lambda h, w: (h.T * w).sum(-1)),
+    "written in place": ("vector", (None,), lambda h, w: h.clone().add_(w)),
+    "normalised latents": (
+        "input",
+        (2, None),
+        lambda h, w: functional.layer_norm(w, h.shape[-1:]) @ h.T,
+    ),
+    "single channels": (
+        "input",
+        (None, 1, 3),
+        lambda h, w: functional.conv_transpose1d(h[..., None], w, groups=h.shape[-1]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_roles_of_what_is_no_plain_product(name):
+    role, shape, use = USES[name]
+
+    def params(width):
+        return {"first": torch.randn(3, width), "w": torch.randn([n or width for n in shape])}
+
+    found = compare(params(4), params(8), lambda p: use(X @ p["first"], p["w"]))
+    assert (found["first"].role, found["w"].role) == ("input", role)
+    if role == "output":
+        assert found["w"].summed >= {shape.index(None)}
 
 
 def linears(*shapes):
