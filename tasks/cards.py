@@ -28,7 +28,8 @@ zeros hide a penalty, and a readout of zeros the scale of everything before it."
 
 def fingerprint(task: Task) -> str:
     """A digest of a task's initial weights, its data, and its losses and gradients beside those
-    weights, on some of the data: another task has another one."""
+    weights, on some of the data, and how much of them it is judged on: another task has another
+    one."""
     params = task.init(torch.Generator().manual_seed(0))
     noise = torch.Generator().manual_seed(1)
     aside = {
@@ -37,6 +38,8 @@ def fingerprint(task: Task) -> str:
     }
     splits: tuple[Split, ...] = ("train", "validation", "test")
     parts: list[str | bytes] = [task.name, str(task.batch_size), repr(task.layout.specs)]
+    if task.evaluation_size != Task.evaluation_size:
+        parts.append(f"{task.evaluation_size} examples")
     for split in splits:
         size = task.data.size(split)
         batch = task.data.batch(split, torch.arange(min(size, 64)) * size // min(size, 64))

@@ -93,11 +93,16 @@ class Arrays(Dataset):
 
     @cached_property
     def outputs(self) -> int:
-        """The number of classes, or of real targets."""
-        splits = (self.train[1], self.validation[1], self.test[1])
+        """The number of classes, or of real targets. Raises ValueError for targets of neither."""
+        targets = self.train[1]
         if self.classified:
-            return 1 + max(int(targets.max()) for targets in splits)
-        return self.train[1].shape[-1]
+            return 1 + max(int(t.max()) for t in (targets, self.validation[1], self.test[1]))
+        if targets.is_floating_point() and targets.ndim > 1:
+            return targets.shape[-1]
+        raise ValueError(
+            f"{self.name}: got targets of {targets.dtype}, shape {list(targets.shape)}; expected "
+            "class numbers (int64) or real numbers [n, K]"
+        )
 
     @property
     def classified(self) -> bool:

@@ -79,6 +79,10 @@ class Mup(Task):
         return self.task.batch_size
 
     @property
+    def evaluation_size(self) -> int:  # type: ignore[override]
+        return self.task.evaluation_size
+
+    @property
     def name(self) -> str:  # type: ignore[override]
         return f"{self.task.name}-mup"
 
@@ -178,7 +182,7 @@ def _with_attention(task: Task, base: Task | None) -> Task:
         return task
     size = base.head_size if base else 1  # type: ignore[attr-defined]
     scale = (size / task.head_size) ** 0.5  # type: ignore[attr-defined]
-    return replace(task, logit_scale=scale)  # type: ignore[type-var]
+    return replace(task, logit_scale=task.logit_scale * scale)  # type: ignore
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ class Results:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise ResultsError(f"{self.file}: {error}") from error
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:

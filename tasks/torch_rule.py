@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import module_from_spec, spec_from_file_location
@@ -153,17 +154,34 @@ def optimizer_class(file: Path) -> str | None:
 def sources(file: Path) -> dict[Path, str]:
     """The text of a Python file and of those beside it that it imports, directly or not."""
     found: dict[Path, str] = {}
-    waiting = [file]
+    root, waiting = file.parent, [file]
     while waiting:
         if (file := waiting.pop()) in found or not file.is_file():
             continue
         found[file] = file.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(found[file])):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module]
-            waiting += [file.parent / f"{name.replace('.', '/')}.py" for name in names]
+            waiting += _imported(node, root, file.parent)
     return found
+
+
+def _imported(node: ast.AST, root: Path, here: Path) -> list[Path]:
+    """The files that an import may read, whether they are there or not; ``here``: that of ``node``
+    is in this folder."""
+    if isinstance(node, ast.Import):
+        base, names = root, [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        above = [".."] * (node.level - 1)
+        base = Path(os.path.normpath(here.joinpath(*above))) if node.level else root
+        names = [f"{node.module or ''}.{alias.name}" for alias in node.names]
+    else:
+        return []
+    paths = [base / "__init__.py"] if base != root else []
+    for name in names:
+        place = base
+        for part in filter(None, name.split(".")):  # the last may be what a module holds
+            place = place / part
+            paths += [place / "__init__.py", Path(f"{place}.py")]
+    return paths
 
 
 def optimizer_file(file: Path) -> TorchRule:

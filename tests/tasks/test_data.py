@@ -114,6 +114,16 @@ def test_devices_agree():
     assert torch.equal(there.cpu(), here)
 
 
+@pytest.mark.parametrize(
+    "targets",
+    [torch.rand(9), torch.zeros(9, dtype=torch.int32), torch.ones(9, 1, dtype=torch.bool)],
+)
+def test_targets_that_are_neither_classes_nor_real_numbers_are_refused(targets):
+    split = torch.zeros(9, 2), targets
+    with pytest.raises(ValueError, match=r"mine: got targets of torch.*; expected class numbers"):
+        _ = Arrays("mine", split, split, split).outputs
+
+
 def test_unequal_lengths_are_refused():
     pair = (torch.zeros(3, 2), torch.zeros(3))
     with pytest.raises(ValueError, match=r"validation: got lengths \[3, 2\]"):

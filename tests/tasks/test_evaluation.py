@@ -352,6 +352,17 @@ def test_files_that_hold_no_results(tmp_path, content, message):
         Results(file, readonly=True)
 
 
+def test_a_file_that_was_damaged_later_on_is_one_sentence(tmp_path):
+    file = tmp_path / "results.sqlite"
+    with Results(file) as results:
+        results.set_fact("command", "x" * 9000)
+    with file.open("r+b") as opened:
+        opened.seek(4096)
+        opened.write(b"\xff" * (file.stat().st_size - 4096))
+    with Results(file) as results, pytest.raises(ResultsError, match="malformed"):
+        results.set_fact("command", "y")
+
+
 def test_other_databases_are_left_alone(tmp_path):
     file = tmp_path / "other.sqlite"
     with sqlite3.connect(file) as db:

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from tasks.autoencoder import Autoencoder
+from tasks.cards import fingerprint
 from tasks.conv import Conv
 from tasks.data import draw
 from tasks.datasets import digits, help_text
@@ -287,6 +288,18 @@ def test_attention_logits_are_divided_by_the_head_size(base, scale):
     network = mup(text(64), base).task
     assert isinstance(network, Transformer)
     assert network.logit_scale == pytest.approx(scale)
+
+
+def test_a_task_keeps_its_own_logit_scale_and_size_of_evaluation():
+    network = mup(replace(text(64), logit_scale=3.0), 64).task
+    assert isinstance(network, Transformer)
+    assert network.logit_scale == 3
+
+    class Judged(MLP):
+        evaluation_size = 100
+
+    assert mup(Judged(8)).evaluation_size == 100
+    assert fingerprint(Judged(8)) != fingerprint(MLP(8))
 
 
 def gpt_like(width):

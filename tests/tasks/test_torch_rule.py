@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from tasks.mlp import MLP
-from tasks.torch_rule import TorchRule, _tried, optimizer_class, optimizer_file, torch_optimizer
+from tasks.torch_rule import (
+    TorchRule,
+    _tried,
+    optimizer_class,
+    optimizer_file,
+    sources,
+    torch_optimizer,
+)
 from tasks.types import Params
 from tasks.unroll import cosine, initial, unroll
 
@@ -215,6 +222,26 @@ class Rule(torch.optim.Optimizer):
             for weight in group["params"]:
                 weight -= group["lr"] * weight.grad.sign()
 """
+
+
+def test_a_file_is_read_with_all_that_it_imports_from_beside_it(tmp_path):
+    texts = {
+        "mine.py": "import torch, one.two\nfrom three import four, five\nfrom seven import X\n",
+        "one/__init__.py": "from . import aside\n",
+        "one/aside.py": "from ..one.two import deeper\n",
+        "one/two.py": "",
+        "three/__init__.py": "",
+        "three/four.py": "from .five import A, B\n",
+        "three/five/__init__.py": "import mine\n",
+        "seven.py": "X = 1\n",
+        "other.py": "",
+        "one/other.py": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(text)
+    found = sources(tmp_path / "mine.py")
+    assert found == {tmp_path / k: text for k, text in texts.items() if "other" not in k}
 
 
 def test_an_optimizer_from_a_file(tmp_path):
