@@ -64,6 +64,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "verdict.seeds": 10,
     },
 }
+MOST_STATES = 100
 SHARERS = 2
 """Worker processes on a GPU: while one has it, the other prepares its batch. More would each take
 its memory and compile its kernels, and the process that makes candidates is slower than two."""
@@ -101,8 +102,8 @@ def search(arguments: Arguments) -> int:
     options: Any = options_of.parse_args(list(arguments))
     options.evolution.mutation = made(Mutation, "evolution.mutation", options)
     names = [options.start] if isinstance(options.start, str) else options.start
-    if options.states < 0:
-        raise ValueError(f"states: got {options.states}, expected at least 0")
+    if not 0 <= options.states <= MOST_STATES:
+        raise ValueError(f"--states: got {options.states}, expected 0 to {MOST_STATES}")
     config = Config(
         start=tuple(str(with_states(rule(name), options.states)) for name in names),
         seed=options.seed,

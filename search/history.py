@@ -38,6 +38,7 @@ class History:
 def history(archive: Archive) -> History:
     """Read from the archive's file by a connection of its own, so a running search may go on."""
     with explained(archive.file), closing(checked(archive.file, VERSION)) as db:
+        db.execute("BEGIN")  # all of one moment
         cells = db.execute(
             "SELECT batch, fate, count(*), min(score) FROM candidate GROUP BY batch, fate"
         ).fetchall()
