@@ -196,7 +196,8 @@ _NAMES = "letters, digits and _ (ASCII), neither a keyword nor one of the functi
 
 def _is_name(name: str) -> bool:
     plain = name.isascii() and name.isidentifier()
-    return plain and not keyword.iskeyword(name) and name not in OPS
+    kept = keyword.iskeyword(name) or name == "__debug__"  # which Python does not assign either
+    return plain and not kept and name not in OPS
 
 
 def _input_faults(inputs: Sequence[str]) -> Iterator[_Fault]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from search.export import statements
+from search.export.finite import finite
 from search.export.signs import non_negative
 from search.export.statements import GLOBAL, Operand
 from search.ops import OPS, Kind
@@ -118,6 +119,9 @@ class Functions:
             yield f"{w} = [p.to(x.dtype) for p, x in zip(params, grads, strict=True)]"
         if self.reads("lr") and not self.is_global:
             yield "rates = [lr] * len(params)"
+        for number in [n for n in ("t", "lr") if self.is_global and self.reads(n)]:
+            yield f"if len({{isinstance(x, Tensor) for x in {number}}}) > 1:  # foreach wants one"
+            yield f"    {number} = [_tensor(x) for x in {number}]"
 
     def _lists(self) -> list[str]:
         lines = []
@@ -244,29 +248,36 @@ class Functions:
     def _positive(self) -> list[frozenset[str]]:
         return non_negative(self.program, self.constants)
 
+    @cached_property
+    def _finite(self) -> list[frozenset[str]]:
+        return finite(self.program, self._positive)
+
     def _operands(
         self, row: int, in_lists: bool, reuse: bool = False
     ) -> tuple[Statement, Operand, list[Operand]]:
         """A statement with its target and arguments as the code has them."""
         statement = self.program.statements[row]
         args = [self._operand(arg, row, in_lists, reuse) for arg in statement.args]
-        kept = reuse and statement.target in self.program.states
         kind = self._kinds[row + 1][statement.target]
+        # Who ends as a number is a state that no step reads.
+        kept = reuse and statement.target in self.program.states and kind > Kind.SCALAR
         return statement, Operand(statement.target, kind, spent=kept), args
 
     def _operand(self, arg: Argument, row: int, in_lists: bool, reuse: bool) -> Operand:
         if not isinstance(arg, str):
-            unit = 0 <= arg <= 1
+            unit, positive = 0 <= arg <= 1, arg >= 0
             if arg in self.constants:
-                name = self.constants[arg]
+                name, varies = self.constants[arg], self.is_global
                 unit = name.startswith(("beta", "alpha"))
-                return Operand(name, Kind.SCALAR, varies=self.is_global, unit=unit)
-            text = repr(arg) if arg >= 0 else f"({arg!r})"
-            return Operand(text, Kind.SCALAR, varies=False, unit=unit)
+                return Operand(name, Kind.SCALAR, varies, unit=unit, positive=positive)
+            text = repr(arg) if positive else f"({arg!r})"
+            return Operand(text, Kind.SCALAR, varies=False, unit=unit, positive=positive)
         kind = self._kinds[row][arg]
         spent = reuse and kind > Kind.SCALAR and self._is_last_read(arg, row)
         text = "rates" if arg == "lr" and in_lists and not self.is_global else arg
-        return Operand(text, kind, spent=spent, positive=arg in self._positive[row])
+        positive = arg in self._positive[row] or arg == "lr"  # __init__ refuses others
+        stays = arg in self._finite[row]
+        return Operand(text, kind, spent=spent, positive=positive, finite=stays)
 
     def _is_last_read(self, name: str, row: int) -> bool:
         """Whether nobody reads the value of ``name`` after statement ``row``. Inputs are not ours

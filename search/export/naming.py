@@ -22,7 +22,7 @@ TAKEN = {
     "exp_avg", "exp_avg_sq", "exp_avgs", "exp_avg_sqs", "weight_decay", "maximize", "foreach",
     "capturable", "differentiable", "fused", "move", "hessian", "hessians", "isinstance", "BLOCK",
     "TOGETHER", "Iterator", "_scalar", "_power", "_dot", "_global_norm", "_cosine_sim",
-    "_clip_by_global_norm",
+    "_clip_by_global_norm", "_tensor", "ValueError", "RuntimeError", "OverflowError",
 }
 # fmt: on
 """Names that the exported code uses for itself."""
@@ -85,7 +85,7 @@ def hyper_parameters(program: Program) -> dict[float, str]:
         for place, arg in enumerate(statement.args):
             if isinstance(arg, float) and arg not in LITERALS:
                 role = _role(program, statement, place)
-                if role == "weight_decay" and role in roles.values() and arg not in roles:
+                if role == "weight_decay" and role in roles.values() and roles.get(arg) != role:
                     role = "c"
                 if roles.get(arg, "c") == "c":
                     roles[arg] = role

@@ -27,7 +27,7 @@ WITH_NUMBERS = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "power":
 WITH_NUMBERS |= {"maximum": "maximum", "minimum": "minimum"}
 COMMUTE = frozenset({"add", "mul", "maximum", "minimum"})
 PLAIN = frozenset({"add", "sub", "mul", "div", "square", "cube", "reciprocal", "interp"})
-"""Functions that Python has for all numbers."""
+"""Functions that Python has for all numbers, divisors of zero apart."""
 GLOBAL = frozenset({"global_norm", "dot", "cosine_sim", "clip_by_global_norm"})
 """Functions that look at the parameters of the whole model at once."""
 
@@ -38,7 +38,8 @@ class Operand:
 
     ``varies``: it has a value for each parameter, so it is a list outside of the loop.
     ``spent``: nobody reads it after this statement, and its memory may be written over.
-    ``unit``: a number known to lie in [0, 1]. ``positive``: known not to be negative.
+    ``unit``: a number known to lie in [0, 1]. ``positive``: known not to be negative, as long as
+    whoever uses the file leaves a constant as it is. ``finite``: known not to be infinite.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Operand:
     spent: bool = False
     unit: bool = False
     positive: bool = False
+    finite: bool = True
 
 
 def expression(op: str, args: Sequence[Operand]) -> str:
@@ -73,11 +75,17 @@ def expression(op: str, args: Sequence[Operand]) -> str:
 
 def _on_numbers(op: str, args: Sequence[Operand], texts: list[str]) -> str:
     """Python's arithmetic where it cannot raise; else torch's, on a 0-dimensional tensor."""
-    if op == "power" and not args[0].unit:
+    if op == "power" and not (args[0].unit and args[1].positive):
         return f"_power({texts[0].strip('()')}, {texts[1].strip('()')})"
+    if op in ("div", "reciprocal") and not args[-1].positive:  # it may be -1e-8
+        texts[-1] = _as_tensor(texts[-1])
     if op not in PLAIN and op != "power":
-        texts = [f"_scalar{x}" if x.startswith("(") else f"_scalar({x})" for x in texts]
+        texts = [_as_tensor(x) for x in texts]
     return _formatted(op, texts)
+
+
+def _as_tensor(text: str) -> str:
+    return f"_scalar{text}" if text.startswith("(") else f"_scalar({text})"
 
 
 def _formatted(op: str, texts: list[str]) -> str:
@@ -85,7 +93,9 @@ def _formatted(op: str, texts: list[str]) -> str:
 
 
 def _is_lerp(op: str, args: Sequence[Operand]) -> bool:
-    return op == "interp" and args[0].kind == args[1].kind > Kind.SCALAR and not args[2].varies
+    if op != "interp" or not (args[0].finite and args[1].finite):
+        return False  # lerp makes NaN of infinities
+    return args[0].kind == args[1].kind > Kind.SCALAR and not args[2].varies
 
 
 def _is_beta(number: Operand) -> bool:

@@ -1,5 +1,6 @@
 """Exported files follow their program, and read as if a person had written them."""
 
+import ast
 import importlib.util
 import itertools
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,6 +186,74 @@ def update(w, g, m, t):
     update = x * z
     return update, m
 """
+TWO_DECAYS = """
+def full_update(w, g, lr):
+    a = w * 0.01
+    b = g * 0.5
+    c = w * 0.5
+    d = a + b
+    d = d + c
+    update = d * lr
+    return update
+"""
+OVERFLOWING = """
+def update(w, g, m, t):
+    m = interp(g, m, 0.9)
+    past = t * -2000.0
+    s = power(0.9, past)
+    x = g / s
+    update = m + x
+    return update, m
+"""
+ZERO_TO_A_NEGATIVE_POWER = """
+def update(w, g, m):
+    c = arccosh(1.0)
+    s = power(c, -0.5)
+    m = g / s
+    update = g + m
+    return update, m
+"""
+DIVISORS_OF_ZERO = """
+def update(w, g, m, lr, t):
+    e = get_eps()
+    b = 0.0 - e
+    r = reciprocal(b)
+    s = t / b
+    u = t * b
+    u = lr / u
+    m = g / r
+    x = g / s
+    m = m + x
+    x = g / u
+    m = m + x
+    update = g + m
+    return update, m
+"""
+AVERAGE_OF_INFINITY = """
+def update(w, g, m, v):
+    m = interp(g, m, 0.9)
+    v = log(v)
+    v = interp(g, v, 0.999)
+    a = exp(v)
+    b = a + 1.0
+    update = m / b
+    return update, m, v
+"""
+AVERAGE_OF_WHAT_GROWS = """
+def update(w, g, v):
+    v = v + 1000.0
+    v = cube(v)
+    x = interp(g, v, 0.7)
+    update = g / x
+    return update, v
+"""
+A_STATE_THAT_NOBODY_READS = """
+def update(w, g, m, t):
+    m = cube(t)
+    update = g / m
+    m = g * 2.0
+    return update, m
+"""
 
 
 def assert_same(program: Program, foreach: bool, groups: int = 1) -> None:
@@ -206,13 +276,33 @@ def test_every_function_survives_export(name: str, foreach: bool) -> None:
     "text",
     [
         *(FULL, AWKWARD, TAKEN_BY_LISTS, TAKEN_BY_HELPERS, TAKEN_IN_THE_PLURAL),
-        *(A_NEGATIVE_FACTOR, TWICE_A_NUMBER),
+        *(A_NEGATIVE_FACTOR, TWICE_A_NUMBER, TWO_DECAYS, OVERFLOWING, ZERO_TO_A_NEGATIVE_POWER),
+        *(DIVISORS_OF_ZERO, AVERAGE_OF_INFINITY, AVERAGE_OF_WHAT_GROWS, A_STATE_THAT_NOBODY_READS),
     ],
 )
 def test_awkward_programs(text: str, foreach: bool, groups: int) -> None:
     """Names that the file needs itself, kinds that change, reductions over all groups, names that
-    are numbers now and tensors then."""
+    are numbers now and tensors then, numbers that Python refuses to compute, infinite states."""
     assert_same(parse(text), foreach, groups)
+
+
+@pytest.mark.parametrize("foreach", [False, True])
+@pytest.mark.parametrize(
+    "mixed", [{"lr": torch.tensor(LR)}, {"lr": torch.tensor([LR])}, {"capturable": True}]
+)
+def test_groups_may_mix_numbers_and_tensors(mixed: dict[str, Any], foreach: bool) -> None:
+    lines = ["n = global_norm(g)", "d = g / n", "d = d * lr", "update = d / t", "return update"]
+    program = parse("def full_update(w, g, lr, t):\n    " + "\n    ".join(lines))
+    flat, grads = problem()
+    params = [p.clone().requires_grad_() for p in LAYOUT.views(flat).values()]
+    groups = [{"params": params[:2], **mixed}, {"params": params[2:]}]
+    optimizer = load(to_source(program, "rule", ""))(groups, lr=LR, foreach=foreach)
+    for g in grads:
+        for p, gradient in zip(params, LAYOUT.views(g).values(), strict=True):
+            p.grad = gradient.clone()
+        optimizer.step()
+    actual = torch.cat([p.detach().reshape(-1) for p in params])
+    torch.testing.assert_close(actual, as_program(program, flat, grads)[-1], rtol=1e-6, atol=1e-6)
 
 
 @given(seed=st.integers(0, 2**32 - 1), length=st.integers(1, 15))
@@ -325,6 +415,23 @@ def test_names_that_no_class_can_have_are_refused(name: str) -> None:
         to_source(ZOO["lion"].program, name, "")
 
 
+def test_names_that_files_read_are_refused() -> None:
+    """The built-in ones too; all that begin with a capital, as names of classes do."""
+    texts = [*sources(), to_source(parse(OVERFLOWING), "overflowing", "")]
+    nodes = [node for text in texts for node in ast.walk(ast.parse(text))]
+    read = {n.id for n in nodes if isinstance(n, ast.Name) and n.id[0].isupper()}
+    assert {"ValueError", "RuntimeError", "OverflowError", "Tensor"} <= read
+    for name in read:
+        with pytest.raises(ValueError, match="the file needs"):
+            class_name(name)
+
+
+@pytest.mark.parametrize("name", ["m_kept", "ms"])
+def test_a_name_that_python_does_not_assign_is_refused(name: str) -> None:
+    with pytest.raises(ProgramError, match="'__debug__' cannot name a"):
+        parse(TAKEN_BY_LISTS.replace(name, "__debug__"))
+
+
 def test_programs_that_cannot_be_exported_are_refused() -> None:
     with pytest.raises(ProgramError, match="gradient"):
         to_source(parse("def update(w, g):\n    update = w * 2.0\n    return update"), "x", "")
@@ -377,3 +484,36 @@ def test_averages_of_squares_need_no_memory_for_the_square(lines, fused) -> None
     body = "".join(f"    {line}\n" for line in (*lines, "update = g / x", "return update, v"))
     source = to_source(parse(f"def update(w, g, v):\n{body}"), "rule", "")
     assert ("_foreach_addcmul_(v, g, g" in source) == fused
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        (("m = interp(g, m, 0.9)",), True),
+        (("m = interp(m, g, 0.1)",), True),
+        (("v = interp(g, v, 0.9)", "x = g - v", "x = x * x", "m = interp(x, m, 0.99)"), True),
+        (("g2 = g * g", "v = v + g2", "x = sqrt(v)", "x = g / x", "m = interp(x, m, 0.9)"), True),
+        (("v = v * 0.9", "v = v + g", "m = interp(v, m, 0.9)"), True),
+        (("v = interp(m, v, 0.9)", "v = maximum(v, g)", "m = interp(v, m, 0.9)"), True),
+        (("x = norm(g)", "x = g / x", "x = arcsinh(x)", "m = interp(x, m, 0.9)"), True),
+        (("x = log(g)", "x = sin(x)", "x = exp(x)", "m = interp(x, m, 0.9)"), True),
+        (("x = log(g)", "m = interp(x, m, 0.9)"), False),
+        (("x = exp(g)", "m = interp(x, m, 0.9)"), False),
+        (("x = reciprocal(g)", "m = interp(x, m, 0.9)"), False),
+        (("v = v * 2.0", "v = v + g", "m = interp(v, m, 0.9)"), False),
+        (("v = v + m", "v = v + g", "m = interp(v, m, 0.9)"), False),
+        (("m = interp(g, m, 1.5)",), False),
+    ],
+)
+def test_averages_are_one_call_where_nothing_is_infinite(lines, kept) -> None:
+    body = "".join(f"    {x}\n" for x in (*lines, "update = m + v", "return update, m, v"))
+    source = to_source(parse(f"def update(w, g, m, v):\n{body}"), "rule", "")
+    assert ("m = torch.lerp" in source) == kept
+    assert ("_foreach_lerp_(m" in source) == kept
+
+
+def test_bias_corrections_are_plain_python() -> None:
+    source = to_source(ZOO["adam"].program, "adam", "")
+    assert "beta1**t" in source
+    assert "_power" not in source
+    assert "_scalar" not in source

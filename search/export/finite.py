@@ -1,0 +1,99 @@
+"""Which values of a program stay finite: ``torch.lerp`` takes no others.
+
+It computes x + a * (y - x), which is NaN where x is infinite, and (1 - a) * x + a * y is not. To be
+infinite, a value needs a function that makes infinities (``log`` of a dead gradient), or states
+that grow from step to step (``v = v * 2.0``). Gradients that overflow themselves do not count, and
+hyper-parameters are taken at their defaults.
+
+States are assumed to stay as large as they are, give or take something bounded at each step. Those
+that do so, all others being unknown, are bounded, and may bound more in the next round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from enum import IntEnum
+
+from search.program import Argument, Program, Statement
+
+
+class Size(IntEnum):
+    """How large a value may be."""
+
+    SMALL = 0  # at most one
+    BOUNDED = 1  # by gradients, weights and constants
+    STEADY = 2  # no more than states were, plus something bounded
+    UNKNOWN = 3
+
+
+SMALL, BOUNDED, STEADY, UNKNOWN = Size
+ALWAYS: dict[str, Size] = dict.fromkeys(("sign", "sin", "cos", "tanh", "cosine_sim"), SMALL)
+ALWAYS |= dict.fromkeys(("tan", "arcsin", "arccos", "arctan"), BOUNDED)
+KEPT = frozenset({"abs", "sqrt", "cbrt", "arcsinh", "arccosh", "maximum", "minimum"})
+"""As large as the largest argument, or smaller; roots are only larger below one."""
+PRODUCTS = frozenset({"mul", "square", "cube"})
+EXPONENTIALS = frozenset({"exp", "expm1", "exp2", "exp10", "sinh", "cosh"})
+FINITE = PRODUCTS | {"add", "sub", "div", "interp", "norm", "global_norm", "dot"}
+FINITE |= {"clip_by_global_norm"}
+"""Not infinite if no argument is."""
+
+
+def finite(program: Program, positive: Sequence[Collection[str]]) -> list[frozenset[str]]:
+    """For each statement, the variables that are finite before it runs.
+
+    ``positive``: for each statement, those that cannot be negative then.
+    """
+    bounded: set[str] = set()
+    while True:
+        steady = set(program.states) - bounded
+        while True:
+            sizes = dict.fromkeys(program.states, UNKNOWN)
+            sizes |= dict.fromkeys(steady, STEADY) | dict.fromkeys(bounded, BOUNDED)
+            scopes = _scopes(program, sizes, positive)
+            kept = {name for name in steady if scopes[-1][name] <= STEADY}
+            if kept == steady:
+                break
+            steady = kept
+        if not steady:
+            return [frozenset(n for n, size in x.items() if size <= BOUNDED) for x in scopes[:-1]]
+        bounded |= steady
+
+
+def _scopes(
+    program: Program, states: dict[str, Size], positive: Sequence[Collection[str]]
+) -> list[dict[str, Size]]:
+    """The sizes of all variables before each statement, and at the end."""
+    scopes = [dict.fromkeys(program.inputs, BOUNDED) | states]
+    for statement, signs in zip(program.statements, positive, strict=True):
+        scopes.append({**scopes[-1], statement.target: _size(statement, scopes[-1], signs)})
+    return scopes
+
+
+def _size(statement: Statement, known: Mapping[str, Size], positive: Collection[str]) -> Size:
+    """How large the value of a statement may be."""
+
+    def is_positive(arg: Argument) -> bool:
+        return arg in positive if isinstance(arg, str) else arg >= 0
+
+    op, args = statement.op, statement.args
+    sizes = [known[arg] if isinstance(arg, str) else Size(abs(arg) > 1) for arg in args]
+    largest = max(sizes)
+    if op in ALWAYS:
+        return ALWAYS[op]
+    if op in KEPT or (op == "log1p" and is_positive(args[0])):
+        return largest
+    if op in ("add", "sub") and min(sizes) < STEADY:
+        return max(largest, BOUNDED)
+    if op in PRODUCTS and min(sizes) == SMALL:
+        return largest
+    if op == "interp" and sizes[2] == SMALL and is_positive(args[2]):
+        return max(sizes[:2])
+    if op == "power" and sizes[0] == SMALL and all(map(is_positive, args)):
+        return SMALL
+    if op == "reciprocal" and is_positive(args[0]):
+        return BOUNDED
+    if op in EXPONENTIALS and largest == SMALL:
+        return BOUNDED
+    if op == "div":  # by what is not -1e-8, be it infinite
+        largest = sizes[0] if is_positive(args[1]) else UNKNOWN
+    return BOUNDED if op in FINITE and largest <= BOUNDED else UNKNOWN
