@@ -28,7 +28,8 @@ class Size(IntEnum):
 
 SMALL, BOUNDED, STEADY, UNKNOWN = Size
 ALWAYS: dict[str, Size] = dict.fromkeys(("sign", "sin", "cos", "tanh", "cosine_sim"), SMALL)
-ALWAYS |= dict.fromkeys(("tan", "arcsin", "arccos", "arctan"), BOUNDED)
+ALWAYS |= dict.fromkeys(("tan", "arcsin", "arccos", "arctan", "get_pi", "get_e"), BOUNDED)
+ALWAYS["get_eps"] = SMALL
 KEPT = frozenset({"abs", "sqrt", "cbrt", "arcsinh", "arccosh", "maximum", "minimum"})
 """As large as the largest argument, or smaller; roots are only larger below one."""
 PRODUCTS = frozenset({"mul", "square", "cube"})
@@ -77,9 +78,9 @@ def _size(statement: Statement, known: Mapping[str, Size], positive: Collection[
 
     op, args = statement.op, statement.args
     sizes = [known[arg] if isinstance(arg, str) else Size(abs(arg) > 1) for arg in args]
-    largest = max(sizes)
     if op in ALWAYS:
         return ALWAYS[op]
+    largest = max(sizes)
     if op in KEPT or (op == "log1p" and is_positive(args[0])):
         return largest
     if op in ("add", "sub") and min(sizes) < STEADY:
