@@ -142,7 +142,10 @@ def _name(optimizer: LearnedOptimizer, architectures: Mapping[str, type[LearnedO
         if type(optimizer) is kind:
             return name
     known = ", ".join(kind.__name__ for kind in architectures.values())
-    raise CheckpointError(f"optimizer: got {type(optimizer).__name__}, expected one of {known}")
+    raise CheckpointError(
+        f"optimizer: got {type(optimizer).__name__}, expected one of {known}: checkpoints name "
+        "these only"
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

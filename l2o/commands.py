@@ -108,14 +108,14 @@ def meta_train(arguments: Arguments) -> int:
 
 
 def _known_optimizer(arguments: Arguments) -> None:
-    """Raise ValueError for a name that is none of ours and no import path: the parser would say
-    that it is no file."""
+    """Raise ValueError for a name that is none of ours, and no class path, file or JSON: the parser
+    would say that it is no file."""
     ours = [kind.__name__ for kind in checkpoint.ARCHITECTURES.values()]
     for word, value in pairwise([*arguments, ""]):
         name = value if word == "--optimizer" else word.removeprefix("--optimizer=")
         if name != word and name not in ours and not {".", "{", "/"} & set(name):
             known = ", ".join(ours)
-            raise ValueError(f"--optimizer: got {name!r}, expected {known} or an import path")
+            raise ValueError(f"--optimizer: got {name!r}, expected one of {known}")
 
 
 def _preset(arguments: Arguments) -> dict[str, Any]:

@@ -9,6 +9,7 @@ another, predicting nothing is 2/3, and a run that diverged costs half as much a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import product
@@ -104,13 +105,14 @@ def _family(name: str) -> type[Task]:
 def lessons(tasks: Sequence[Task], in_mup: bool, chunk: int | None = None) -> list[Lesson]:
     """One for each task; ``in_mup``: in the maximal update parametrisation.
 
-    Raises ValueError for muP of a task without a width.
+    Raises ValueError for muP of a task without a width, and where predicting nothing costs nothing
+    or is not a number.
     """
     return [
         Lesson(
             mup(task) if in_mup else task,
             update_multiplier if in_mup else None,
-            bounded(CEILING * nothing(task)),
+            bounded(CEILING * _unit(task)),
             chunk,
         )
         for task in tasks
@@ -120,3 +122,14 @@ def lessons(tasks: Sequence[Task], in_mup: bool, chunk: int | None = None) -> li
 def nothing(task: Task) -> float:
     """The loss of a network that outputs zero: all its parameters are."""
     return float(evaluate(task, torch.zeros(1, task.layout.n)))
+
+
+def _unit(task: Task) -> float:
+    """What objectives are in units of. Raises ValueError unless it can be."""
+    loss = nothing(task)
+    if not 0 < loss < math.inf:
+        raise ValueError(
+            f"task: {task.name} has a loss of {loss} where all its parameters are 0, expected a "
+            "positive number, since that is what its losses are measured in"
+        )
+    return loss

@@ -29,7 +29,7 @@ from tasks.coordinates import Coordinates, coordinate_check
 from tasks.evaluation import marks
 from tasks.figures import band, loss_axis, sparse_ticks
 from tasks.mlp import MLP
-from tasks.mup import Mup, mup_at
+from tasks.mup import Mup, mup_at, update_multiplier
 from tasks.page import COLOURS, GREY, Figure, Page, Part, Program, Section, Table, Tiles, drawing
 from tasks.scoring import Interval, compare, interval
 from tasks.statistics import log_ratios
@@ -197,7 +197,7 @@ def _held_out_tasks(
         f"{adam_at(config)} is a landmark, not a tuned baseline: for that, l2o evaluate.",
         Table(("task", "rule", *names), rows),
         f"Means of the {SEEDS} seeds and their 95 % intervals.",
-        *(_curves(task, by_rule, fresh) for task, by_rule in measured.items()),
+        *(_curves(k, *found, fresh) for k, found in enumerate(measured.items())),
     ]
 
 
@@ -207,7 +207,7 @@ def _cell(x: Interval) -> str:
     return f"{x.mean:.4g} ({x.low:.4g} to {x.high:.4g})"
 
 
-def _curves(task: str, by_rule: dict[str, Runs], fresh: str) -> Figure:
+def _curves(number: int, task: str, by_rule: dict[str, Runs], fresh: str) -> Figure:
     everything = np.concatenate([runs.curves for runs in by_rule.values()])
     with drawing() as (figure, axes):
         for colour, (rule, runs) in zip(
@@ -221,7 +221,7 @@ def _curves(task: str, by_rule: dict[str, Runs], fresh: str) -> Figure:
         axes.set_title(task, loc="left")
         axes.legend(loc="best")
     caption = f"Validation loss: median and range of n = {SEEDS} fresh seeds ({fresh})."
-    return Figure(f"curve-{task}", figure, caption)
+    return Figure(f"curve-{number}", figure, caption)  # a task's name may hold a slash
 
 
 # ------------------------------------------------------------------------------ coordinate check
@@ -230,14 +230,20 @@ def _curves(task: str, by_rule: dict[str, Runs], fresh: str) -> Figure:
 def _coordinates(run_dir: Path) -> list[Part]:
     optimizer, theta, _ = checkpoint.load(run_dir / meta_run.BEST)
     try:
-        optimizer.on(MLP(WIDTHS[0]))
+        there = optimizer.on(MLP(WIDTHS[0]))
     except ValueError as error:
         return [f"Not made, since this optimizer is not for networks ({error})."]
+    refused: list[Part] = []
+    try:
+        there.rule(theta, update_multiplier)
+    except ValueError as error:
+        refused = [f"Not made in muP, which this optimizer is not for ({error})."]
     found: list[Part] = [
         "How much activations change in a few steps of the kept optimizer, at growing width: flat "
-        "lines mean that what works at one width works at the others."
+        "lines mean that what works at one width works at the others.",
+        *refused,
     ]
-    for title, check in coordinates(optimizer, theta).items():
+    for title, check in coordinates(optimizer, theta, with_mup=not refused).items():
         worst = max(check.ratios().items(), key=lambda item: item[1])
         with drawing() as (figure, axes):
             for k, layer in enumerate(check.layers):
@@ -259,8 +265,10 @@ def _coordinates(run_dir: Path) -> list[Part]:
     return found
 
 
-def coordinates(optimizer: LearnedOptimizer, theta: torch.Tensor) -> dict[str, Coordinates]:
-    """The check of an MLP in muP and in the standard parametrisation."""
+def coordinates(
+    optimizer: LearnedOptimizer, theta: torch.Tensor, with_mup: bool = True
+) -> dict[str, Coordinates]:
+    """The check of an MLP in muP, if asked for, and in the standard parametrisation."""
 
     def make(width: int) -> Task:
         return MLP(width, depth=3, batch_size=64)
@@ -273,10 +281,11 @@ def coordinates(optimizer: LearnedOptimizer, theta: torch.Tensor) -> dict[str, C
         return optimizer.on(task).rule(theta, task.multipliers())
 
     settings = (WIDTHS, 8, (0, 1))
-    return {
-        "muP": coordinate_check(lambda width: mup_at(make, width), in_mup, *settings),
-        "standard parametrisation": coordinate_check(make, plain, *settings),
-    }
+    checks: dict[str, Coordinates] = {}
+    if with_mup:
+        checks["muP"] = coordinate_check(lambda width: mup_at(make, width), in_mup, *settings)
+    checks["standard parametrisation"] = coordinate_check(make, plain, *settings)
+    return checks
 
 
 def _facts(run_dir: Path, facts: dict[str, Any]) -> list[Part]:

@@ -258,11 +258,17 @@ class Run:
         self._keep()
 
     def _keep(self) -> None:
-        """Write the best optimizer, unless it is there: a kill may have come after the save."""
+        """Write the best optimizer, unless it is there: a kill may have come after the save, and
+        files get damaged."""
         if self.held_out is None:
             return
-        card, there = self.card(), checkpoint.read_card(self.run_dir / BEST)
-        if there | card != there:  # a card is written last, so one that is right says all is
+        card = self.card()
+        try:
+            there = checkpoint.load(self.run_dir / BEST)
+            right = torch.equal(there.theta, self.best) and there.card | card == there.card
+        except checkpoint.CheckpointError:
+            right = False
+        if not right:
             checkpoint.save(self.run_dir / BEST, self.optimizer, self.best, card)
 
     def card(self) -> dict[str, Any]:

@@ -80,7 +80,8 @@ class Curves:
         # Imported here: tensorboard costs most of a second, which --help should not.
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder), purge_step=done + 1 if done else None)
+        # What an earlier process showed after its last save comes again; before one, all of it.
+        self.writer = SummaryWriter(str(folder), purge_step=done + 1 if done else 0)
 
     def show(self, p: Progress) -> None:
         scalars = {

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Protocol
@@ -125,7 +125,7 @@ class SmallFCRule(LearnedRule):
     def update(
         self, grads: Tensor, state: State, params: Params, info: StepInfo
     ) -> tuple[Tensor, State]:
-        step = self.fastest(grads, state, params)
+        step = self.compilable(self.fastest(grads, state, params))
         info = info._replace(weight_decay=info.weight_decay + self.optimizer.weight_decay)
         nominal = self.optimizer.nominal
         if nominal is None:
@@ -154,6 +154,14 @@ class SmallFCRule(LearnedRule):
 
             return gpu.step
         return reference
+
+    def compilable(self, step: Step) -> Step:
+        """``step`` as ``torch.compile`` can take it, which does not understand the kernels."""
+        if step is reference or not torch.compiler.is_compiling():
+            return step
+        from l2o.kernels import whole
+
+        return partial(whole.call, step)
 
     def network(self, features: Tensor, time: Tensor, layout: Layout) -> Tensor:
         """``[N, 28, n]`` and ``[N, 11]`` to direction and magnitude ``[N, 2, n]``."""

@@ -34,7 +34,7 @@ class Learned:
         weight_decay: float = 0.0,
         *,
         base: nn.Module | None = None,
-        inputs: tuple[Any, ...] = (),
+        inputs: tuple[Any, ...] | Tensor = (),
         **settings: Any,
     ) -> RuleOptimizer:
         """As a ``torch.optim.Optimizer`` for a module, its parameters or parameter groups.
@@ -46,11 +46,12 @@ class Learned:
 
         One that was meta-trained in muP must know which axes of a module grow with its width:
         ``base`` is the same network at another width, such as half of it, and ``inputs`` what
-        ``base(*inputs)`` takes. The rest of muP is the network's, see ``tasks.mup.param_groups``.
-        Raises ValueError for a module without a base, where there has to be one, for a base
-        without inputs or without a module, and where some parameters are of double precision and
-        others are not.
+        ``base(*inputs)`` takes, or a tensor that it takes alone. The rest of muP is the network's,
+        see ``tasks.mup.param_groups``. Raises ValueError for a module without a base, where there
+        has to be one, for a base without inputs or without a module, and where some parameters are
+        of double precision and others are not.
         """
+        inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
         if base is not None and not inputs:
             raise ValueError("inputs: got none, expected what base takes, such as inputs=(x,)")
         if base is not None and isinstance(model, nn.Module):

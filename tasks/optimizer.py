@@ -37,10 +37,11 @@ class RuleOptimizer(Optimizer):
     ``horizon``: the planned number of steps, for rules that want to know. ``capturable``: step
     counters stay on the device. ``differentiable``: record steps for autograd, if the rule can.
     Half-precision parameters are moved, and remembered, in float32. Parameters without a gradient
-    keep their values and states; the rule sees a gradient of zero. It counts steps by the row: a
-    parameter that is unfrozen late takes its first step with an empty memory and a high count,
-    which is too long a step for rules that correct their averages by it. A group of its own counts
-    for itself.
+    keep their values and what is remembered of their elements; the rule sees a gradient of zero,
+    which what belongs to no element takes in: a learned optimizer's averages over rows and columns
+    decay. It counts steps by the row: a parameter that is unfrozen late takes its first step with
+    an empty memory and a high count, which is too long a step for rules that correct their averages
+    by it. A group of its own counts for itself.
     """
 
     def __init__(
@@ -172,13 +173,19 @@ class RuleOptimizer(Optimizer):
         return state, steps
 
     def _create(self, params: list[Tensor], row: Params) -> None:
+        # What belongs to no element may by chance be as long as the row, but not as another row of
+        # another length, too, which is one tensor so as to catch what belongs to each tensor.
+        n, other = row.layout.n, 3 if row.layout.n == 2 else 2
+        probe = Params(row.flat.new_zeros(1, other), Layout((ParamSpec("p0", (other,)),)))
+        seen = self.rule.init(probe).items()
+        of_elements = {name for name, value in seen if value.shape[-1:] == (other,)}
         for name, value in self.rule.init(row).items():
-            if value.shape[-1:] != (row.layout.n,):
+            if name not in of_elements or value.shape[-1:] != (n,):
                 self.state[params[0]][SHARED + name] = value[0].clone()
                 continue
             for p, (spec, span) in zip(params, row.layout, strict=True):
                 part = value[0, ..., span]
-                self.state[p][name] = part.reshape(*part.shape[:-1], *spec.shape).clone()
+                self.state[p][name] = part.reshape((*part.shape[:-1], *spec.shape)).clone()
 
     def _keep(self, params: list[Tensor], layout: Layout, state: State, steps: Tensor) -> None:
         """Write the next state where the present one lies."""

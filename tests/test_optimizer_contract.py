@@ -275,6 +275,17 @@ def test_counters_stay_integers() -> None:
     assert int(count) == 2
 
 
+@pytest.mark.parametrize("elements", [1, 2])
+def test_what_is_kept_of_each_element(elements: int) -> None:
+    """Is told from what is kept of each tensor, or of all, and happens to be as long."""
+    params = [torch.ones((), requires_grad=True) for _ in range(elements)]
+    optimizer = RuleOptimizer(params, RULES["mixing"])
+    for p in params:
+        p.grad = torch.ones(())
+    optimizer.step()
+    assert optimizer.state[params[0]].keys() == {"step", "m", "shared.sizes", "shared.count"}
+
+
 def test_loading_does_not_share_memory(subject: Subject) -> None:
     net, twin = model(), model()
     optimizer = subject.make(net.parameters())

@@ -56,7 +56,7 @@ def test_own_architectures(tmp_path: Path) -> None:
     class Mine(TunedAdam):
         pass
 
-    with pytest.raises(CheckpointError, match="got Mine, expected one of TunedAdam"):
+    with pytest.raises(CheckpointError, match=r"got Mine, expected .* checkpoints name these only"):
         save(tmp_path, Mine(), torch.zeros(4))
     save(tmp_path, Mine(), torch.zeros(4), architectures={"mine": Mine})
     assert isinstance(load(tmp_path, {"mine": Mine}).optimizer, Mine)

@@ -17,6 +17,8 @@ from l2o.meta_config import Config, Estimation, Evaluation, Outer
 from l2o.meta_view import View
 from l2o.ranks import Ranks
 from l2o.tuned import TunedAdam
+from l2o.velo import Velo
+from tasks.mlp import MLP
 from tasks.page import Figure, Tiles
 
 CONFIG = Config(
@@ -89,6 +91,21 @@ def test_an_optimizer_for_other_problems_has_no_coordinate_check(tmp_path):
     checkpoint.save(tmp_path / meta_run.BEST, optimizer, optimizer.initial())
     (said,) = meta_report._coordinates(tmp_path)
     assert "expected a Composite" in str(said)
+
+
+def test_an_optimizer_that_is_not_for_mup_is_checked_without(tmp_path):
+    optimizer = Velo(4, 2)
+    checkpoint.save(tmp_path / meta_run.BEST, optimizer, optimizer.initial())
+    said = meta_report._coordinates(tmp_path)
+    assert [part.name for part in said if isinstance(part, Figure)] == ["coordinates-standard"]
+    assert "Not made in muP" in str(said[1])
+    assert "param_scale: got True in muP" in str(said[1])
+
+
+def test_a_tasks_name_may_hold_a_slash(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(MLP, "name", property(lambda task: f"mlp/{task.width}"))
+    assert main(["report", str(finished), "--out", str(tmp_path / "r.html")]) == 0
+    assert len(list((tmp_path / "r-figures").glob("curve-*.png"))) == 2
 
 
 def test_one_held_out_task_has_no_interval_over_tasks(finished):

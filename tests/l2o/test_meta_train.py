@@ -31,7 +31,7 @@ from l2o.episodes import Estimate
 from l2o.held_out import HeldOut
 from l2o.meta_config import METHODS, Config, Estimation, Evaluation, Outer
 from l2o.meta_train import Training, learning_rate
-from l2o.meta_view import View
+from l2o.meta_view import Curves, View
 from l2o.ranks import Ranks, join, share
 from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam
@@ -194,15 +194,25 @@ def test_kill_9_and_resume_end_with_the_same_bits(finished: Path, tmp_path: Path
     assert_same(folder, finished)
 
 
-@pytest.mark.parametrize("left", ["nothing", "the one before"])
-def test_a_kill_between_the_last_save_and_the_best_is_made_up_for(
+@pytest.mark.parametrize(
+    "left",
+    ["nothing", "the one before", "another theta", f"half {checkpoint.TENSORS}", "half card.json"],
+)
+def test_a_best_that_a_kill_or_damage_left_is_made_again(
     left: str, finished: Path, tmp_path: Path, capsys
 ) -> None:
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     best = folder / meta_run.BEST
-    shutil.rmtree(best)
+    card = checkpoint.read_card(best)
+    if left.startswith("half"):
+        path = best / left.split()[1]
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        shutil.rmtree(best)
     if left == "the one before":
         checkpoint.save(best, OPTIMIZER, OPTIMIZER.initial() + 1, {"outer_steps": 1})
+    if left == "another theta":
+        checkpoint.save(best, OPTIMIZER, OPTIMIZER.initial() + 1, card)
     assert main(["resume", str(folder)]) == 0
     assert "held-out objective after" in capsys.readouterr().out
     wanted, found = checkpoint.load(finished / meta_run.BEST), checkpoint.load(best)
@@ -211,6 +221,23 @@ def test_a_kill_between_the_last_save_and_the_best_is_made_up_for(
     before = (best / checkpoint.TENSORS).stat().st_mtime_ns
     proceed(folder)
     assert (best / checkpoint.TENSORS).stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("done", "shown"), [(0, [0, 4, 8]), (2, [0, 2, 4, 8])], ids=["before a save", "after one"]
+)
+def test_tensorboard_shows_steps_once(done: int, shown: list[int], tmp_path: Path) -> None:
+    """Though a process that was killed has shown what comes again; the first begins with nothing
+    done."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first, steps in ((0, (0, 2, 6)), (done, (0, 4, 8) if done == 0 else (4, 8))):
+        curves = Curves(tmp_path, first)
+        for step in steps:
+            curves.evaluation(step, 0.5, {})
+        curves.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("held-out/score")
+    assert [event.step for event in events] == shown
 
 
 def test_ctrl_c_finishes_the_step_and_saves(finished: Path, tmp_path: Path) -> None:
@@ -428,7 +455,7 @@ def test_config_survives_json() -> None:
         (["--estimation.sigma", "0"], "sigma: got 0"),
         (["--outer.lr", "-1"], "--outer.lr: got -1"),
         (["--evaluation.seeds", "0"], "--evaluation.seeds: got 0, expected a positive integer"),
-        (["--optimizer", "Nope"], "--optimizer: got 'Nope', expected TunedAdam, SmallFC, Velo"),
+        (["--optimizer", "Nope"], "--optimizer: got 'Nope', expected one of TunedAdam, SmallFC"),
         (["--preset", "huge"], "--preset: got 'huge', expected one of quick"),
         (["--device", "abacus"], "device: got 'abacus'"),
         (["--optimizer", "L2OPA"], "task: got mlp-digits-w8-d2-mup, expected a Composite"),
@@ -446,6 +473,36 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Pat
     assert message in error
     assert error.count("\n") == 1
     assert not run_dir.exists()
+
+
+OWN = """
+from l2o.tuned import TunedAdam
+from tasks.mlp import MLP
+
+class Mine(TunedAdam):
+    pass
+
+class Odd(MLP):
+    def loss(self, params, batch):
+        size = params["w0"].norm()
+        return super().loss(params, batch) * size / size
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizer", "my_own.Mine"], "SmallFC, Velo, L2OPA: checkpoints name these only"),
+        (["--train.families=[my_own:Odd]", "--mup=false"], "task: mlp-digits-w8-d2 has a loss of"),
+        (["--train.families=[my_own:Odd]"], "nan where all its parameters are 0, expected a posit"),
+    ],
+)
+def test_mistakes_of_your_own_module_are_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    (tmp_path / "my_own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    test_mistakes_are_one_line(arguments, message, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(

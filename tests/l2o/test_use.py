@@ -80,6 +80,41 @@ def test_double_precision_and_empty_parameters(
         learned.optimizer(half)
 
 
+@pytest.mark.parametrize("name", ["lo_small", "mulo_small"])
+def test_a_compiled_step_is_the_same(name: str) -> None:
+    """The kernel's part is left as it is: a compiler cannot look into it."""
+    start, ends = model()[:2], []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        net = copy.deepcopy(start)
+        settings = {"base": model(8)[:2], "inputs": torch.zeros(1, 3)} if "mu" in name else {}
+        optimizer = l2o.load(name).optimizer(net, **settings)
+        if compiled:
+            optimizer.step = torch.compile(optimizer.step, backend="eager")
+        ends.append(trained(net, optimizer))
+    assert torch.equal(*ends)
+    assert not torch.equal(ends[0], trained(start, optimizer, 0))
+
+
+@pytest.mark.parametrize("inputs", [7, 9])
+def test_what_belongs_to_no_element_is_kept_whole(inputs: int) -> None:
+    """Where the units of an LSTM, or averages of the loss, are as many as the elements, too."""
+    velo, net = Velo(lstm_size=8, bank_size=4), nn.Linear(inputs, 1)
+    net.bias.requires_grad = False
+    optimizer = use.Learned("velo", velo, velo.initial(), {}).optimizer(net)
+    net(torch.ones(1, inputs)).sum().backward()
+    optimizer.step(loss=1.0)
+    state = optimizer.state[net.weight]
+    assert {name: tuple(state[name].shape) for name in state if "shared" in name} == {
+        "shared.row": (3, 2),
+        "shared.col": (3, inputs),
+        **{f"shared.{name}": (10,) for name in ("loss_means", "loss_minima")},
+        **{f"shared.{name}": (2, 8) for name in ("hidden", "cell")},
+    }
+    assert state["m"].shape == (3, 1, inputs)
+    assert (state["shared.hidden"] != 0).all()
+
+
 def test_names_are_looked_up_among_the_shipped(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "mulo_tiny", SmallFC(), SmallFC().initial())
     assert use.load("mulo_tiny", tmp_path).architecture == SmallFC()
@@ -111,8 +146,8 @@ def test_meta_trained_in_mup(tmp_path: Path) -> None:
     optimizer = SmallFC(weight_decay=own)
     checkpoint.save(tmp_path / "mine", optimizer, optimizer.initial(), {"mup": True})
     learned, wide, inputs = l2o.load(tmp_path / "mine"), model(16), (torch.zeros(1, 3),)
-    for base in (model(4), model(32)):
-        groups = learned.optimizer(wide, weight_decay=asked, base=base, inputs=inputs).param_groups
+    for base, given in ((model(4), inputs), (model(32), inputs), (model(4), inputs[0])):
+        groups = learned.optimizer(wide, weight_decay=asked, base=base, inputs=given).param_groups
         assert {group["lr"]: len(group["params"]) for group in groups} == {1.0: 4, 1 / 16: 2}
         for group in groups:
             assert group["lr"] * (group["weight_decay"] + own) == pytest.approx(own + asked)
