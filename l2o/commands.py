@@ -99,7 +99,7 @@ def meta_train(arguments: Arguments) -> int:
     config = Config(seed=options.seed, mup=options.mup, device=options.device, **parts)
     if options.start and any(word.startswith("--optimizer") for word in arguments):
         raise ValueError("--start: got it beside --optimizer, expected one of the two")
-    optimizer, theta = _beginning(options.start, options.optimizer, options.seed)
+    optimizer, theta = _beginning(options.start, options.optimizer, options.seed, config.mup)
     with joined() as ranks:
         ranks.own(config.estimation.particles)
         command = ["l2o", "meta-train", *arguments]
@@ -129,12 +129,18 @@ def _preset(arguments: Arguments) -> dict[str, Any]:
 
 
 def _beginning(
-    start: Path | None, optimizer: LearnedOptimizer | None, seed: int
+    start: Path | None, optimizer: LearnedOptimizer | None, seed: int, mup: bool
 ) -> tuple[LearnedOptimizer, Tensor]:
     """The optimizer to train and its first theta."""
     if start is not None:
         folder = or_shipped(start)
         loaded = checkpoint.load(folder / meta_run.BEST if meta_run.is_run(folder) else folder)
+        if bool(loaded.card.get("mup")) != mup:
+            was = "in muP" if not mup else "without muP"
+            raise ValueError(
+                f"--mup: got {str(mup).lower()}, but {start} was meta-trained {was}; expected "
+                f"--mup {str(not mup).lower()}"
+            )
         return loaded.optimizer, loaded.theta
     optimizer = optimizer or SmallFC()
     return optimizer, optimizer.initial(seed)

@@ -464,6 +464,7 @@ def test_config_survives_json() -> None:
         (["--evaluation.adam_lr", "0"], "adam_lr: got 0.0, expected a positive number"),
         (["--seed", str(2**64)], "seed: got 18446744073709551616, expected at most"),
         (["--start", "nowhere"], "nowhere/theta.safetensors: no such file"),
+        (["--start", "lo_small"], "lo_small was meta-trained without muP; expected --mup false"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Path, capsys) -> None:
@@ -599,7 +600,7 @@ def test_a_start_can_be_another_runs_best(finished: Path, tmp_path: Path, capsys
 
 
 def test_a_start_can_be_shipped() -> None:
-    optimizer, theta = commands._beginning(Path("mulo_small"), None, 0)
+    optimizer, theta = commands._beginning(Path("mulo_small"), None, seed=0, mup=True)
     assert isinstance(optimizer, SmallFC)
     assert len(theta) == optimizer.size
 
