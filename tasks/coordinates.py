@@ -112,7 +112,8 @@ def _changes(
     batch = task.data.to(device).batch("validation", examples)
 
     def activations(flat: Tensor) -> dict[str, list[Tensor]]:
-        uses = trace(lambda params: task.loss(params, batch), task.layout.views(flat[0]))
+        views = task.layout.views(flat[0])
+        uses = trace(lambda params: task.loss(params, batch), views, batch)
         return {name: [use.output for use in found] for name, found in uses.items() if found}
 
     inner = start(task, rule, 1, seed, device)

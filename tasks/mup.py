@@ -275,7 +275,7 @@ def param_groups(
     buffers = {name: buffer.clone() for name, buffer in narrow.named_buffers()}
     with torch.no_grad(), torch.random.fork_rng(_cuda(order[0].values())):
         found = compare(
-            order[0], order[1], lambda p: functional_call(narrow, {**buffers, **p}, inputs)
+            order[0], order[1], lambda p: functional_call(narrow, {**buffers, **p}, inputs), inputs
         )
     groups: dict[float, list[Tensor]] = {}
     for name, p in own.items():

@@ -54,15 +54,17 @@ def parts(one: Task, other: Task) -> Parts:
     narrow, wide = sorted((one, other), key=lambda task: task.layout.n)
     batch = narrow.data.to("cpu").batch("train", torch.zeros(1, dtype=torch.int64))
     initial = [task.init(torch.Generator().manual_seed(0)) for task in (narrow, wide)]
-    return compare(initial[0], initial[1], lambda params: narrow.loss(params, batch))
+    return compare(initial[0], initial[1], lambda params: narrow.loss(params, batch), batch)
 
 
 def compare(
     narrow: Mapping[str, Tensor],
     wide: Mapping[str, Tensor],
     run: Callable[[Mapping[str, Tensor]], object],
+    given: object,
 ) -> Parts:
-    """As ``parts``, for initial parameters at two widths and a function that uses the narrower."""
+    """As ``parts``, for initial parameters at two widths and a function that uses the narrower and
+    ``given``, tensors nested in any way."""
     shapes = {name: (tuple(p.shape), tuple(wide[name].shape)) for name, p in _same(narrow, wide)}
     rates = [b / a for pair in shapes.values() for a, b in zip(*pair, strict=True) if a != b]
     if not rates:
@@ -77,7 +79,7 @@ def compare(
                 "width 2 or more, for at a width of 1 it does not show over which axes is summed"
             )
     rate = median_low(rates)
-    uses = _traced(run, narrow)
+    uses = _traced(run, narrow, given)
     found = {}
     for name, (small, large) in shapes.items():
         role, summed = _role(name, small, large, uses[name], rate)
@@ -86,13 +88,13 @@ def compare(
 
 
 def _traced(
-    run: Callable[[Mapping[str, Tensor]], object], params: Mapping[str, Tensor]
+    run: Callable[[Mapping[str, Tensor]], object], params: Mapping[str, Tensor], given: object
 ) -> dict[str, list[Use]]:
     """Without torch's fused transformer layers, in which products are not seen."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        return trace(run, params)
+        return trace(run, params, given)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
 

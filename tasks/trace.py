@@ -10,9 +10,9 @@ first operation that is not a mere view of a parameter tells two things:
     output   what comes out: the pre-activation that this parameter makes
 
 What is made of weights alone by a factor, a mask, a norm (``WEIGHTS``) is still that weight, and a
-product of a weight and an activation that is summed at once is a contraction. It needs no hooks,
-names or conventions, so it serves modules and hand-written losses alike. An operation that is in
-no table here counts as elementwise: ``tanh(w)`` could be a weight or an activation.
+product of a weight and an activation that is summed, and nothing else, is a contraction. It needs
+no hooks, names or conventions, so it serves modules and hand-written losses alike. An operation
+that is in no table here counts as elementwise: ``tanh(w)`` could be a weight or an activation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
@@ -58,6 +59,18 @@ CONTRACTIONS: dict[Any, Callable[[Sequence[Any]], dict[int, tuple[int, ...]]]] =
 }
 """Operation -> its arguments -> {position of an argument: the axes of it that are summed over}."""
 
+DATA = {
+    aten.mm: 0,
+    aten.bmm: 0,
+    aten.addmm: 1,
+    aten.baddbmm: 1,
+    aten.addbmm: 1,
+    aten.mv: 1,
+    aten.addmv: 2,
+}
+"""Products -> the position of what is weighted. A parameter there that another one is a weight of,
+such as a learned query or a first state, is data, and nothing of it is summed over."""
+
 WEIGHTS = {
     aten.clone,
     aten._to_copy,
@@ -84,18 +97,20 @@ ASIDE = {
 
 
 def trace(
-    run: Callable[[Mapping[str, Tensor]], object], params: Mapping[str, Tensor]
+    run: Callable[[Mapping[str, Tensor]], object], params: Mapping[str, Tensor], given: object
 ) -> dict[str, list[Use]]:
     """Call ``run(params)`` once; what it does with each parameter, in order.
 
-    A parameter that is not used has an empty list.
+    ``given``: what else it reads, such as a minibatch: tensors, however nested in lists, tuples
+    and dictionaries. A parameter that is not used has an empty list.
     """
     own = {
         name: p.detach().clone(memory_format=torch.contiguous_format) for name, p in params.items()
     }
-    watch = _Watch(own)
+    watch = _Watch(own, given)
     with torch.no_grad(), watch:
         run(own)
+    watch.settle()
     return watch.uses
 
 
@@ -108,72 +123,90 @@ class _Origin(NamedTuple):
 
 
 class _Product(NamedTuple):
-    """Of a parameter and an activation; its use, unless the next thing is that it is summed."""
+    """Of a parameter and an activation: a gain, unless all that is done with it is to sum it."""
 
     use: int
     origin: _Origin
 
 
 class _Watch(TorchDispatchMode):
-    def __init__(self, params: Mapping[str, Tensor]) -> None:
+    def __init__(self, params: Mapping[str, Tensor], given: object) -> None:
         super().__init__()
         self.uses: dict[str, list[Use]] = {name: [] for name in params}
         self.origins: dict[int, list[_Origin]] = {}
-        self.activations: dict[int, Tensor] = {}  # kept alive, as origins are
+        self.activations: dict[int, StorageWeakRef] = {}
         self.products: dict[int, list[_Product]] = {}
+        self.sums: dict[int, tuple[Tensor, Sequence[int], Tensor]] = {}
         for name, p in params.items():
             strides = ((stride, frozenset({axis})) for axis, stride in enumerate(p.stride()))
             self.origins[_memory(p)] = [_Origin(name, tuple(strides), p)]
+        self._activate(given)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        first = next(_tensors([result]), None)
-        tensors = list(_tensors(args))
-        known = {*map(_memory, tensors)}
-        active = not known.isdisjoint(self.activations)
+        first = next(_tensors(result), None)
+        known = {*map(_memory, _tensors(args))}
+        active = any(map(self._is_active, known))
         if first is None or not (active or known & self.origins.keys()):
             return result
-        operation = func.overloadpacket
-        if known == {_memory(first)} or _memory(first) in self.origins:
-            pass  # a view, or a parameter written in place
+        operation, alone = func.overloadpacket, known == {_memory(first)}
+        if not (alone and not func._schema.is_mutable):  # no mere view
+            self._read(operation, args, known, first)
+        if alone or _memory(first) in self.origins:
+            pass  # a view, or written in place
         elif operation in WEIGHTS and not active and (same := self._same(operation, args, first)):
             self.origins[_memory(first)] = same
         elif active or operation not in ASIDE:
-            if operation is aten.sum:
-                self._contract(args, first)
             self._use(operation, args, first)
             self._activate(result)
         return result
 
-    def _activate(self, result: Any) -> None:
-        self.activations |= {_memory(tensor): tensor for tensor in _tensors([result])}
+    def _activate(self, values: object) -> None:
+        for tensor in _tensors(values):
+            self.activations[_memory(tensor)] = StorageWeakRef(tensor.untyped_storage())
+
+    def _is_active(self, memory: int) -> bool:
+        return memory in self.activations and not self.activations[memory].expired()
+
+    def _read(self, operation: Any, args: Sequence[Any], known: set[int], output: Tensor) -> None:
+        """Note what is done with products."""
+        for memory in known & self.products.keys():
+            if operation is aten.sum and memory not in self.sums:
+                dims = args[1] if len(args) > 1 and args[1] else range(args[0].ndim)
+                self.sums[memory] = args[0], dims, output.detach().clone()
+            elif operation is not aten.sum:
+                del self.products[memory]
+
+    def settle(self) -> None:
+        """At the end: what was nothing but summed is no gain but a contraction."""
+        for memory, products in self.products.items():
+            if memory in self.sums:
+                tensor, dims, output = self.sums[memory]
+                for use, origin in products:
+                    if summed := _axes(origin, tensor, dims):
+                        self.uses[origin.name][use] = Use(summed, output)
 
     def _found(self, args: Sequence[Any]) -> Iterator[tuple[int, Tensor, _Origin]]:
         """Which arguments are parameters or views of one: position, tensor, origin."""
         for position, argument in enumerate(args):
-            for tensor in _tensors([argument]):
+            for tensor in _tensors(argument):
                 for origin in self.origins.get(_memory(tensor), ()):
                     yield position, tensor, origin
 
     def _use(self, operation: Any, args: Sequence[Any], output: Tensor) -> None:
         axes = CONTRACTIONS[operation](args) if operation in CONTRACTIONS else {}
-        for position, tensor, origin in self._found(args):
+        found = list(self._found(args))
+        if operation in DATA and axes.keys() <= {position for position, *_ in found}:
+            del axes[DATA[operation]]
+        for position, tensor, origin in found:
             uses = self.uses[origin.name]
             summed = _axes(origin, tensor, axes.get(position, ()))
             uses.append(Use(summed, output.detach().clone()))
             if operation is aten.mul:
                 product = _Product(len(uses) - 1, _same_axes(origin, tensor, output))
                 self.products.setdefault(_memory(output), []).append(product)
-
-    def _contract(self, args: Sequence[Any], output: Tensor) -> None:
-        """Sums of products: what was a gain so far was a contraction."""
-        tensor = args[0]
-        dims = args[1] if len(args) > 1 and args[1] else range(tensor.ndim)
-        for use, origin in self.products.pop(_memory(tensor), ()):
-            if summed := _axes(origin, tensor, dims):
-                self.uses[origin.name][use] = Use(summed, output.detach().clone())
 
     def _same(self, operation: Any, args: Sequence[Any], result: Tensor) -> list[_Origin]:
         """The parameters that ``result`` still is: of its shape, or joined in it."""
@@ -210,9 +243,11 @@ def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
+def _tensors(values: object) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
             yield from _tensors(value)
+    elif isinstance(values, Mapping):
+        yield from _tensors(list(values.values()))

@@ -129,6 +129,7 @@ def test_roles_of_any_module(build, x, inputs, outputs, hidden):
         dict(narrow.named_parameters()),
         dict(wide.named_parameters()),
         lambda params: functional_call(narrow, dict(params), (x,)),
+        x,
     )
     matrices = {k: part.role for k, part in found.items() if narrow.get_parameter(k).ndim > 1}
     expected = {"input": inputs, "output": outputs, "hidden": hidden}
@@ -138,21 +139,24 @@ def test_roles_of_any_module(build, x, inputs, outputs, hidden):
     assert all(found[name].role == "vector" for name in vectors)
 
 
-X = torch.randn(1, 3)
+X, HALF = torch.randn(1, 3), torch.tensor(0.5)
 USES = {  # of w, of these sizes at width n, beside an activation h [1, n]
     "norm and direction": (
         "output",
         (5, None),
-        lambda h, w: h @ torch._weight_norm(w, X[0, 0], 0).T,
+        lambda h, w: h @ torch._weight_norm(w, HALF, 0).T,
     ),
-    "masked": ("output", (5, None), lambda h, w: h @ (w * torch.ones_like(w) * X[0, 0]).T),
+    "masked": ("output", (5, None), lambda h, w: h @ (w * torch.ones_like(w) * HALF).T),
     "unit rows": ("output", (5, None), lambda h, w: h @ functional.normalize(w).T),
     "joined": ("output", (5, None), lambda h, w: h @ torch.cat([w, -w]).T),
     "sum of products": ("output", (None,), lambda h, w: (h * w).sum(-1)),
     "bilinear": ("output", (5, None, 3), lambda h, w: functional.bilinear(h, X, w)),
-    "added batches": ("output", (1, None, 5), lambda h, w: torch.addbmm(X[0, 0], h[None], w)),
+    "added batches": ("output", (1, None, 5), lambda h, w: torch.addbmm(HALF, h[None], w)),
     "penalised": ("output", (5, None), lambda h, w: (h @ w.T).sum() + w.norm() + (w * w).sum()),
     "gain": ("vector", (None,), lambda h, w: (h * w).relu()),
+    "weight of an input": ("input", (1, 3, None), lambda h, w: (X[..., None] * w) @ h.T),
+    "gain, also summed": ("vector", (None,), lambda h, w: (k := h * w) / k.sum(-1, keepdim=True)),
+    "gain before relu_": ("vector", (None,), lambda h, w: (h * w).relu_().sum(-1)),
     "gain of channels": ("input", (None, 1), lambda h, w: (h.T * w).sum(-1)),
     "written in place": ("vector", (None,), lambda h, w: h.clone().add_(w)),
     "normalised latents": (
@@ -175,10 +179,26 @@ def test_roles_of_what_is_no_plain_product(name):
     def params(width):
         return {"first": torch.randn(3, width), "w": torch.randn([n or width for n in shape])}
 
-    found = compare(params(4), params(8), lambda p: use(X @ p["first"], p["w"]))
+    found = compare(params(4), params(8), lambda p: use(X @ p["first"], p["w"]), X)
     assert (found["first"].role, found["w"].role) == ("input", role)
     if role == "output":
         assert found["w"].summed >= {shape.index(None)}
+
+
+def test_a_parameter_that_others_weigh_is_data():
+    """Queries that are learned, joined from two, through a residual block."""
+
+    def params(width):
+        sizes = {"first": (3, width), "block": (width, width), "a": (2, width), "b": (1, width)}
+        return {name: torch.randn(size) for name, size in sizes.items()}
+
+    def run(p):
+        queries = torch.cat([p["a"], p["b"]])
+        return (queries + (queries @ p["block"]).relu()) @ (X @ p["first"]).T
+
+    found = compare(params(4), params(8), run, X)
+    roles = {name: part.role for name, part in found.items()}
+    assert roles == {"first": "input", "block": "hidden", "a": "input", "b": "input"}
 
 
 def linears(*shapes):
@@ -209,7 +229,7 @@ def linears(*shapes):
 def test_what_fits_no_role(shapes, message):
     params, run = linears(*shapes)
     with pytest.raises(WidthError, match=message):
-        compare(params(4), params(8), run)
+        compare(params(4), params(8), run, ())
 
 
 def test_tied_weights_fit_no_role():
@@ -218,12 +238,14 @@ def test_tied_weights_fit_no_role():
         return nn.functional.embedding(torch.tensor([1]), params["w"]), x @ params["w"].T
 
     with pytest.raises(WidthError, match=r"w: fits no role.*untied"):
-        compare({"w": torch.randn(5, 4)}, {"w": torch.randn(5, 8)}, run)
+        compare({"w": torch.randn(5, 4)}, {"w": torch.randn(5, 8)}, run, ())
 
 
 def test_other_names_at_the_other_width():
     with pytest.raises(WidthError, match="only at one of the two widths there is: v"):
-        compare({"w": torch.ones(2)}, {"w": torch.ones(4), "v": torch.ones(1)}, lambda params: 0)
+        compare(
+            {"w": torch.ones(2)}, {"w": torch.ones(4), "v": torch.ones(1)}, lambda params: 0, ()
+        )
 
 
 @pytest.mark.parametrize(
