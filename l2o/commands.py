@@ -135,10 +135,10 @@ def _beginning(
     if start is not None:
         folder = or_shipped(start)
         loaded = checkpoint.load(folder / meta_run.BEST if meta_run.is_run(folder) else folder)
-        if bool(loaded.card.get("mup")) != mup:
-            was = "in muP" if not mup else "without muP"
+        if loaded.card.get("mup", mup) != mup:
+            kind = "not for muP" if mup else "for muP"
             raise ValueError(
-                f"--mup: got {str(mup).lower()}, but {start} was meta-trained {was}; expected "
+                f"--mup: got {str(mup).lower()}, but {start} is {kind}; expected "
                 f"--mup {str(not mup).lower()}"
             )
         return loaded.optimizer, loaded.theta

@@ -96,7 +96,8 @@ def compare(old: Archive, new: Archive) -> tuple[int, Difference | None]:
 
 def _rows(archive: Archive) -> Iterator[Row]:
     """What is compared: all rows, but neither the environment nor the budget, nor what older
-    versions did not write down: new settings, at their defaults, and when an island began."""
+    versions did not write down: new settings, at their defaults, when an island began, what is in
+    TensorBoard."""
     for row in archive.dump():
         if row[0] == "snapshot":
             *rest, counters = row
@@ -105,7 +106,8 @@ def _rows(archive: Archive) -> Iterator[Row]:
         elif row[0] != "run":
             yield row
     facts = archive.run()
-    facts.pop("environment", None)
+    for name in ("environment", run.DRAWN):
+        facts.pop(name, None)
     config = replace(Config.from_dict(facts["config"]), budget=Budget())
     facts["config"] = asdict(config)
     for name in sorted(facts):

@@ -1,9 +1,10 @@
 """Which values of a program stay finite: ``torch.lerp`` takes no others.
 
 It computes x + a * (y - x), which is NaN where x is infinite, and (1 - a) * x + a * y is not. To be
-infinite, a value needs a function that makes infinities (``log`` of a dead gradient), or states
-that grow from step to step (``v = v * 2.0``). Gradients that overflow themselves do not count, and
-hyper-parameters are taken at their defaults.
+infinite, a value needs a function that makes infinities (``log`` of a dead gradient), states that
+grow from step to step (``v = v * 2.0``), or products beyond the range of float32 (the sixth power
+of ``reciprocal(g)`` where g is zero). Gradients and weights are taken to be below 10,000, and
+hyper-parameters at their defaults.
 
 States are assumed to stay as large as they are, give or take something bounded at each step. Those
 that do so, all others being unknown, are bounded, and may bound more in the next round.
@@ -11,6 +12,7 @@ that do so, all others being unknown, are bounded, and may bound more in the nex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
 
@@ -36,7 +38,12 @@ PRODUCTS = frozenset({"mul", "square", "cube"})
 EXPONENTIALS = frozenset({"exp", "expm1", "exp2", "exp10", "sinh", "cosh"})
 FINITE = PRODUCTS | {"add", "sub", "div", "interp", "norm", "global_norm", "dot"}
 FINITE |= {"clip_by_global_norm"}
-"""Not infinite if no argument is."""
+"""Not infinite if no argument is, but for their range."""
+LARGEST = 38
+"""Decades of float32."""
+INPUT = 4
+GUARDED = 8
+"""A divisor of zero is 1e-8."""
 
 
 def finite(program: Program, positive: Sequence[Collection[str]]) -> list[frozenset[str]]:
@@ -56,8 +63,12 @@ def finite(program: Program, positive: Sequence[Collection[str]]) -> list[frozen
                 break
             steady = kept
         if not steady:
-            return [frozenset(n for n, size in x.items() if size <= BOUNDED) for x in scopes[:-1]]
+            break
         bounded |= steady
+    return [
+        frozenset(n for n, size in at.items() if size <= BOUNDED and decades[n] <= LARGEST)
+        for at, decades in zip(scopes[:-1], _decades(program)[:-1], strict=True)
+    ]
 
 
 def _scopes(
@@ -98,3 +109,40 @@ def _size(statement: Statement, known: Mapping[str, Size], positive: Collection[
     if op == "div":  # by what is not -1e-8, be it infinite
         largest = sizes[0] if is_positive(args[1]) else UNKNOWN
     return BOUNDED if op in FINITE and largest <= BOUNDED else UNKNOWN
+
+
+def _decades(program: Program) -> list[dict[str, float]]:
+    """Before each statement, and at the end, what the variables that do not grow from step to step
+    are below: powers of ten."""
+    states, rounds, settled = dict.fromkeys(program.states, 0.0), 0, False
+    while not settled:
+        rounds += 1
+        scopes = [dict.fromkeys(program.inputs, float(INPUT)) | states]
+        for statement in program.statements:
+            scopes.append({**scopes[-1], statement.target: _power(statement, scopes[-1])})
+        after = {name: max(scopes[-1][name], before) for name, before in states.items()}
+        if rounds > len(states) + 1:  # whoever still grows does so on and on
+            after = {name: x if x == states[name] else math.inf for name, x in after.items()}
+        settled, states = after == states, after
+    return scopes
+
+
+def _power(statement: Statement, known: Mapping[str, float]) -> float:
+    """Ten to this is more than the value of a statement, if that does not grow on and on."""
+    op = statement.op
+    args = [known[a] if isinstance(a, str) else _of(a) for a in statement.args]
+    if op in ALWAYS:
+        return 0.0 if ALWAYS[op] == SMALL else GUARDED
+    if op in ("mul", "dot"):
+        return sum(args) + (INPUT if op == "dot" else 0)
+    if op in ("square", "cube"):
+        return args[0] * (2 if op == "square" else 3)
+    if op in ("sqrt", "cbrt"):
+        return args[0] / (2 if op == "sqrt" else 3)
+    if op in ("div", "reciprocal"):
+        return GUARDED + (args[0] if op == "div" else 0)
+    return max(args) + (INPUT if op in ("norm", "global_norm") else 0)
+
+
+def _of(constant: float) -> float:
+    return max(0.0, math.log10(abs(constant))) if constant else 0.0

@@ -464,7 +464,10 @@ def test_config_survives_json() -> None:
         (["--evaluation.adam_lr", "0"], "adam_lr: got 0.0, expected a positive number"),
         (["--seed", str(2**64)], "seed: got 18446744073709551616, expected at most"),
         (["--start", "nowhere"], "nowhere/theta.safetensors: no such file"),
-        (["--start", "lo_small"], "lo_small was meta-trained without muP; expected --mup false"),
+        (
+            ["--start", "lo_small"],
+            "--mup: got true, but lo_small is not for muP; expected --mup fa",
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Path, capsys) -> None:
@@ -597,6 +600,17 @@ def test_a_start_can_be_another_runs_best(finished: Path, tmp_path: Path, capsys
     said = capsys.readouterr().out
     assert "untrained" in said
     assert "adam at 0.001" in said
+
+
+@pytest.mark.parametrize("mup", [False, True])
+def test_a_start_that_says_nothing_of_mup_is_for_either(mup: bool, tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, SmallFC(), SmallFC().initial())
+    tensors = load_file(tmp_path / checkpoint.TENSORS)
+    with safe_open(tmp_path / checkpoint.TENSORS, framework="pt") as file:
+        header = {k: v for k, v in file.metadata().items() if k != "mup"}
+    save_file(tensors, tmp_path / checkpoint.TENSORS, header)
+    (tmp_path / checkpoint.CARD).write_text('{"name": "mine"}')
+    assert commands._beginning(tmp_path, None, seed=0, mup=mup)[0] == SmallFC()
 
 
 def test_a_start_can_be_shipped() -> None:

@@ -20,6 +20,7 @@ from search.history import DECIDED, front, history
 from search.loop import fates
 from search.report import page
 from search.reproduce import _said, compare
+from search.run import DRAWN
 from search.verdict import Verdict
 from search.view import View
 from search.watch import progress
@@ -177,8 +178,10 @@ def test_a_run_is_reproduced(finished, capsys):
 
 
 def test_a_run_of_an_older_version_is_reproduced(copied, capsys):
-    """It says nothing of settings that there were not, nor since when an island has lived."""
+    """It says nothing of settings that there were not, nor since when an island has lived, nor
+    whether something is in TensorBoard."""
     with sqlite3.connect(copied / "archive.sqlite") as db:
+        assert db.execute("DELETE FROM run WHERE key = ?", (DRAWN,)).rowcount == 1
         (text,) = db.execute("SELECT value FROM run WHERE key = 'config'").fetchone()
         config = json.loads(text)
         del config["funnel"]["seeds"], config["evolution"]["gain"]
