@@ -13,6 +13,7 @@ import re
 import sys
 from argparse import ArgumentError
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 
 from rich.console import Console
@@ -47,6 +48,9 @@ DEVICE_ERRORS = ("AcceleratorError", "OutOfMemoryError")
 
 def main(arguments: Arguments | None = None) -> int:
     """Run ``l2o COMMAND ...``; the exit status."""
+    for stream in (sys.stdout, sys.stderr):  # ASCII terminals get ? for what they do not have
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
         print(overview())

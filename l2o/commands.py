@@ -134,6 +134,11 @@ def _beginning(
     """The optimizer to train and its first theta."""
     if start is not None:
         folder = or_shipped(start)
+        if not folder.exists():
+            raise ValueError(
+                f"--start: got {start}, where nothing is; expected the folder of a checkpoint, a "
+                "run, or lo_small or mulo_small"
+            )
         loaded = checkpoint.load(folder / meta_run.BEST if meta_run.is_run(folder) else folder)
         if loaded.card.get("mup", mup) != mup:
             kind = "not for muP" if mup else "for muP"

@@ -53,11 +53,16 @@ def begin(
 ) -> None:
     """A new run directory. Raises RunExists if it is there, ValueError for what cannot be run."""
     prepare(config.device)
-    for name, times in Counter(task.name for task in config.held_out.tasks()).items():
+    for name, distribution in (("train", config.train), ("held_out", config.held_out)):
+        try:
+            tasks = distribution.tasks()
+        except ValueError as error:
+            raise ValueError(f"{name}.{error}") from error
+        for lesson in lessons(tasks, config.mup):
+            lesson.rule(optimizer, theta)
+    for name, times in Counter(task.name for task in tasks).items():
         if times > 1:  # results are kept by name
             raise ValueError(f"held_out: got {name} {times} times, expected tasks of unlike names")
-    for lesson in lessons([*config.train.tasks(), *config.held_out.tasks()], config.mup):
-        lesson.rule(optimizer, theta)
     facts = {
         "format_version": VERSION,
         "command": command,

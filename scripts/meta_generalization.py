@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -32,7 +33,7 @@ from search.vm import Population
 from tasks.datasets import breast_cancer, digits, fashion_mnist, help_text, mnist5k
 from tasks.environment import environment
 from tasks.fetch import DataMissing
-from tasks.files import save_text
+from tasks.files import SHIPPED, save_text
 from tasks.mlp import MLP
 from tasks.mup import mup, scaled, update_multiplier
 from tasks.results import digest
@@ -243,8 +244,8 @@ def main() -> None:
     options_of = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options_of.add_argument("--mulo", type=Path, default=Path("checkpoints/mulo_small"))
-    options_of.add_argument("--lo", type=Path, default=Path("checkpoints/lo_small"))
+    options_of.add_argument("--mulo", type=Path, default=SHIPPED / "mulo_small")
+    options_of.add_argument("--lo", type=Path, default=SHIPPED / "lo_small")
     options_of.add_argument("--scale", choices=SCALES, default="minutes")
     options_of.add_argument(
         "--groups", nargs="+", default=None, help="only these, such as depth; the table is printed"
@@ -283,4 +284,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped, nothing is lost; the same command goes on")

@@ -45,7 +45,10 @@ DRAWN = "meta_validation_drawn"
 
 def begin(run_dir: Path, config: Config) -> Archive:
     """A new run directory. Raises RunExists if it is there, ValueError for a bad ``config``."""
-    config.funnel.check()
+    try:
+        config.funnel.check()
+    except ValueError as error:
+        raise ValueError(f"funnel.{error}") from None
     for text in config.start:
         try:
             program = parse(text)

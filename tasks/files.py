@@ -60,7 +60,10 @@ def or_shipped(name: str | os.PathLike[str], shipped: Path = SHIPPED) -> Path:
 
 
 def full(file: Path) -> DiskFull:
-    return DiskFull(f"{file}: no space left; nothing is lost: make room, then resume the run")
+    return DiskFull(
+        f"{file}: no space left; what was saved before is kept: make room, then give the command "
+        "again, or l2o resume for a run that has begun"
+    )
 
 
 def lock(file: Path) -> int:

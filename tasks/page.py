@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from tasks.files import writable
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
 """Told apart by most colour-blind readers (Okabe and Ito), darkest first."""
 GREY = "#8A8A8A"
@@ -119,16 +121,21 @@ def replaceable(file: Path) -> bool:
 
 
 def write(page: Page, file: Path) -> list[Path]:
-    """``file`` and, in ``<file's stem>-figures/``, a PNG of each figure; the paths written."""
+    """``file`` and, in ``<file's stem>-figures/``, a PNG of each figure; the paths written.
+
+    Raises RunError where they cannot be.
+    """
     folder = file.with_name(f"{file.stem}-figures")
     written = [file]
     for section in page.sections:
         for part in section.parts:
             if isinstance(part, Figure):
-                folder.mkdir(exist_ok=True)
                 written.append(folder / f"{part.name}.png")
-                part.drawing.savefig(written[-1], dpi=200)
-    file.write_text(html(page), encoding="utf-8")
+                with writable(written[-1]):
+                    folder.mkdir(exist_ok=True)
+                    part.drawing.savefig(written[-1], dpi=200)
+    with writable(file):
+        file.write_text(html(page), encoding="utf-8")
     return written
 
 

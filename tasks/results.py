@@ -11,6 +11,7 @@ A run that diverged has a status and no loss.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -18,6 +19,8 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
+
+from tasks.files import full
 
 APPLICATION = 0x6C326F01
 VERSION = 1
@@ -95,6 +98,8 @@ class Results:
             found = self._db.execute("PRAGMA application_id").fetchone()[0]
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise full(file) from error
             raise ResultsError(f"{file}: not a results file: {error}") from error
         if found != APPLICATION:
             raise ResultsError(f"{file}: an SQLite file, but not one of results")
@@ -189,6 +194,8 @@ def _held(file: Path) -> IO[bytes]:
     except BlockingIOError:
         raise ResultsError(f"{file}: another process is adding to it; wait, or stop it") from None
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise full(file) from error
         raise ResultsError(f"{file}: not a results file: {error.strerror}") from error
     return opened
 

@@ -463,7 +463,7 @@ def test_config_survives_json() -> None:
         (["--held_out.suite=scale", "--mup=false"], "held_out: got mlp-digits-w32-d2 3 times"),
         (["--evaluation.adam_lr", "0"], "adam_lr: got 0.0, expected a positive number"),
         (["--seed", str(2**64)], "seed: got 18446744073709551616, expected at most"),
-        (["--start", "nowhere"], "nowhere/theta.safetensors: no such file"),
+        (["--start", "nowhere"], "--start: got nowhere, where nothing is; expected the folder of"),
         (
             ["--start", "lo_small"],
             "--mup: got true, but lo_small is not for muP; expected --mup fa",
