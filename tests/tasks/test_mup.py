@@ -144,7 +144,7 @@ USES = {  # of w, of these sizes at width n, beside an activation h [1, n]
     "norm and direction": (
         "output",
         (5, None),
-        lambda h, w: h @ torch._weight_norm(w, HALF, 0).T,
+        lambda h, w: h @ torch.ops.aten._weight_norm(w, HALF, 0).T,
     ),
     "masked": ("output", (5, None), lambda h, w: h @ (w * torch.ones_like(w) * HALF).T),
     "unit rows": ("output", (5, None), lambda h, w: h @ functional.normalize(w).T),
