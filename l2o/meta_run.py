@@ -37,6 +37,7 @@ from l2o.meta_view import Curves, Progress, View
 from l2o.ranks import Ranks
 from tasks import files
 from tasks.environment import environment, prepare
+from tasks.fields import inside
 from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
 
@@ -53,16 +54,15 @@ def begin(
 ) -> None:
     """A new run directory. Raises RunExists if it is there, ValueError for what cannot be run."""
     prepare(config.device)
-    for name, distribution in (("train", config.train), ("held_out", config.held_out)):
-        try:
-            tasks = distribution.tasks()
-        except ValueError as error:
-            raise ValueError(f"{name}.{error}") from error
-        for lesson in lessons(tasks, config.mup):
-            lesson.rule(optimizer, theta)
-    for name, times in Counter(task.name for task in tasks).items():
+    with inside("train"):
+        train = config.train.tasks()
+    with inside("held_out"):
+        held_out = config.held_out.tasks()
+    for name, times in Counter(task.name for task in held_out).items():
         if times > 1:  # results are kept by name
             raise ValueError(f"held_out: got {name} {times} times, expected tasks of unlike names")
+    for lesson in lessons([*train, *held_out], config.mup):
+        lesson.rule(optimizer, theta)
     facts = {
         "format_version": VERSION,
         "command": command,

@@ -35,6 +35,7 @@ from search.workers import Executor, Failure, executor
 from search.zoo import lookup
 from tasks.cards import fingerprint
 from tasks.environment import environment, prepare
+from tasks.fields import inside
 from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
 from tasks.suites import names, resolve
@@ -45,10 +46,8 @@ DRAWN = "meta_validation_drawn"
 
 def begin(run_dir: Path, config: Config) -> Archive:
     """A new run directory. Raises RunExists if it is there, ValueError for a bad ``config``."""
-    try:
+    with inside("funnel"):
         config.funnel.check()
-    except ValueError as error:
-        raise ValueError(f"funnel.{error}") from None
     for text in config.start:
         try:
             program = parse(text)
@@ -151,11 +150,11 @@ def _meta_validation(
     archive: Archive, config: Config, jobs: Executor, view: View, stop: Callable[[], bool]
 ) -> None:
     """Measure what led the search, one after the other, on tasks that it does not see."""
+    if DRAWN in archive.run():
+        return
     reference, suite = BASELINES[0], str(config.verdict.meta_validation)
     rules = {reference: to_text(lookup(reference).program)}
     rules |= {str(record.id): record.text or "" for record in leaders(archive)}
-    if DRAWN in archive.run():
-        return
     view.say(f"measuring {len(rules) - 1} that led the search on larger tasks …")
     _stage(archive, config, META_VALIDATION, suite, rules, jobs, stop)
     curves = Curves(archive.run_dir / "tensorboard")

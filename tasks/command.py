@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
+from tasks.fields import inside
+
 Kind = TypeVar("Kind")
 Arguments = Sequence[str]
 Command = Callable[[Arguments], int]
@@ -38,7 +40,5 @@ def made(kind: Callable[..., Kind], name: str, given: Namespace) -> Kind:
     Raises ValueError with the name before what ``kind`` says: a command may have several fields
     called ``seeds``.
     """
-    try:
+    with inside(f"--{name}"):
         return kind(**vars(given[name]))
-    except ValueError as error:
-        raise ValueError(f"--{name}.{error}") from error

@@ -27,7 +27,7 @@ from scipy.stats import qmc
 from tasks import replay
 from tasks.cards import card, fingerprint
 from tasks.results import Results, ResultsError, Run, Study
-from tasks.scoring import FRESH_SEEDS, TUNING_SEED, Setting
+from tasks.scoring import FRESH_SEEDS, TUNING_SEED, Setting, comparable
 from tasks.statistics import Measured
 from tasks.suites import Entry, names, resolve
 from tasks.types import Task, UpdateRule
@@ -225,13 +225,7 @@ class _Bench:
         before = losses_of(task, initial(task, len(wanted), shared).to(device)).tolist()
         curves = list(zip(before, *validation, strict=True))
         test = losses_of(task, trajectory.inner.params, "test").tolist()
-        known = (x for losses in (test, *curves) for x in losses if math.isfinite(x))
-        least = min(known, default=0.0)
-        if least < 0:
-            raise ValueError(
-                f"{task.name}: got a loss of {least:.4g}, expected none below 0: rules are "
-                "compared by ratios of losses"
-            )
+        comparable(torch.tensor([before, *validation, test]), task.name)
         return [
             _run(seed, setting, (0, *at), losses, last, self.seconds)
             for (seed, setting), losses, last in zip(wanted, curves, test, strict=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 def positive(**fields: int) -> None:
@@ -24,3 +25,12 @@ def one_of(name: str, value: str, accepted: Iterable[str]) -> None:
     names = sorted(accepted)
     if value not in names:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(names)}")
+
+
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """What is wrong with a field here is said of the field of ``name``: several may have one."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}.{error}") from error
