@@ -22,8 +22,8 @@ from torch import Tensor
 from l2o.base import LearnedOptimizer
 from tasks.fields import natural, positive
 from tasks.mup import Scale
-from tasks.types import Task, UpdateRule
-from tasks.unroll import Inner, advance, start
+from tasks.types import Inner, Task, UpdateRule
+from tasks.unroll import advance, start
 
 Objective = Callable[[Tensor], Tensor]
 """Training losses ``[steps, N]`` of a truncation to what each run should make small, ``[N]``."""

@@ -24,7 +24,7 @@ from l2o.distribution import lessons
 from l2o.episodes import Runs
 from l2o.meta_config import Config, Outer
 from l2o.ranks import Ranks, share
-from tasks.unroll import Inner
+from tasks.types import Inner
 
 
 def learning_rate(outer: Outer, step: int) -> float:

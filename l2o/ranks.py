@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from l2o.episodes import Runs
-from tasks.unroll import Inner
+from tasks.types import Inner
 
 Result = TypeVar("Result")
 

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from tasks.data import draw
 from tasks.gradients import gradients
-from tasks.types import Params, StepInfo, Task, UpdateRule
-from tasks.unroll import Inner
+from tasks.types import Inner, Params, StepInfo, Task, UpdateRule
 
 WARM = 3
 """Steps taken one launch at a time before capturing: libraries set themselves up in them, kernels

@@ -125,6 +125,28 @@ class StepInfo(NamedTuple):
     hessian: Tensor | None = None  # [N, n], an estimate of its diagonal (see ``gradients.py``)
 
 
+class Inner(NamedTuple):
+    """``N`` training runs in progress.
+
+    ``step`` and ``seed`` are ints when all runs share them (the minibatch is then gathered once
+    for everybody) and ``[N]`` int64 tensors when each has its own.
+    """
+
+    params: Tensor  # [N, n]
+    state: State
+    step: int | Tensor
+    seed: int | Tensor
+
+    def rows(self, index: Tensor | slice) -> Inner:
+        """A subset of the runs."""
+        return Inner(
+            self.params[index],
+            {name: value[index] for name, value in self.state.items()},
+            self.step if isinstance(self.step, int) else self.step[index],
+            self.seed if isinstance(self.seed, int) else self.seed[index],
+        )
+
+
 class UpdateRule(Protocol):
     """Anything that turns gradients into updates; ``params - updates`` are the next parameters."""
 

@@ -21,17 +21,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
+from tasks import graphs
 from tasks.chunks import chunk_size, in_chunks
 from tasks.data import draw
 from tasks.gradients import hessian_every, is_due, random_signs
 from tasks.replay import derivatives
-from tasks.types import Batch, Params, Split, State, StepInfo, Task, UpdateRule
+from tasks.types import Batch, Inner, Params, Split, StepInfo, Task, UpdateRule
 
 Schedule = Callable[[Tensor, Tensor], Tensor]
 """(step, horizon) -> multiplier of the peak learning rate; float tensors that broadcast."""
@@ -75,28 +75,6 @@ def warmup_cosine(step: Tensor, horizon: Tensor) -> Tensor:
 SCHEDULES: dict[str, Schedule] = {
     schedule.__name__: schedule for schedule in (constant, linear, cosine, warmup_cosine)
 }
-
-
-class Inner(NamedTuple):
-    """``N`` training runs in progress.
-
-    ``step`` and ``seed`` are ints when all runs share them (the minibatch is then gathered once
-    for everybody) and ``[N]`` int64 tensors when each has its own.
-    """
-
-    params: Tensor  # [N, n]
-    state: State
-    step: int | Tensor
-    seed: int | Tensor
-
-    def rows(self, index: Tensor | slice) -> Inner:
-        """A subset of the runs."""
-        return Inner(
-            self.params[index],
-            {name: value[index] for name, value in self.state.items()},
-            self.step if isinstance(self.step, int) else self.step[index],
-            self.seed if isinstance(self.seed, int) else self.seed[index],
-        )
 
 
 @dataclass(frozen=True)
@@ -210,8 +188,6 @@ def _advance_chunk(
     rates = schedule(now, torch.as_tensor(horizon, dtype=torch.float32, device=device)) * lr
     every = hessian_every(rule)
     if device.type == "cuda" and not every and not torch.is_grad_enabled():
-        from tasks import graphs  # which knows this module
-
         return graphs.advance(task, rule, inner, steps, horizon, rates, weight_decay)
     differentiable = torch.is_grad_enabled()
     # Without a graph into one block: small tensors that stay among large ones that come and go

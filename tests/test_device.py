@@ -32,8 +32,8 @@ from tasks.mlp import MLP
 from tasks.quadratic import Quadratic
 from tasks.torch_rule import TorchRule
 from tasks.transformer import Transformer
-from tasks.types import Task, UpdateRule
-from tasks.unroll import Inner, cosine, start
+from tasks.types import Inner, Task, UpdateRule
+from tasks.unroll import cosine, start
 
 TASKS: dict[str, Task] = {
     "mlp": MLP(width=4, batch_size=8),
