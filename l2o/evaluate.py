@@ -23,7 +23,7 @@ from tasks.results import Results
 from tasks.statistics import Measured, Standing
 from tasks.suites import SUITES, names, resolve
 from tasks.targets import FACTORS
-from tasks.wording import change, times, too_few
+from tasks.wording import OF_SETTINGS, change, times, too_few
 
 REFERENCE = "adamw"
 
@@ -71,7 +71,7 @@ def evaluate(arguments: Arguments) -> int:
         try:
             evaluation.evaluate(plan, rules, results, options.device, console.print, made_in)
         except KeyboardInterrupt:
-            console.print("stopped, nothing is lost; the same command goes on")
+            console.print("stopped; what was finished is kept, and the same command goes on")
             return 130
         measured = evaluation.measured(results)
         table = statistics.standings(measured, options.reference)
@@ -94,8 +94,9 @@ def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Ta
         title=f"against {reference}: {tasks} tasks, {seeds} fresh seeds, {trials} trials each",
         caption=f"Loss: final, on validation, interquartile mean of n = {tasks * seeds} runs with "
         "its 95 % bootstrap interval over seeds. Tie: the paired test finds nothing (q >= 0.05)."
-        f"{too_few(tasks * seeds)} Speed: the steps that the reference takes to its final loss / "
-        "those that the rule takes, median over tasks. Diverged: share of the trials.",
+        f"{too_few(tasks * seeds)} {OF_SETTINGS} Speed: the steps that the reference takes to its "
+        "final loss / those that the rule takes, median over tasks. Diverged: share of the trials, "
+        "and of the fresh runs.",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
@@ -114,7 +115,7 @@ def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Ta
             s.verdict,
             f"{s.q:.2g}" if known else "",
             times([x.faster.mean for x in s.reached]),
-            f"{100 * s.tuning.diverged.mean:.0f} %",
+            f"{100 * s.tuning.diverged.mean:.0f} %, {100 * s.diverged.mean:.0f} %",
         )
     return shown
 

@@ -30,7 +30,19 @@ from tasks.evaluation import marks
 from tasks.figures import band, loss_axis, sparse_ticks
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, update_multiplier
-from tasks.page import COLOURS, GREY, Figure, Page, Part, Program, Section, Table, Tiles, drawing
+from tasks.page import (
+    COLOURS,
+    GREY,
+    Figure,
+    Page,
+    Part,
+    Program,
+    Section,
+    Table,
+    Tiles,
+    drawing,
+    label,
+)
 from tasks.scoring import Interval, compare, interval
 from tasks.statistics import log_ratios
 from tasks.types import Task, UpdateRule
@@ -218,7 +230,7 @@ def _curves(number: int, task: str, by_rule: dict[str, Runs], fresh: str) -> Fig
         first = everything[:, 0]
         loss_axis(axes, everything, float(first[np.isfinite(first)].max()))
         axes.set_xlabel("step")
-        axes.set_title(task, loc="left")
+        axes.set_title(label(task), loc="left")
         axes.legend(loc="best")
     caption = f"Validation loss: median and range of n = {SEEDS} fresh seeds ({fresh})."
     return Figure(f"curve-{number}", figure, caption)  # a task's name may hold a slash
@@ -248,7 +260,9 @@ def _coordinates(run_dir: Path) -> list[Part]:
         with drawing() as (figure, axes):
             for k, layer in enumerate(check.layers):
                 colour = COLOURS[k % len(COLOURS)]
-                axes.loglog(check.widths, check.change[:, -1, k], "o-", color=colour, label=layer)
+                axes.loglog(
+                    check.widths, check.change[:, -1, k], "o-", color=colour, label=label(layer)
+                )
                 axes.fill_between(check.widths, *check.range(k), color=colour, alpha=0.15, lw=0)
             axes.set_xticks(check.widths, [str(width) for width in check.widths])
             axes.minorticks_off()

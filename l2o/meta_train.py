@@ -1,8 +1,8 @@
 """Meta-training: the outer loop that changes ``theta``.
 
 An outer step advances all particles of all tasks by a truncation, averages their meta-gradients
-and takes a step of AdamW. A task whose meta-gradient is not finite is left out of the mean, and
-counted.
+and takes a step of AdamW. A task whose meta-gradient has no finite norm is left out of the mean,
+and counted.
 
 ``Training`` is plain state and three things to do with it: ``advance``, and ``tensors`` and
 ``restore``, between which it can be put on disk. There is no generator among the state, since all
@@ -69,7 +69,7 @@ class Training:
             self.runs[k] = found.runs
             rows.append(torch.cat([found.gradient, found.loss[None]]))
         gradients, losses = self.ranks.mean(torch.stack(rows)).tensor_split([-1], dim=1)
-        good = gradients.isfinite().all(dim=1)
+        good = gradients.norm(dim=1).isfinite()
         self.skipped += int((~good).sum())
         if good.any():
             self._descend(gradients[good].mean(dim=0))

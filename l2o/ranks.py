@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -93,7 +94,8 @@ def joined() -> Iterator[Ranks]:
     # Its functions keep the group that exists when they are first imported, which torch does where
     # it compiles. Gloo's threads would outlive it then, and now and then abort the ending process.
     import_module("torch.distributed.nn.functional")
-    dist.init_process_group("gloo")
+    # All wait while the first evaluates; one that dies is noticed at once, however long the limit.
+    dist.init_process_group("gloo", timeout=timedelta(days=7))
     try:
         yield Ranks(dist.get_rank(), size)
     finally:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from tasks.scoring import Interval
+from tasks.scoring import Interval, interval
 
 RESAMPLES = 2000
 Average = Callable[[np.ndarray], np.ndarray]
@@ -31,14 +31,7 @@ def iqm(values: np.ndarray) -> np.ndarray:
 
 def mean(values: np.ndarray) -> np.ndarray:
     """``[..., tasks, seeds] -> [...]``."""
-
     return values.mean(axis=(-2, -1))
-
-
-def median(values: np.ndarray) -> np.ndarray:
-    """``[..., tasks, seeds] -> [...]``."""
-
-    return np.median(values, axis=(-2, -1))
 
 
 def over_seeds(values: np.ndarray) -> Interval:
@@ -57,7 +50,8 @@ def over_seeds(values: np.ndarray) -> Interval:
 def over_tasks(values: np.ndarray, average: Average = iqm) -> Interval:
     """The same over tasks and seeds: would other tasks like these give the same?
 
-    One of many seeds, or of one task, says nothing about others: an infinite interval.
+    One of many seeds, or of one task, says nothing about others: an infinite interval. Of few
+    tasks it is too narrow: of four normal ones it holds the truth 87 times of 100, of three 80.
     """
     tasks, seeds = values.shape
 
@@ -67,13 +61,11 @@ def over_tasks(values: np.ndarray, average: Average = iqm) -> Interval:
     return bootstrapped(values.size, resampled, np.arange(tasks), np.arange(seeds))
 
 
-def across(values: np.ndarray, average: Average = mean) -> Interval:
-    """The mean of ``[tasks]`` single numbers, with its interval over tasks alone."""
-
-    def resampled(task: np.ndarray, axis: int = -1) -> np.ndarray:
-        return average(values[task][..., None])
-
-    return bootstrapped(values.size, resampled, np.arange(len(values)))
+def geometric(factors: np.ndarray) -> Interval:
+    """The geometric mean of ``[tasks]`` factors, with Student's interval of their logarithms."""
+    found = interval(np.log(factors))
+    low, high = np.exp(found[1:3]) if len(factors) > 1 else found[1:3]
+    return Interval(math.exp(found.mean), float(low), float(high), found.n)
 
 
 def share(hits: np.ndarray) -> Interval:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from tasks.fields import positive
+from tasks.page import label
 from tasks.trace import trace
 from tasks.types import Task, UpdateRule
 from tasks.unroll import advance, start
@@ -158,7 +159,8 @@ def draw(checks: Mapping[str, Coordinates], path: Path) -> None:
         shades = plt.get_cmap("viridis")
         for k, layer in enumerate(check.layers):
             colour = shades(k / max(len(check.layers) - 1, 1))
-            column[0].loglog(check.widths, check.change[:, -1, k], ".-", color=colour, label=layer)
+            change, name = check.change[:, -1, k], label(layer)
+            column[0].loglog(check.widths, change, ".-", color=colour, label=name)
             column[0].fill_between(check.widths, *check.range(k), color=colour, alpha=0.15, lw=0)
         worst = max(check.ratios().items(), key=lambda item: item[1])[0]
         for i, width in enumerate(check.widths):
@@ -167,7 +169,7 @@ def draw(checks: Mapping[str, Coordinates], path: Path) -> None:
             column[1].loglog(check.steps, change, ".-", color=colour, label=str(width))
         seeds = f"mean and range of {len(check.each)} seeds"
         column[0].set(title=f"{title}, step {check.steps[-1]}: {seeds}", xlabel="width")
-        column[1].set(title=f"{title}, {worst}", xlabel="step")
+        column[1].set(title=label(f"{title}, {worst}"), xlabel="step")
         for panel, marks in zip(column, (check.widths, check.steps), strict=True):
             panel.set_xticks(marks, [str(mark) for mark in marks])
             panel.minorticks_off()

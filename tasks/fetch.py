@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.fields import one_of
+from tasks.files import save_bytes
 
 
 class DataMissing(OSError):
@@ -99,8 +100,14 @@ def fetch(name: str, folder: Path | None = None) -> Path:
     try:
         cached(name, folder)
     except DataMissing:
-        members = _archive(name, SOURCES[name])
-        arrays = {key: _extract(name, members, file) for key, file in FILES.items()}
+        try:
+            members = _archive(name, SOURCES[name])
+            arrays = {key: _extract(name, members, file) for key, file in FILES.items()}
+        except DataMissing:
+            raise
+        except (ValueError, OSError, EOFError, tarfile.TarError, zlib.error) as error:
+            client = SOURCES[name].client
+            raise DataMissing(f"{name}: what {client} gave is damaged: {error}") from error
         _check(name, arrays, f"the package {SOURCES[name].package}")
         _write(path, arrays)
     return path
@@ -207,14 +214,7 @@ def _check(name: str, arrays: Mapping[str, np.ndarray], where: str) -> None:
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """All or nothing: a reader never sees half a file, whenever the writer is stopped."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    stored = io.BytesIO()
+    np.savez_compressed(stored, allow_pickle=False, **arrays)
+    save_bytes(path, stored.getvalue())

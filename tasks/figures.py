@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 
 from tasks import statistics
-from tasks.page import COLOURS, GREY, Figure, drawing
-from tasks.scoring import TUNING_SEED
+from tasks.page import COLOURS, GREY, Figure, drawing, label
+from tasks.scoring import FLOOR, TUNING_SEED
 from tasks.statistics import Measured, Standing
 from tasks.targets import FACTORS, middle
 from tasks.wording import interval, per_cent
 
 
 def short(rules: Sequence[str]) -> dict[str, str]:
-    """Names that fit into a legend, still different from each other."""
+    """Names that fit into a legend, still different from each other, as ``label`` writes them."""
     brief = [rule.rstrip("/").rpartition("/")[2].replace("torch.optim.", "") for rule in rules]
     brief = [name if len(name) <= 24 else name[:23] + "…" for name in brief]
     clear = len(set(brief)) == len(brief)
-    return dict(zip(rules, brief if clear else rules, strict=True))
+    return dict(zip(rules, map(label, brief if clear else rules), strict=True))
 
 
 def _seeds(measured: Measured) -> str:
@@ -47,7 +47,7 @@ def ranking(
                     axes.plot([low, high], [y, y], color=colours[s.rule], linewidth=width)
             axes.plot(100 * math.expm1(s.gap.mean), y, "o", color=colours[s.rule], gid=f"rule-{y}")
         axes.set_yticks(range(len(shown)), [names[s.rule] for s in shown])
-        axes.set_xlabel(f"final validation loss against {reference}, %")
+        axes.set_xlabel(label(f"final validation loss against {reference}, %"))
         axes.margins(y=0.15)
     hover = {
         f"rule-{y}": f"{s.rule}: {per_cent(s.gap.mean)} ({interval(s.gap)})"
@@ -69,25 +69,25 @@ def curve(measured: Measured, t: int, names: dict[str, str]) -> Figure:
             band(axes, marks, curves, colours[rule], names[rule])
         loss_axis(axes, measured.curves[t][:, :, 1:], measured.curves[t][:, :, 0].max())
         axes.set_xlabel("step")
-        axes.set_title(measured.tasks[t], loc="left")
+        axes.set_title(label(measured.tasks[t]), loc="left")
         axes.legend(loc="upper right")
     caption = f"Validation loss of the tuned rules: median and range of {_seeds(measured)}."
     return Figure(f"curve-{t}", figure, caption)
 
 
-def band(axes: Any, at: Sequence[int], curves: np.ndarray, colour: str, label: str) -> None:
+def band(axes: Any, at: Sequence[int], curves: np.ndarray, colour: str, name: str) -> None:
     """Median and range of ``curves [seeds, at]``, where they are finite."""
     x, centre = np.array(at), middle(curves)
     low, high = curves.min(axis=0), curves.max(axis=0)
     shown = np.isfinite(centre)
-    axes.plot(x[shown], centre[shown], color=colour, label=label)
+    axes.plot(x[shown], centre[shown], color=colour, label=name)
     axes.fill_between(x, low, high, where=np.isfinite(high), color=colour, alpha=0.15, linewidth=0)
 
 
 def loss_axis(axes: Any, losses: np.ndarray, top: float) -> None:
     """A logarithmic axis from the best loss to a little above ``top``, labelled sparsely."""
     finite = losses[np.isfinite(losses)]
-    low = finite.min() if len(finite) else top / 10
+    low = max(finite.min() if len(finite) else top / 10, FLOOR)
     axes.set_yscale("log")
     axes.set_ylim(low / 1.05, top * 1.1)
     sparse_ticks(axes, wide=top / low > 30)
@@ -137,7 +137,7 @@ def sensitivity(measured: Measured, t: int, names: dict[str, str]) -> Figure:
         loss_axis(axes, measured.trials[:, t], measured.curves[t][:, :, 0].max())
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
-        axes.set_title(measured.tasks[t], loc="left")
+        axes.set_title(label(measured.tasks[t]), loc="left")
         axes.legend(loc="best")
     caption = (
         f"All {len(lr)} trials, each once, on the tuning seed ({TUNING_SEED}); a dot has no weight "
@@ -163,7 +163,8 @@ def transfer(
         axes.set_xticks(sizes, [str(s) for s in sizes])
         axes.set_xlabel(size)
         axes.set_ylabel("best learning rate")
-        axes.set_title(f"{cards[members[0]]['family']} on {cards[members[0]]['data']}", loc="left")
+        family, data = (cards[members[0]][key] for key in ("family", "data"))
+        axes.set_title(label(f"{family} on {data}"), loc="left")
         axes.legend(loc="best")
     caption = (
         f"The best of {len(rates)} trials at each {'number of ' if size == 'steps' else ''}{size}, "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tasks.fields import positive
-from tasks.gradients import gradients
+from tasks.gradients import attempt
 from tasks.suites import yours
 from tasks.types import Batch, Dataset, Task
 
@@ -72,16 +72,7 @@ class ModuleTask(Task):
         object.__setattr__(self, "_skeleton", module)
         object.__setattr__(self, "_fixed", fixed)
         with yours("build", self.name, "cannot be differentiated for many instances at once"):
-            self._attempt()
-
-    def _attempt(self) -> None:
-        params = self.init(torch.Generator().manual_seed(0))
-        twice = {name: torch.stack([p, p]) for name, p in params.items()}
-        index = torch.arange(2 * self.batch_size) % self.data.size("train")
-        batch = self.data.batch("train", index.view(2, self.batch_size))
-        losses = gradients(self, twice, batch, shared=False)[1]
-        if losses.shape != (2,):
-            raise ValueError(f"its loss has shape {tuple(losses.shape[1:])}, expected one number")
+            attempt(self)
 
     def _built(self, seed: int) -> nn.Module:
         # Modules initialise themselves from torch's global generator and take no other. So it is

@@ -180,6 +180,11 @@ class RuleOptimizer(Optimizer):
         seen = self.rule.init(probe).items()
         of_elements = {name for name, value in seen if value.shape[-1:] == (other,)}
         for name, value in self.rule.init(row).items():
+            if name in OURS or name.startswith(SHARED):
+                raise ValueError(
+                    f"the rule has a state called {name!r}, expected none of {', '.join(OURS)} or "
+                    f"beginning with {SHARED!r}: these names are taken"
+                )
             if name not in of_elements or value.shape[-1:] != (n,):
                 self.state[params[0]][SHARED + name] = value[0].clone()
                 continue

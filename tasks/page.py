@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from tasks.files import writable
+from tasks.files import save_text, writable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
 """Told apart by most colour-blind readers (Okabe and Ito), darkest first."""
@@ -109,6 +109,12 @@ def drawing(size: tuple[float, float] = SIZE) -> Iterator[tuple[Any, Any]]:
         yield figure, figure.subplots()
 
 
+def label(name: str) -> str:
+    """``name`` as matplotlib shows it letter by letter: no formula, and not left out of legends."""
+    hidden = "\N{ZERO WIDTH SPACE}" if name.startswith("_") else ""
+    return hidden + name.replace("$", r"\$")
+
+
 DOCTYPE = "<!doctype html>"
 
 
@@ -134,8 +140,7 @@ def write(page: Page, file: Path) -> list[Path]:
                 with writable(written[-1]):
                     folder.mkdir(exist_ok=True)
                     part.drawing.savefig(written[-1], dpi=200)
-    with writable(file):
-        file.write_text(html(page), encoding="utf-8")
+    save_text(file, html(page))
     return written
 
 

@@ -93,9 +93,11 @@ class Results:
         try:
             uri = f"{file.absolute().as_uri()}?mode={mode}"
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
-            if not existing:
-                self._db.executescript(SCHEMA)
             found = self._db.execute("PRAGMA application_id").fetchone()[0]
+            empty = self._db.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+            if not readonly and found == 0 and empty:  # new, or begun and stopped at once
+                self._db.executescript(SCHEMA)
+                found = APPLICATION
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:

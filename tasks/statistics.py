@@ -6,6 +6,10 @@ scale can be averaged (``averages.py``) and 0.01 means about one per cent. Two r
 paired Wilcoxon test over all tasks and seeds says so after the false discoveries of all pairs are
 controlled (Benjamini and Hochberg 1995); otherwise they tie.
 
+The runs of a rule on a task share the setting that tuning chose on one seed, so the test and the
+intervals over seeds speak of those settings: how near the best the trials happened to come is in
+neither. With many seeds even a rule and itself with another unit of learning rate may differ.
+
 A run that diverged has an infinite loss. It counts as the worst there is, never as missing.
 """
 
@@ -18,8 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from tasks import averages
-from tasks.averages import across, iqm, over_seeds, over_tasks, share
+from tasks.averages import geometric, iqm, over_seeds, over_tasks, share
 from tasks.scoring import Interval, logs
 from tasks.targets import Reached, middle, profile, reached, scores, steps_to, target
 from tasks.tuning import Tuning, tuning
@@ -67,9 +70,9 @@ def q_values(losses: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def beaten_by(losses: np.ndarray) -> np.ndarray:
-    """``[rules, rules]`` bool: whether the second index is better than the first, no tie."""
-    q = q_values(losses)
+def beaten_by(losses: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """``[rules, rules]`` bool: whether the second index is better than the first, no tie;
+    ``q``: ``q_values(losses)``."""
     gap = np.array([[iqm(log_ratios(a, b)) for b in losses] for a in losses])
     return (q < ALPHA) & (gap > 0)
 
@@ -107,7 +110,7 @@ class Standing(NamedTuple):
     verdict: str  # against the reference: better, worse, tie or reference
     reached: tuple[Reached, ...]  # the reference's final loss, by task
     profile: Interval  # AlgoPerf's score, of 1, over seeds; higher is better
-    seconds: Interval  # of a step, relative to the reference, median over tasks
+    seconds: Interval  # of a step, relative to the reference, geometric mean over tasks
     diverged: Interval  # share of the fresh runs
     tuning: Tuning
 
@@ -118,7 +121,8 @@ def standings(measured: Measured, reference: str) -> list[Standing]:
         known = ", ".join(measured.rules)
         raise ValueError(f"reference: got {reference!r}, expected one of {known}")
     base = measured.rules.index(reference)
-    q, beaten = q_values(measured.final), beaten_by(measured.final)
+    q = q_values(measured.final)
+    beaten = beaten_by(measured.final, q)
     solved = scores(measured.curves, measured.marks, base)
     rates, before = np.array([lr for lr, _ in measured.settings]), untrained(measured)
     table = []
@@ -137,7 +141,7 @@ def standings(measured: Measured, reference: str) -> list[Standing]:
                 verdict="reference" if r == base else verdict,
                 reached=tuple(_reached(measured, r, base)),
                 profile=solved[r],
-                seconds=across(measured.seconds[r] / measured.seconds[base], averages.median),
+                seconds=geometric(measured.seconds[r] / measured.seconds[base]),
                 diverged=share(~np.isfinite(measured.final[r])),
                 tuning=tuning(measured.trials[r], before[r], rates),
             )

@@ -36,6 +36,7 @@ from tasks.datasets import (
     python_source,
 )
 from tasks.fields import positive
+from tasks.gradients import attempt
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP
 from tasks.quadratic import Quadratic
@@ -204,7 +205,7 @@ def resolve(name: str) -> Suite:
 
     The attribute is a ``Task`` or an ``Entry``, several of them, or a function of no arguments
     that returns any of these; a bare task gets the default number of steps. Raises ValueError
-    when there is no such thing.
+    when there is no such thing, or the gradient of one of them cannot be taken.
     """
     if name in SUITES:
         return SUITES[name]()
@@ -246,6 +247,9 @@ def _entries(name: str, found: object) -> Suite:
             raise ValueError(
                 f"suite: got {name!r}, which holds a {type(item).__name__}, expected tasks"
             )
+        called = getattr(entry.task, "name", type(entry.task).__name__)
+        with yours("suite", name, f"holds {called}, which cannot be trained"):
+            attempt(entry.task)
         entries.append(entry)
     if not entries:
         raise ValueError(f"suite: got {name!r}, which is empty, expected at least one task")

@@ -66,13 +66,26 @@ class TorchRule:
         return updates, {name: torch.stack([s[name] for s in states]) for name in states[0]}
 
     def _build(self, weights: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
-        accepted = inspect.signature(self.optimizer).parameters
         tuned = dict(zip(TUNED, (lr, decay), strict=True))
-        given = {name: value for name, value in tuned.items() if name in accepted}
+        given = {name: tuned[name] for name in _accepted(self.optimizer) & tuned.keys()}
         try:
             return self.optimizer(weights, **given, **self.arguments)
         except Exception as error:  # of any kind: optimizers are other people's code
             raise _unusable(getattr(self.optimizer, "__name__", "optimizer"), error) from error
+
+
+def _accepted(build: Build) -> set[str]:
+    """The arguments by name, those included that ``**kwargs`` hand on to a base class."""
+    classes = build.__mro__ if inspect.isclass(build) else (build,)
+    names: set[str] = set()
+    for part in classes:
+        if inspect.isclass(part) and "__init__" not in vars(part):
+            continue
+        parameters = inspect.signature(part).parameters
+        names |= parameters.keys()
+        if all(x.kind is not x.VAR_KEYWORD for x in parameters.values()):
+            return names
+    return names | {*TUNED}
 
 
 def _unusable(name: str, why: object) -> ValueError:
@@ -142,25 +155,27 @@ def optimizer_class(file: Path) -> str | None:
         body = ast.parse(file.read_text(encoding="utf-8")).body
     except (SyntaxError, ValueError):
         return None
-    for node in reversed(body):
-        if isinstance(node, ast.ClassDef) and any(
-            isinstance(getattr(torch.optim, ast.unparse(base).rpartition(".")[2], None), type)
-            for base in node.bases
-        ):
-            return node.name
-    return None
+    found: list[str] = []
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            bases = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
+            if any(b in found or isinstance(getattr(torch.optim, b, None), type) for b in bases):
+                found.append(node.name)
+    return found[-1] if found else None
 
 
 def sources(file: Path) -> dict[Path, str]:
-    """The text of a Python file and of those beside it that it imports, directly or not."""
+    """The text of a Python file and of those that it imports, directly or not, from beside it or
+    from the working directory."""
     found: dict[Path, str] = {}
-    root, waiting = file.parent, [file]
+    roots, waiting = {file.parent.absolute(), Path.cwd()}, [file.absolute()]
     while waiting:
         if (file := waiting.pop()) in found or not file.is_file():
             continue
         found[file] = file.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(found[file])):
-            waiting += _imported(node, root, file.parent)
+            for root in roots:
+                waiting += _imported(node, root, file.parent)
     return found
 
 
@@ -202,27 +217,36 @@ def optimizer_file(file: Path) -> TorchRule:
 
 
 def _tried(rule: TorchRule) -> TorchRule:
-    """``rule``, after it could take a step on a matrix, of which nothing but numbers and tensors
-    of its own remained."""
+    """``rule``, after it could take a step on a matrix at the learning rate that it was given, of
+    which nothing remained that an optimizer would not have which is made anew at the next."""
     weight = nn.Parameter(torch.zeros(2, 2))
     weight.grad = torch.ones(2, 2)
     optimizer = rule._build([weight], 1.0, 0.0)
     name = type(optimizer).__name__
+    for group in optimizer.param_groups:
+        if group.get("lr", 1.0) != 1.0:
+            why = f"it takes no lr, which is tuned; its own is {group['lr']:g}"
+            raise _unusable(name, why)
     before = _lost(optimizer, weight)
     try:
         optimizer.step()
     except Exception as error:
         raise _unusable(name, error) from error
     after = _lost(optimizer, weight)
-    if changed := [key for key in after if after[key] != before.get(key)]:
+    anew = rule._build([weight], 1.0, 0.0)
+    _load(anew, [weight], _saved(optimizer, [weight]))
+    next_one = _lost(anew, weight)
+    if changed := [key for key in after if after[key] not in (before.get(key), next_one.get(key))]:
         raise _unusable(name, f"between steps it keeps {changed[0]}, expected tensors and numbers")
     return rule
 
 
 def _lost(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> dict[str, str]:
-    """What the next step would not know of."""
+    """What is not saved between steps."""
     saved = {key.partition(":")[0] for key in _saved(optimizer, [weight])}
-    found = {
+    own = vars(optimizer).keys() - {"state", "param_groups"}
+    found = {f"attribute {key!r}": repr(vars(optimizer)[key]) for key in sorted(own)}
+    found |= {
         f"state {key!r}": repr(optimizer.state[key]) for key in optimizer.state.keys() - {weight}
     }
     for place, kept in _places(optimizer, [weight]).items():

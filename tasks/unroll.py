@@ -182,6 +182,8 @@ def _advance_chunk(
 ) -> tuple[Inner, Tensor]:
     layout, device = task.layout, inner.params.device
     flat, state = inner.params, inner.state
+    if flat.is_cuda:  # should memory run out, the chunk is run again: ``state`` must be as it was
+        state = {name: value.clone() for name, value in state.items()}
     shared = isinstance(inner.seed, int) and isinstance(inner.step, int)
     clock = torch.arange(steps, device=device)[:, None] + inner.step  # [steps, 1] or [steps, N]
     now = clock.to(torch.float32)
@@ -224,7 +226,11 @@ def _minibatches(task: Task, seed: int | Tensor, clock: Tensor) -> Iterator[Batc
 def evaluate(
     task: Task, flat: Tensor, split: Split = "validation", chunk: int | None = None
 ) -> Tensor:
-    """Mean loss ``[N]`` of parameters ``[N, n]`` over the split's fixed examples."""
+    """Mean loss ``[N]`` of parameters ``[N, n]`` over the split's fixed examples.
+
+    Where all instances meet in one matrix product, as in a ``Quadratic``, the last bits depend on
+    how many run at a time.
+    """
     data = task.data.to(flat.device)
     size = data.size(split)
     count = min(size, task.evaluation_size)

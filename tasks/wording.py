@@ -11,6 +11,11 @@ from tasks.statistics import ALPHA, least_p
 LARGE = math.log(11.0)
 """From here on a log ratio is said as a factor, in place of more than 1000 %."""
 
+OF_SETTINGS = (
+    "All of it is about the settings that tuning chose on one seed: how near to the best the "
+    "trials happened to come is in no interval and no q, and small differences may be that alone."
+)
+
 
 def per_cent(ratio: float, digits: int = 1) -> str:
     """A log ratio as a change: 0.01 is ``+1.0 %``, its parts kept together; 4.6 is ``×99``."""

@@ -286,6 +286,24 @@ def test_what_is_kept_of_each_element(elements: int) -> None:
     assert optimizer.state[params[0]].keys() == {"step", "m", "shared.sizes", "shared.count"}
 
 
+@pytest.mark.parametrize("taken", ["step", "hessian", "shared.m"])
+def test_names_of_states_that_are_taken_are_refused(taken: str) -> None:
+    class Rule:
+        def init(self, params):
+            return {taken: torch.zeros_like(params.flat)}
+
+        def update(self, grads, state, params, info):
+            return grads, state
+
+        def select(self, index):
+            return self
+
+    optimizer = RuleOptimizer([p := torch.ones(2, requires_grad=True)], Rule())
+    p.grad = torch.ones(2)
+    with pytest.raises(ValueError, match=f"a state called '{taken}', expected none of step"):
+        optimizer.step()
+
+
 def test_loading_does_not_share_memory(subject: Subject) -> None:
     net, twin = model(), model()
     optimizer = subject.make(net.parameters())

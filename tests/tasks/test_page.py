@@ -1,12 +1,16 @@
 """Report pages: whole in one file, no way out to the network, and what is put in is escaped."""
 
+import errno
+import io
+import os
 import re
 from html.parser import HTMLParser
 
 import pytest
 
 from tasks import wording
-from tasks.page import Figure, Page, Program, Section, Table, Tiles, drawing, html, write
+from tasks.files import DiskFull
+from tasks.page import Figure, Page, Program, Section, Table, Tiles, drawing, html, label, write
 from tasks.scoring import Interval
 
 NASTY = '<script>alert("&")</script>'
@@ -145,3 +149,27 @@ INF = float("inf")
 )
 def test_wording(said, expected):
     assert said == expected
+
+
+def test_labels_are_shown_letter_by_letter():
+    with drawing() as (drawn, axes):
+        for name in ("_draft.txt", "a$b_{$.txt", "$x$"):
+            axes.plot([0, 1], label=label(name))
+        axes.legend()
+    drawn.savefig(io.BytesIO(), format="svg")
+    shown = [text.get_text().strip("\N{ZERO WIDTH SPACE}") for text in axes.get_legend().texts]
+    assert shown == ["_draft.txt", r"a\$b_{\$.txt", r"\$x\$"]
+
+
+def test_a_page_that_cannot_be_finished_leaves_the_one_before(tmp_path, monkeypatch):
+    file = tmp_path / "page.html"
+    write(page(), file)
+    before = file.read_bytes()
+
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(DiskFull):
+        write(page(), file)
+    assert file.read_bytes() == before

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from l2o.evaluate import ranking
 from tasks import averages, scoring, statistics, targets
 from tasks.averages import iqm, over_seeds, over_tasks
+from tasks.report import _sentence
 from tasks.statistics import Measured, log_ratios
 from tasks.targets import FACTORS, middle, profile, reached, steps_to
 from tasks.tuning import best_of, tuning
@@ -52,6 +54,11 @@ def test_log_ratios_of_runs_that_diverged_or_reached_0(loss, reference, expected
 
 def noise(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape)
+
+
+def beaten(table):
+    """How many rules are better than each."""
+    return statistics.beaten_by(table, statistics.q_values(table)).sum(axis=1).tolist()
 
 
 def test_intervals_cover_the_truth_and_do_not_depend_on_the_hour():
@@ -121,9 +128,9 @@ def losses(*shifts, tasks=4, seeds=5, spread=0.02):
 
 def test_noise_is_a_tie_and_a_difference_is_not():
     same, apart = losses(0.0, 0.0, 0.0), losses(0.0, 0.1, 0.2)
-    assert statistics.beaten_by(same).sum(axis=1).tolist() == [0, 0, 0]
-    assert statistics.beaten_by(apart).sum(axis=1).tolist() == [0, 1, 2]
-    assert statistics.beaten_by(apart[::-1]).sum(axis=1).tolist() == [2, 1, 0]
+    assert beaten(same) == [0, 0, 0]
+    assert beaten(apart) == [0, 1, 2]
+    assert beaten(apart[::-1]) == [2, 1, 0]
 
 
 def test_false_discoveries_are_controlled_over_all_pairs():
@@ -185,7 +192,7 @@ def test_false_discoveries_by_the_step_up_procedure():
 def test_divergence_counts_against_a_rule():
     table = losses(0.0, 0.0)
     table[1, :, :3] = INF
-    assert statistics.beaten_by(table).sum(axis=1).tolist() == [0, 1]
+    assert beaten(table) == [0, 1]
 
 
 # --------------------------------------------------------------------------------- time to target
@@ -327,9 +334,24 @@ def test_tuning_has_intervals_over_tasks():
     losses = np.exp(noise(0, 5, 4))
     found = tuning(losses, np.full(5, 1e9), np.array([0.01, 0.02, 0.03, 0.04]))
     gaps = np.log(losses / losses.min(axis=1, keepdims=True)).mean(axis=1)
-    drawn = [gaps[list(index)].mean() for index in product(range(5), repeat=5)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    assert found.budget[0][:3] == pytest.approx((gaps.mean(), low, high), abs=0.05)
+    half = 2.776445 * gaps.std(ddof=1) / math.sqrt(5)  # Student's, 4 degrees of freedom
+    expected = gaps.mean(), gaps.mean() - half, gaps.mean() + half
+    assert found.budget[0][:3] == pytest.approx(expected, rel=1e-5)
+    assert found.budget[-1][:3] == (0, 0, 0)
+
+
+def test_intervals_over_tasks_hold_nothing_impossible():
+    losses = np.array([[1.0, 1.05, 1.02], [1.0, 5.0, 5.0], [1.0, 1.01, 1.02]])
+    found = tuning(losses, np.full(3, 9.0), np.array([0.01, 0.02, 0.03]))
+    assert found.good.high == 1
+    assert found.near.low == found.budget[0].low == 0
+
+
+def test_the_geometric_mean_of_factors():
+    found = averages.geometric(np.array([0.5, 2.0, 1.0]))
+    half = 4.302653 * math.log(2) / math.sqrt(3)  # Student's, 2 degrees of freedom
+    assert found == pytest.approx((1.0, math.exp(-half), math.exp(half), 3), rel=1e-5)
+    assert averages.geometric(np.array([3.0])) == pytest.approx((3.0, -INF, INF, 1))
 
 
 def measured(curves):
@@ -349,6 +371,16 @@ def measured(curves):
         chosen=np.zeros((rules, 1), int),
         seconds=np.ones((rules, 1)),
     )
+
+
+def test_a_better_rule_some_of_whose_runs_diverged_is_said_to_have():
+    curves = np.exp(-np.arange(3.0) * np.array([1.0, 2.0])[:, None])[:, None]
+    curves = np.repeat(curves, 20, axis=1)
+    curves[1, :2, -1] = INF
+    table = statistics.standings(measured(curves), "a")
+    assert _sentence(table, "a").endswith(" 2 of its 20 fresh runs diverged.")
+    shown = ranking(table, measured(curves), "a")
+    assert [*shown.columns[-1].cells] == ["100 %, 10 %", "0 %, 0 %"]
 
 
 def test_standings_tell_who_is_better():

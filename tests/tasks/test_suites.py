@@ -90,6 +90,48 @@ def test_the_first_proxy():
 # --------------------------------------------------------------------------- suites of the user's
 
 
+FAILING = """
+from dataclasses import dataclass, field
+from torch import randint, randn, zeros
+from tasks.data import Arrays
+from tasks.linear import Linear
+from tasks.mlp import MLP
+from tasks.types import Task
+
+class Mine:
+    data, batch_size, name = MLP(width=4).data, 8, "mine"
+    def init(self, generator):
+        return {"w": zeros(64, 10)}
+    def loss(self, params, batch):
+        return (batch[0].flatten(1) @ params["w"]).mean()
+
+@dataclass
+class Open(Mine, Task):
+    width: int = 4
+
+@dataclass(frozen=True)
+class Listed(Mine, Task):
+    sizes: list = field(default_factory=lambda: [1])
+
+@dataclass(frozen=True)
+class Many(Mine, Task):
+    def loss(self, params, batch):
+        return batch[0].flatten(1) @ params["w"]
+
+@dataclass(frozen=True)
+class Misfit(Mine, Task):
+    def init(self, generator):
+        return {"w": zeros(63, 10)}
+
+def data(x, y):
+    return Arrays("some", *((x[i : i + 40], y[i : i + 40]) for i in (0, 40, 80)))
+
+unhashable, listed, many, misfit = Open(), Listed(), Many(), Misfit()
+double = Linear(data=data(randn(120, 5).double(), randn(120, 1).double()))
+below = MLP(width=4, data=data(randn(120, 5), randint(3, (120,)) - 1))
+"""
+
+
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     (tmp_path / "my_suites.py").write_text(
@@ -106,10 +148,12 @@ def mine(tmp_path, monkeypatch):
         "def of(width):\n"
         "    return MLP(width)\n"
     )
+    (tmp_path / "my_tasks_fail.py").write_text(FAILING)
     (tmp_path / "my_suite_with_a_typo.py").write_text("task = MLP(width=5\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield "my_suites"
-    sys.modules.pop("my_suites", None)
+    for name in ("my_suites", "my_tasks_fail"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +179,18 @@ def test_import_paths(mine, attribute, steps):
         ("my_suites:number", "holds a int, expected tasks"),
         ("my_suites:empty", "is empty"),
         ("my_suites:", "or an import path package.module:attribute"),
+        ("my_tasks_fail:unhashable", "holds mine, which cannot be trained: TypeError: unhashable"),
+        ("my_tasks_fail:listed", "holds mine, which cannot be trained: TypeError: unhashable"),
+        ("my_tasks_fail:many", r"holds mine, .*its loss has shape \(8, 10\), expected one number"),
+        (
+            "my_tasks_fail:misfit",
+            "holds mine, which cannot be trained: RuntimeError: Expected size",
+        ),
+        (
+            "my_tasks_fail:double",
+            "holds linear-some, which cannot be trained: RuntimeError: .*Float",
+        ),
+        ("my_tasks_fail:below", "holds mlp-some.*, which cannot be trained: RuntimeError: .*index"),
     ],
 )
 def test_wrong_names_are_explained(mine, name, message):

@@ -1,5 +1,7 @@
 """Optimizers of torch as update rules: the very trajectories that torch itself makes."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -165,11 +167,47 @@ class Keeps(torch.optim.SGD):
         (lambda self, group, weight: group.update(mean=weight), "'mean' of group 0"),
         (lambda self, group, weight: self.state[weight].update(past=[1]), "'past' of its state"),
         (lambda self, group, weight: self.state["all"].update(k=1), "state 'all'"),
+        (lambda self, group, weight: setattr(self, "k", 1), "attribute 'k'"),
     ],
 )
 def test_what_would_be_forgotten_between_steps_is_refused(what, place):
     with pytest.raises(ValueError, match=f"Keeps: cannot be used here: .* {place}, expected"):
         _tried(TorchRule(Keeps, {"what": what}))
+
+
+def test_what_can_be_made_anew_is_not_forgotten():
+    class Lists(torch.optim.SGD):
+        def __init__(self, params, lr):
+            super().__init__(params, lr)
+            self.mine = [*self.param_groups[0]["params"]]
+
+    _tried(TorchRule(Lists))
+
+
+class Wrapped(torch.optim.AdamW):
+    def __init__(self, params, *args, **kwargs):
+        super().__init__(params, *args, **kwargs)
+
+
+class Twice(Wrapped):
+    def __init__(self, params, twice=True, **kwargs):
+        super().__init__(params, **kwargs)
+
+
+@pytest.mark.parametrize("wrapper", [Wrapped, Twice, lambda p, **given: Wrapped(p, **given)])
+def test_what_is_handed_on_to_a_base_class_is_tuned_too(wrapper):
+    lr, decay = torch.tensor([1e-3, 0.1]), torch.tensor([0.0, 1.0])
+    expected, found = (
+        unroll(TASK, _tried(rule), instances=2, steps=3, lr=lr, weight_decay=decay).inner.params
+        for rule in (TorchRule(torch.optim.AdamW), TorchRule(wrapper))
+    )
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("build", [lambda p: Wrapped(p), lambda p, lr: Wrapped(p)])
+def test_a_learning_rate_that_cannot_be_tuned_is_refused(build):
+    with pytest.raises(ValueError, match=r"AdamW|Wrapped: cannot be used here: it takes no lr"):
+        _tried(TorchRule(build))
 
 
 def _info(lr):
@@ -242,6 +280,21 @@ def test_a_file_is_read_with_all_that_it_imports_from_beside_it(tmp_path):
         (tmp_path / name).write_text(text)
     found = sources(tmp_path / "mine.py")
     assert found == {tmp_path / k: text for k, text in texts.items() if "other" not in k}
+
+
+def test_a_file_is_read_with_what_it_imports_from_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("optim").mkdir()
+    Path("optim/mine.py").write_text("import torch, lib.one\n")
+    Path("lib").mkdir()
+    Path("lib/one.py").write_text("X = 1\n")
+    assert "X = 1\n" in sources(Path("optim/mine.py")).values()
+
+
+def test_an_optimizer_may_have_another_of_the_file_for_a_base(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import torch\nclass Base(torch.optim.SGD): ...\nclass Mine(Base): ...\n")
+    assert optimizer_class(file) == "Mine"
 
 
 def test_an_optimizer_from_a_file(tmp_path):
