@@ -11,9 +11,9 @@ read-only). Everything that happens in one step of the search is written in one 
 
 so after ``kill -9`` either all of it is there or none, and resuming means running again whatever
 is ``pending``. Nothing in these tables depends on a clock, on the number of workers or on the
-order in which they finished: a run that was killed and resumed ends with the same rows as one
-that never was, and ``dump`` is how that is compared. Times are kept in a table of their own,
-``timing``, which ``dump`` leaves out.
+order in which they finished, unless a batch failed: a run that was killed and resumed ends with
+the same rows as one that never was, and ``dump`` is how that is compared. Times are kept in a
+table of their own, ``timing``, which ``dump`` leaves out.
 
 A killed process loses nothing that was committed; a power cut may lose the transactions since the
 last milestone.
@@ -45,6 +45,8 @@ from search.tables import (
 from tasks import files
 
 FILE = "archive.sqlite"
+AT_ONCE = 1000
+"""Rows that are read at a time where there may be a million."""
 SNAPSHOTS = 8  # kept; one is enough to resume, a few are a comfort
 
 
@@ -175,15 +177,16 @@ class Archive:
 
     def records(self, where: str = "ORDER BY c.id", *values: Any) -> Iterator[Record]:
         """Candidates ``c`` joined with their programs ``p``, in order of creation or as asked."""
-        rows = self._rows(
+        query = (
             "SELECT c.id, c.batch, c.parent, c.mutation, c.fate, c.lr, c.score, c.ladder, "
             "c.original, p.text, p.canonical, p.signature, p.length "
-            f"FROM candidate c LEFT JOIN program p ON p.id = c.program {where}",
-            *values,
+            f"FROM candidate c LEFT JOIN program p ON p.id = c.program {where}"
         )
-        for row in rows:
-            record = Record(*row)
-            yield record._replace(ladder=tuple(json.loads(row[7])))
+        with explained(self.file):
+            rows = self._db.execute(query, values)
+            while some := rows.fetchmany(AT_ONCE):
+                for row in some:
+                    yield Record(*row)._replace(ladder=tuple(json.loads(row[7])))
 
     def record(self, candidate: int) -> Record:
         """One candidate; ArchiveError if there is none of that number."""

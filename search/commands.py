@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "evolution.tournament": 8,
         "evolution.batch": 48,
         "verdict.finalists": 8,
-        "verdict.trials": 12,
+        "verdict.trials": 24,
         "verdict.seeds": 5,
     },
     # An hour, and more of everything.

@@ -223,7 +223,12 @@ class Evolution:
         else:
             number = int(rng.integers(len(self.start)))
             program, lr = self.start[number]
-        child = self.toolbox.mutate(program, rng)
+        try:
+            child = self.toolbox.mutate(program, rng)
+        except ValueError:  # nothing that may change is left in it: the start programs have some
+            number = int(rng.integers(len(self.start)))
+            program, lr = self.start[number]
+            child = self.toolbox.mutate(program, rng)
         return self._birth(batch, number, str(child), child.program, lr), child.rejected
 
     def _stranger(self, batch: int, rng: np.random.Generator) -> Candidate:
@@ -275,15 +280,20 @@ class Evolution:
     # -- tell --------------------------------------------------------------------------------
 
     def tell(self, batch: Batch, outcomes: Iterable[Outcome]) -> None:
-        """Results of a batch, in the order of ``batch.fresh``; batches come in order."""
+        """Results of a batch, in the order of ``batch.fresh``; batches come in order. What failed,
+        which may be the machine's fault, is known no more: its like will be evaluated."""
         if batch.number != self.told:
             raise ValueError(f"batch: got {batch.number}, expected {self.told}: results in order")
-        for candidate, outcome in zip(batch.fresh, outcomes, strict=True):
+        fresh = batch.fresh
+        for candidate, outcome in zip(fresh, outcomes, strict=True):
             candidate.fate, candidate.score = outcome.fate, outcome.score
             candidate.ladder = outcome.ladder
             if outcome.lr is not None:
                 candidate.lr = outcome.lr
         self._settle(batch)
+        for candidate in fresh:
+            if candidate.fate == "failed":
+                del self.known[candidate.signature]
         self.told += 1
 
     def _settle(self, batch: Batch) -> None:
@@ -293,7 +303,9 @@ class Evolution:
         lives, best = batch.number >= island.since, math.inf
         for candidate in batch.candidates:
             if candidate.fate == "duplicate":
-                original = self.known[candidate.signature]
+                original = self.known.get(candidate.signature)
+                if original is None:  # it failed
+                    continue
                 candidate.score, candidate.ladder = original.score, original.ladder
                 candidate.lr = original.lr
             if candidate.score is None or candidate.program is None:

@@ -20,16 +20,19 @@ from search.evaluate import Calibration, Fate, Outcome
 from search.evolve import Batch, Candidate, Evolution
 from search.history import front, trimmed
 from search.program import parse, to_text
+from search.signature import signatures
 from search.tables import Evaluation, Record
 from search.view import Curves, Progress, View
 from search.workers import Executor, Failure
+from tasks.cards import flops
 from tasks.files import RunError
 from tasks.interrupt import Interrupted
 
 Enough = Callable[[list[Candidate]], bool]
-BATCH_LIMIT = 600.0
-"""Seconds after which a batch is given up. A trial of the verdict may take as long as its rules,
-seeds and steps ask for."""
+BATCH_LIMIT, SLOWEST = 600.0, 5e8
+"""Seconds after which a batch is given up, at least; more where its products and convolutions take
+longer at so many operations a second. A trial of the verdict may take as long as its rules, seeds
+and steps ask for."""
 MOST_FAILURES = 2
 """Batches in a row that may fail. A program may be too much for a worker; what fails again and
 again is the machine, and a search that goes on would only fill its archive."""
@@ -63,6 +66,10 @@ class Search:
         self.fates = Counter(fates(archive))  # kept up to date, for counting takes long
         self.failures = 0  # batches in a row
         self.enough, self.found = enough, False
+        funnel = config.funnel
+        runs = config.evolution.batch * len(funnel.factors) * funnel.seeds
+        work = runs * sum(steps * flops(task) for task, steps in funnel.tasks())
+        self.limit = max(BATCH_LIMIT, work / SLOWEST)
 
     def to_the_end(self) -> None:
         try:
@@ -118,7 +125,7 @@ class Search:
         return batch
 
     def _submit(self, batch: Batch) -> None:
-        self.tickets[self.jobs.submit(batch.job, BATCH_LIMIT)] = batch.number
+        self.tickets[self.jobs.submit(batch.job, self.limit)] = batch.number
 
     def _result(self, number: int) -> Any:
         """The outcomes of batch ``number``, however many others arrive first."""
@@ -240,11 +247,14 @@ def restore(
     population: dict[int, Candidate] = {}
     waiting: dict[int, Batch] = {}
     for record in archive.records():
+        if record.id == 0 and record.text:
+            _same_signatures(archive, record)
         ahead = record.batch >= evolution.told
         candidate = _candidate(record, with_program=ahead or record.id in living)
         if record.canonical is not None:
             evolution.texts[record.canonical] = candidate.signature
-            evolution.known.setdefault(candidate.signature, candidate)
+            if record.fate not in ("failed", "duplicate"):
+                evolution.known.setdefault(candidate.signature, candidate)
         if record.id in living:
             population[record.id] = candidate
         if ahead:
@@ -265,6 +275,15 @@ def restore(
             island.best = math.inf if fact["best"] is None else fact["best"]
             island.idle, island.since = fact["idle"], fact.get("since", 0)  # of older archives
     return evolution, waiting
+
+
+def _same_signatures(archive: Archive, founder: Record) -> None:
+    """RunError where another version began: what it knows would not be recognised."""
+    if signatures([parse(founder.text or "")]) != [founder.signature]:
+        raise RunError(
+            f"{archive.run_dir}: begun by a version that tells programs apart in another way; it "
+            "can be looked at, but a search that goes on needs that version: start a new one"
+        )
 
 
 def _candidate(record: Record, with_program: bool = True) -> Candidate:

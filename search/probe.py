@@ -29,9 +29,10 @@ def respond(
 ) -> Tensor:
     """Updates ``[programs, T, N, n]`` of each program on gradients ``[T, N, n]`` (float64).
 
-    ``weights`` ``[n]`` stay as they are (default: zeros); ``rates`` ``[T]`` are the learning
-    rates (default: ones); ``layout`` names the tensors (default: a single one); ``times`` are what
-    ``t`` is (default: 1, 2, ...). Raises ValueError for a program that reads ``h``.
+    ``weights`` are ``[n]``, which stay as they are, or ``[T, n]`` (default: zeros); ``rates``
+    ``[T]`` are the learning rates (default: ones); ``layout`` names the tensors (default: a single
+    one); ``times`` are what ``t`` is (default: 1, 2, ...). Raises ValueError for a program that
+    reads ``h``.
     """
     steps, runs, n = gradients.shape
     layout = layout or Layout((ParamSpec("a", (n,)),))
@@ -41,15 +42,15 @@ def respond(
         raise ValueError("program: it reads h, a Hessian, which is not made up here")
     owner = torch.arange(len(programs)).repeat_interleave(runs)
     step = default_step(owner.device)
+    places = gradients.new_zeros(steps, n) + (0.0 if weights is None else weights)
     flat = gradients.new_zeros(len(owner), n)
-    flat += 0.0 if weights is None else weights
     memory = flat.new_zeros(len(owner), table.states, n)
     decay = flat.new_full((len(owner),), weight_decay)
     trace = []
     for k, now in enumerate(gradients):
         time = k + 1 if times is None else times[k]
         lr, t = rates[k].expand(len(owner)), flat.new_full((len(owner),), float(time))
-        grads = now.repeat(len(programs), 1)
+        grads, flat = now.repeat(len(programs), 1), places[k].repeat(len(owner), 1)
         updates, memory = step(table, owner, flat, grads, memory, lr, decay, t, layout)
         trace.append(updates.view(len(programs), runs, n))
     return torch.stack(trace, dim=1)

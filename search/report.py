@@ -26,7 +26,7 @@ from search.history import (
 )
 from search.loop import fates
 from search.program import parse, to_text
-from search.show import STAGES, TITLES, kind, lineage
+from search.show import CHOSE, STAGES, TITLES, kind, lineage
 from search.tables import Record
 from search.verdict import is_discovery, standings
 from tasks import environment
@@ -151,7 +151,8 @@ def _stage(archive: Archive, stage: str) -> list[Part]:
         Table(("rule", *(f"against {TITLES[name]}" for name in BASELINES)), rows),
         f"Change of the final validation loss, mean over {len(tasks)} tasks ({', '.join(tasks)}) "
         f"and n = {len(seeds)} fresh seeds ({seeds[0]} to {seeds[-1]}), with its 95 % "
-        f"interval over seeds; every rule tuned with the same {trials} trials on each task.",
+        f"interval over seeds; every rule tuned with the same {trials} trials on each task."
+        + (CHOSE if stage == "proxy" else ""),
     ]
 
 

@@ -28,6 +28,7 @@ from search.verdict import Standing, as_data, is_discovery, standings
 from search.view import clock
 from tasks.scoring import REFERENCE_DIVERGED
 
+CHOSE = " The winner is the best of the rules in this table, which flatters what it says of it."
 STAGES = {"proxy": "proxy tasks", "held_out": "held-out tasks"}
 TITLES = {"adamw": "AdamW", "lion": "Lion", "momentum": "momentum"}
 
@@ -123,8 +124,9 @@ def render(content: Mapping[str, Any], console: Console) -> None:
             console.print(_stage_table(content, stage, title))
     if content["meta_validation"]:
         console.print(_meta_validation(content), highlight=False, soft_wrap=True)
-    if not content["finished"]:
-        console.print("Not judged yet. Best on the proxies, as the search scored them:")
+    if content["top"]:
+        said = "" if content["finished"] else "Not judged yet. "
+        console.print(f"{said}Best on the proxies, as the search scored them (against AdamW):")
         console.print(_top_table(content["top"]))
     console.print(_verdict(content), highlight=False, soft_wrap=True)
     console.print(_counts(content), highlight=False, soft_wrap=True)
@@ -144,6 +146,8 @@ def _stage_table(content: Mapping[str, Any], stage: str, title: str) -> Table:
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
+        caption=CHOSE.strip() if stage == "proxy" else None,
+        caption_justify="left",
     )
     table.add_column("rule", no_wrap=True)
     for name in BASELINES:

@@ -4,7 +4,8 @@ Canonical text (``analyze``) merges renamed variables and commuted arguments, bu
 with ``square(m)``. So a program is also *run*: a few steps on fixed inputs in float64, its updates
 rounded to 7 significant digits and hashed. Algebraic duplicates differ by 1e-15 and fall
 together; what a training run could tell apart stays apart, because the inputs cover many cases:
-gradients from 1e-7 to 10, where an epsilon shows; learning rates from 1 to 1e-3 and times to 1,000;
+gradients from 1e-7 to 10, where an epsilon shows, and none at all; weights that move, as they do in
+training, and some that are 0; learning rates from 1 to 1e-3 and times to 1,000, either the larger;
 tensors of different sizes, where norms of one and of all differ; enough steps for every state to
 reach the update; and enough elements that a slightly different decay flips some sign.
 """
@@ -25,11 +26,17 @@ from tasks.types import Layout, ParamSpec
 STEPS = 6
 LAYOUT = Layout((ParamSpec("a", (20, 24)), ParamSpec("b", (31,)), ParamSpec("c", (1,))))
 TIMES = (1, 2, 3, 10, 100, 1000)
+RATES = (1e-3**0.8, 1.0, 1e-3, 1e-3**0.2, 1e-3**0.4, 1e-3**0.6)
+"""Rates and times that training runs have, or ``maximum(lr, 0.3)`` would pass for ``lr``; below 1/t
+at some steps and above it at others, or ``maximum(lr, 1 / t)`` would pass for ``1 / t``."""
+UNUSED, ZERO = 24, 12
+"""Elements without gradients, such as those of inputs that are always 0; and with weights of 0,
+such as biases at first. ``ZERO // 2`` are both."""
 DROPPED = 29  # of the 52 bits of a float64's fraction
 
 
-def _probe() -> tuple[Tensor, Tensor, Tensor]:
-    """Fixed parameters ``[n]``, gradients ``[STEPS, 1, n]`` and learning rates ``[STEPS]``."""
+def _probe() -> tuple[Tensor, Tensor]:
+    """Fixed parameters ``[STEPS, n]`` and gradients ``[STEPS, 1, n]``."""
     rng = np.random.default_rng(20230213)
     n = LAYOUT.n
     scale = 10.0 ** rng.uniform(-6, 1, size=n)
@@ -38,13 +45,15 @@ def _probe() -> tuple[Tensor, Tensor, Tensor]:
     scale = scale * 10.0 ** rng.uniform(-1, 0, size=(STEPS, 1, n))
     gradients = scale * (0.1 + rng.standard_normal((STEPS, 1, n)))
     # Parameters inside (-1, 1), so that functions such as arcsin are judged where they exist.
-    parameters = rng.uniform(-0.9, 0.9, size=n)
-    # Rates and times that training runs have, or `maximum(lr, 0.3)` would pass for `lr`.
-    rates = np.geomspace(1.0, 1e-3, STEPS)
-    return torch.tensor(parameters), torch.tensor(gradients), torch.tensor(rates)
+    parameters = rng.uniform(-0.9, 0.9, size=(STEPS, n))
+    parameters[:, :ZERO] = 0
+    gradients[:, :, ZERO // 2 : UNUSED] = 0
+    gradients[2:4, :, UNUSED : UNUSED + 12] = 0  # and some now and then
+    parameters[1:3, UNUSED + 12 : UNUSED + 18] = 0
+    return torch.tensor(parameters), torch.tensor(gradients)
 
 
-PARAMETERS, GRADIENTS, RATES = _probe()
+PARAMETERS, GRADIENTS = _probe()
 
 
 def signatures(programs: Sequence[Program]) -> list[str]:
@@ -54,7 +63,8 @@ def signatures(programs: Sequence[Program]) -> list[str]:
     """
     if not programs:
         return []
-    updates = respond(programs, GRADIENTS, PARAMETERS, RATES, layout=LAYOUT, times=TIMES)
+    rates = torch.tensor(RATES, dtype=torch.float64)
+    updates = respond(programs, GRADIENTS, PARAMETERS, rates, layout=LAYOUT, times=TIMES)
     rounded = _rounded(updates[:, :, 0].numpy())
     return [_digest(program, row) for program, row in zip(programs, rounded, strict=True)]
 

@@ -40,7 +40,7 @@ def explained(file: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        lost = str(error).startswith(("no such table", "no such column"))
+        lost = str(error).startswith(("no such table", "no such column", "Could not decode"))
         if lost or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise corrupt(file, str(error)) from error
         if code == sqlite3.SQLITE_FULL:

@@ -325,6 +325,11 @@ def test_damage_met_later_is_named_too(run: Path) -> None:
     [
         ("DROP TABLE timing", Archive.timings, "no such table: timing"),
         ("INSERT INTO run VALUES ('x', '{\"half\": ')", Archive.run, "table run: Expecting value"),
+        (
+            "UPDATE program SET text = CAST(x'c3' AS TEXT) WHERE id = 1",
+            lambda archive: list(archive.records()),
+            "Could not decode to UTF-8",
+        ),
     ],
 )
 def test_rows_and_tables_that_are_lost_are_damage(

@@ -3,11 +3,12 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from search.evaluate import Outcome
 from search.evolve import Evolution, Settings
-from search.mutate import Mutation
+from search.mutate import Mutation, mutate
 from search.program import parse
 from search.zoo import ZOO
 
@@ -121,6 +122,34 @@ def test_what_failed_never_lives():
     search.tell(batch, [Outcome("diverged", None, None, (), ()) for _ in batch.fresh])
     ids = {candidate.id for candidate in search.population}
     assert not ids & {c.id for c in batch.candidates if c.fate == "diverged"}
+
+
+def test_what_failed_is_known_no_more():
+    """Else everything like it would be its duplicate, without a score, for ever."""
+    search = evolution()
+    search.tell(first := search.ask(), [Outcome("failed", None, None, (), ())])
+    (founder,) = first.candidates
+    batch = search.ask()
+    search.tell(batch, outcomes(batch, lambda candidate: -1.0))
+    told(search, 8)
+    likes = [c for c in (search.known.get(founder.signature),) if c]
+    assert likes
+    assert likes[0].id != founder.id
+    assert likes[0].fate == "evaluated"
+
+
+def test_a_parent_that_cannot_change_leaves_it_to_the_start_programs():
+    body = "    m = interp(g, m, 0.9)\n    update = sign(m)\n    return update, m\n"
+    start = parse(f"def update(w, g, m):\n{body}")
+    settings = replace(SMALL, mutation=Mutation(insert=0.0))
+    search = Evolution(settings, [start], lrs=[0.01], seed=0, rungs=2)
+    for _ in range(30):  # programs get shorter, until nothing in them may be another
+        batch = search.ask()
+        search.tell(batch, outcomes(batch, lambda candidate: float(candidate.program.length)))
+    stuck = [c.program for c in search.population if c.program and c.program.length == 1]
+    assert stuck
+    with pytest.raises(ValueError, match="no valid child"):
+        mutate(stuck[0], np.random.default_rng(0), settings.mutation)
 
 
 def test_results_come_in_order():

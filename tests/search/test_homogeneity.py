@@ -57,6 +57,10 @@ def test_any_degree_is_found(lines, expected):
         (["update = clip_by_global_norm(g, 1.0)"], "how many elements"),
         (["d = 0.1 * w", "update = g + d"], "parameters"),
         (["s = cosine_sim(g, w)", "update = s * g"], "parameters"),
+        (
+            ["s = w - m", "m = w + 0.0", "s = sign(s)", "g = sign(g)", "update = g + s"],
+            "parameters",
+        ),
         (["update = 0.0 * g"], "vanish"),
         (["c = arccosh(-3.0)", "update = c * g"], "not finite"),
     ],

@@ -167,6 +167,10 @@ OTHERS = {
     "a norm": ("x = norm(g)\nupdate = g / x", "normalised"),
     "a large epsilon": ("x = abs(g)\ny = x + 0.1\nupdate = g / y", "mixed"),
     "weights": ("x = g * g\nupdate = w * x", "mixed"),
+    "weights that moved": (
+        "s = w - v\nv = w + 0.0\nm = interp(g, m, 0.9)\nx = sign(m)\nupdate = x + s",
+        "mixed",
+    ),
     "a sign times a norm": ("s = sign(g)\nx = norm(g)\nupdate = s * x", "homogeneous"),
     "an average's": (
         "m = interp(g, m, 0.9)\ns = sign(m)\nx = global_norm(m)\nupdate = s * x",

@@ -4,6 +4,7 @@ import html
 import math
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -426,6 +427,30 @@ def test_a_search_whose_every_batch_fails_is_stopped(finished, tmp_path):
         with pytest.raises(RunError, match=r"3 batches in a row failed, .* RuntimeError: no luck;"):
             search.to_the_end()
         assert min(archive.pending()) == 2
+
+
+def test_a_run_of_other_signatures_is_not_resumed(finished, tmp_path):
+    """What it knows would not be recognised; it can be looked at."""
+    shutil.copytree(finished, tmp_path / "run")
+    with sqlite3.connect(tmp_path / "run" / "archive.sqlite") as db:
+        db.execute("UPDATE program SET signature = 'of another version' WHERE id = 1")
+        db.execute("DELETE FROM run WHERE key IN ('winner', 'finalists')")
+    with open_existing(tmp_path / "run") as archive, quiet() as view:
+        assert archive.record(0).signature == "of another version"
+        with pytest.raises(RunError, match="begun by a version that tells programs apart in an"):
+            proceed(archive, 0, view)
+
+
+def test_batches_of_long_runs_may_take_longer(finished, tmp_path):
+    with open_existing(finished, readonly=True) as archive:
+        calibration = Calibration(**archive.run()["calibration"])
+    found = []
+    for length in (1.0, 1e6):
+        config = replace(CONFIG, funnel=replace(CONFIG.funnel, length=length))
+        with begin(tmp_path / f"{length:g}", config) as archive, quiet() as view:
+            jobs = Inline(lambda _: None, None)
+            found.append(Search(archive, config, calibration, jobs, view, 0, lambda: False).limit)
+    assert found[0] == 600 < found[1]
 
 
 def test_what_is_said_is_no_markup(capsys):

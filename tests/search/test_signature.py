@@ -66,6 +66,22 @@ def test_bounds_that_rates_and_times_reach_are_seen(one, other):
     )
 
 
+MOVING = {  # what fixed weights, or none that is zero, would not tell apart
+    "weights that moved": ("s = w - v\nv = w + 0.0\ns = sign(s)\nx = s * m", "x = 0.0 * m"),
+    "where gradients are zero": ("k = sign(g)\nk = square(k)\nx = w * k", "x = w * 1"),
+    "where weights are zero": ("k = sign(w)\nk = square(k)\nx = m * k", "x = m * 1"),
+    "a secant": ("s = w - v\nv = w + 0.0\nx = dot(s, g)", "x = 0.0 * lr"),
+    "a rate and a time": ("x = reciprocal(t)\nx = maximum(x, lr)", "x = reciprocal(t)"),
+    "a time and a rate": ("x = reciprocal(t)\nx = minimum(x, lr)", "x = lr * 1"),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), MOVING.values(), ids=MOVING.keys())
+def test_what_shows_in_training_alone_is_seen(one, other):
+    a, b = (program(f"{x}\nm = interp(g, m, 0.9)\nupdate = m + x") for x in (one, other))
+    assert signature(a) != signature(b)
+
+
 CONSTANTS = {  # a constant, and others that a training run could tell from it
     "lion": {"0.9)": ("0.91)", "0.902)"), "0.99)": ("0.98)", "0.992)", "0.999)")},
     "sign_momentum": {"0.9)": ("0.91)", "0.902)", "0.95)")},
