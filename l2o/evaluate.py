@@ -48,7 +48,10 @@ def evaluate(arguments: Arguments) -> int:
     options_of.add_argument("--threads", type=int, default=1, help="of torch; 1 is often fastest")
     options = options_of.parse_args(list(arguments))
     asked = list(dict.fromkeys([options.reference, *options.rules]))
-    plan = Plan(*(getattr(options, name) for name in Plan.__dataclass_fields__))
+    try:
+        plan = Plan(*(getattr(options, name) for name in Plan.__dataclass_fields__))
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
     if options.out.is_dir():
         raise ValueError(f"--out: got {options.out}, a directory; expected a file, new or not")
     document = options.out.with_suffix(".json")

@@ -277,8 +277,12 @@ def open_existing(run_dir: Path | str, readonly: bool = False) -> Archive:
         if not run_dir.exists():
             raise storage.NotARun(f"{run_dir}: no such run: there is nothing of that name")
         learned = (run_dir / "run.json").is_file()
-        said = "a meta-training, expected a search" if learned else "not a run directory"
-        raise storage.NotARun(f"{run_dir}: {said}: it has no {FILE}")
+        said = (
+            "a meta-training, expected a search: it has no"
+            if learned
+            else ("not a run directory: it has neither run.json nor")
+        )
+        raise storage.NotARun(f"{run_dir}: {said} {FILE}")
     if readonly:
         return Archive(file, storage.checked(file, VERSION), None)
     lock = files.lock(run_dir / "writer.lock")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -217,11 +218,14 @@ def export(arguments: Arguments) -> int:
     options = options_of.parse_args(list(arguments))
     if options.out.exists():
         raise ValueError(f"--out: {options.out} exists and is not overwritten")
+    if options.out.stem in {"torch", *sys.stdlib_module_names}:
+        raise ValueError(f"--out: {options.out} would hide a module of that name; choose another")
     given = load(options.rule, None if options.id == "best" else _number(options.id))
     name = options.name or (options.out.stem if Path(options.rule).is_dir() else given.name)
     source = to_source(given.program, name, given.origin, given.lr, given.weight_decay)
     files.save_text(options.out, source)
-    print(f"wrote {options.out}")
+    named = re.findall(r"^class (\w+)", source, re.MULTILINE)
+    print(f"wrote {options.out}: class {named[-1]}")
     return 0
 
 

@@ -42,6 +42,8 @@ def rule(name: str) -> Program:
 
 def _text_of(path: Path) -> Path:
     """The file with the program where ``path`` is a shipped rule's folder; else ``path``."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: got a device or the like, expected a file or a directory")
     if (path / LEARNED).is_file():
         raise ValueError(
             f"{path}: a learned optimizer is no program; l2o.load({str(path)!r}).optimizer(...) "

@@ -38,6 +38,8 @@ LEARNING_RATES = (1e-4, 10.0)
 WEIGHT_DECAYS = (1e-3, 1.0)
 NO_DECAY = 1 / 3
 """Share of the trials that have no weight decay at all."""
+MOST = 100_000
+"""Trials, seeds, or times the steps of a task."""
 MARKS = 25
 """Points of a learning curve after the first."""
 TIMED = 16
@@ -88,10 +90,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         for name in ("trials", "seeds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        if not 0 < self.length < math.inf:
-            raise ValueError(f"length: got {self.length}, expected a positive number")
+            if not 1 <= getattr(self, name) <= MOST:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 to {MOST:,}")
+        if not 0 < self.length <= MOST:
+            raise ValueError(f"length: got {self.length}, expected above 0, at most {MOST:,}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
 

@@ -190,12 +190,11 @@ def _curves(measured: Measured, names: dict[str, str]) -> list[Part]:
 
 def _tuning(measured: Measured, table: Sequence[Standing], names: dict[str, str]) -> list[Part]:
     trials, tasks = len(measured.settings), len(measured.tasks)
-    quarter, half = max(1, trials // 4), max(1, trials // 2)
+    fewer = sorted({max(1, trials // 4), max(1, trials // 2)})
     rows = [
         (
             s.rule,
-            change(s.tuning.budget[quarter - 1]),
-            change(s.tuning.budget[half - 1]),
+            *(change(s.tuning.budget[k - 1]) for k in fewer),
             change(s.tuning.near),
             portion(s.tuning.good),
             portion(s.tuning.diverged),
@@ -205,8 +204,7 @@ def _tuning(measured: Measured, table: Sequence[Standing], names: dict[str, str]
     ]
     head = (
         "rule",
-        f"with {quarter} trials",
-        f"with {half} trials",
+        *(f"with {k} trial{'s' if k > 1 else ''}" for k in fewer),
         "near the best rate",
         "good trials",
         "trials diverged",

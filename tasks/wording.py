@@ -41,7 +41,9 @@ def interval(x: Interval, unit: str = "") -> str:
 
 
 def change(x: Interval) -> str:
-    """A log ratio with its interval, as changes: ``-3.1 % (-4.0 to -2.2)``."""
+    """A log ratio with its interval, as changes: ``-3.1 % (-4.0 to -2.2)``; ``–`` if unknown."""
+    if math.isnan(x.mean):
+        return "–"
     return _with(per_cent(x.mean), interval(x))
 
 

@@ -231,7 +231,20 @@ def test_identities_follow_behaviour(here):
         (["report", "begun", "--out", "begun/run.json"], "run.json exists and is no report"),
         (["evaluate", "lion", "--out", "package"], "the summary would go to package.json, which"),
         (["show", "begun"], "begun: a meta-training, expected a search: it has no archive"),
-        (["report", "empty"], "empty: not a run directory"),
+        (["report", "empty"], "empty: not a run directory: it has neither run.json nor archive"),
+        (
+            ["evaluate", "lion", "--trials", "9" * 11],
+            "--trials: got 99999999999, expected 1 to 100,000",
+        ),
+        (
+            ["evaluate", "lion", "--length", "1e300"],
+            "--length: got 1e+300, expected above 0, at most",
+        ),
+        (["evaluate", "/dev/null"], "/dev/null: got a device or the like, expected a file"),
+        (
+            ["export", "lion", "--out", "torch.py"],
+            "--out: torch.py would hide a module of that name",
+        ),
         (["report", "sign.txt"], "not a database"),
     ],
 )

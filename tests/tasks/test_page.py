@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import os
 import re
 from html.parser import HTMLParser
@@ -132,6 +133,7 @@ INF = float("inf")
         (wording.interval(Interval(0.0, -INF, INF, 1)), "n = 1"),
         (wording.change(Interval(0.01, 0.0, 0.02, 3)), "+1.0\N{NO-BREAK SPACE}% (+0.0 to +2.0)"),
         (wording.change(Interval(INF, INF, INF, 3)), "diverged"),
+        (wording.change(Interval(math.nan, math.nan, math.nan, 0)), "–"),
         (wording.portion(Interval(0.25, 0.1, 0.5, 8)), "25\N{NO-BREAK SPACE}% (10 to 50)"),
         (wording.change(Interval(4.6, -0.1, 7.0, 3)), "×99 (−9.5 to ×1,097)"),
         (wording.distance(4.6), "99 times"),
