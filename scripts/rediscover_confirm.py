@@ -1,14 +1,17 @@
 """Do the finds hold, and is what evolution ends with better than tuned constants?
 
     python scripts/rediscover_confirm.py results/lion-swap
+    python scripts/rediscover_confirm.py results/lion-swap --trials 61
 
 While ``rediscover_lion.py`` searches, its candidates are judged on the same ten fresh seeds until
 one passes, which flatters the one that does; and the winners of its strategies are not compared
 with one another. Here every find and every winner in the folder, AdamW and Lion are tuned as they
 were, on the same 16 learning rates a task, and run on the twenty fresh seeds after those ten, by
-which nothing has been chosen. Intervals are over these seeds, 95 %, paired.
+which nothing has been chosen. Intervals are over these seeds, 95 %, paired. How near to its best
+the 16 rates let a rule come is in none of them: of 61, among which those are, the neighbours differ
+by 17 % and not by 85.
 
-Leaves ``confirmed.json`` and ``confirmed.md`` in the folder. What is there already is not run
+Leaves ``confirmed.json`` and ``confirmed.md`` (``confirmed-61``) in the folder. What is there already is not run
 again, and what was stopped goes on.
 """
 
@@ -67,10 +70,8 @@ def trials(asked: dict[str, Any], rules: dict[str, str]) -> dict[tuple[str, str]
     }
 
 
-def measure(out: Path, rules: dict[str, str], workers: int) -> list[Final]:
-    """Losses on the further seeds: what ``out`` has of them, and the others measured now."""
-    asked = json.loads((out / "baselines.json").read_text(encoding="utf-8"))["asked"]
-    file = out / "confirmed.json"
+def measure(file: Path, asked: dict[str, Any], rules: dict[str, str], workers: int) -> list[Final]:
+    """Losses on the further seeds: what ``file`` has of them, and the others measured now."""
     known: dict[str, Any] = {"rules": {}, "rows": []}
     if file.exists():
         known = json.loads(file.read_text(encoding="utf-8"))
@@ -109,20 +110,27 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path, help="a folder of rediscover_lion.py")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--trials", type=int, help="learning rates a task; as in the search")
     options = parser.parse_args()
-    if options.workers < 1:
-        parser.error(f"--workers: got {options.workers}, expected more than 0")
+    for name in ("workers", "trials"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name}: got {value}, expected more than 0")
     files = sorted(options.out.glob("*-[0-9]*.json"))
     if not files:
         parser.error(f"out: got {options.out}, which has no results of rediscover_lion.py")
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    asked = json.loads((options.out / "baselines.json").read_text(encoding="utf-8"))["asked"]
+    name = "confirmed" if options.trials is None else f"confirmed-{options.trials}"
+    asked |= {} if options.trials is None else {"trials": options.trials}
+    file = options.out / f"{name}.json"
     try:
-        rows = measure(options.out, rules_of(records), options.workers)
+        rows = measure(file, asked, rules_of(records), options.workers)
     except KeyboardInterrupt:
         print("stopped, nothing is lost; the same command goes on")
         return
     text = table(rows)
-    save_text(options.out / "confirmed.md", text)
+    save_text(options.out / f"{name}.md", text)
     print(text)
 
 

@@ -170,7 +170,7 @@ def _proceed(archive: Archive, workers: int) -> int:
     except (Interrupted, KeyboardInterrupt):
         view.say(f"stopped, nothing is lost; go on with: {files.resuming(archive.run_dir)}")
         return 130
-    showing.render(showing.summary(archive), view.console)
+    showing.render(showing.summary(archive, top=0), view.console)
     return 0
 
 
