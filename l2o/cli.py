@@ -65,6 +65,8 @@ def main(arguments: Arguments | None = None) -> int:
         return 0
     except (ArgumentError, ValueError, OSError) as error:
         return _refuse(f"l2o {name}", error)
+    except MemoryError as error:
+        return _refuse(f"l2o {name}", f"not enough memory: {error}")
     except RuntimeError as error:
         if type(error).__name__ not in DEVICE_ERRORS:
             raise
@@ -113,6 +115,11 @@ def reproduce(arguments: Arguments) -> int:
 def _engine(arguments: Arguments) -> str:
     """Whose run is among the ``arguments``."""
     learned = any((Path(word) / "run.json").is_file() for word in arguments)
+    if learned and any(word.partition("=")[0] == "--workers" for word in arguments):
+        raise ValueError(
+            "--workers: got it beside a meta-training, expected it for searches alone: torchrun "
+            "starts the processes of a meta-training"
+        )
     return "l2o" if learned else "search"
 
 

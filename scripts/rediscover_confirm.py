@@ -11,8 +11,8 @@ which nothing has been chosen. Intervals are over these seeds, 95 %, paired. How
 the 16 rates let a rule come is in none of them: of 61, among which those are, the neighbours differ
 by 17 % and not by 85.
 
-Leaves ``confirmed.json`` and ``confirmed.md`` (``confirmed-61``) in the folder. What is there already is not run
-again, and what was stopped goes on.
+Leaves ``confirmed.json`` and ``confirmed.md`` (``confirmed-61``) in the folder. What is there is
+not run again, and what was stopped goes on.
 """
 
 from __future__ import annotations

@@ -66,8 +66,9 @@ class TorchRule:
         return updates, {name: torch.stack([s[name] for s in states]) for name in states[0]}
 
     def _build(self, weights: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
+        accepted = _accepted(self.optimizer)
         tuned = dict(zip(TUNED, (lr, decay), strict=True))
-        given = {name: tuned[name] for name in _accepted(self.optimizer) & tuned.keys()}
+        given = {name: value for name, value in tuned.items() if name in accepted}
         try:
             return self.optimizer(weights, **given, **self.arguments)
         except Exception as error:  # of any kind: optimizers are other people's code

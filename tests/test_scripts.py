@@ -183,11 +183,11 @@ def test_finds_are_confirmed_on_seeds_that_did_not_choose_them(script, monkeypat
     monkeypatch.setattr(confirm, "executor", Working)
     tasks = names(resolve("held_out_characters"))
     asked = {"suite": "held_out_characters", "length": 0.1, "trials": 2}
-    (tmp_path / "baselines.json").write_text(json.dumps({"asked": asked}))
+    file = tmp_path / "confirmed.json"
     seed = {"seed": 0, "found": None, "winner": {"program": "w"}}
     records = [seed | {"strategy": "evolution", "found": {"program": "f"}}]
     rules = confirm.rules_of([*records, seed | {"strategy": "constants alone"}])
-    rows = confirm.measure(tmp_path, rules, 2)
+    rows = confirm.measure(file, asked, rules, 2)
     assert {row.seed for row in rows} == {*range(1011, 1031)}
     assert submitted == [(name, "cosine") for _ in tasks for name in rules]
     best, *_ = confirm.table(rows).split("\n")[2:]
@@ -195,9 +195,9 @@ def test_finds_are_confirmed_on_seeds_that_did_not_choose_them(script, monkeypat
     assert "-0.0541" in best  # against constants alone
 
     submitted.clear()
-    assert confirm.measure(tmp_path, rules, 2) == rows
+    assert confirm.measure(file, asked, rules, 2) == rows
     assert not submitted
-    confirm.measure(tmp_path, rules | {"evolution 0, winner": "another"}, 2)
+    confirm.measure(file, asked, rules | {"evolution 0, winner": "another"}, 2)
     assert submitted == [("evolution 0, winner", "cosine") for _ in tasks]
 
 

@@ -246,6 +246,11 @@ def test_identities_follow_behaviour(here):
             "--out: torch.py would hide a module of that name",
         ),
         (["report", "sign.txt"], "not a database"),
+        (
+            ["resume", "begun", "--workers", "2"],
+            "--workers: got it beside a meta-training, expected",
+        ),
+        (["reproduce", "begun", "--workers=2"], "--workers: got it beside a meta-training"),
     ],
 )
 def test_mistakes_are_one_line(here, capsys, arguments, message):

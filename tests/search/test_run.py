@@ -448,7 +448,7 @@ def test_batches_of_long_runs_may_take_longer(finished, tmp_path):
     for length in (1.0, 1e6):
         config = replace(CONFIG, funnel=replace(CONFIG.funnel, length=length))
         with begin(tmp_path / f"{length:g}", config) as archive, quiet() as view:
-            jobs = Inline(lambda _: None, None)
+            jobs = Inline(lambda _: lambda _: None, None)
             found.append(Search(archive, config, calibration, jobs, view, 0, lambda: False).limit)
     assert found[0] == 600 < found[1]
 
