@@ -7,6 +7,10 @@ and in its shape, so that checkpoints, schedulers and sharding tools find what t
 belongs to no element (an LSTM, averages of the loss) is kept with the first parameter of the row,
 under ``shared.NAME``.
 
+A parameter that joins a row later starts with an empty memory; the others keep theirs, and what
+belongs to no element is kept where its shape allows: averages over the rows and columns of every
+tensor start again, an LSTM does not.
+
 So a rule sees one parameter group at a time: norms and networks that mix tensors do not look
 across groups. Sharded parameters (DTensor) are gathered for the step, which works for every rule
 and needs the memory of the whole model.
@@ -155,11 +159,12 @@ class RuleOptimizer(Optimizer):
         self, group: dict[str, Any], params: list[Tensor], row: Params
     ) -> tuple[State, Tensor]:
         """The rule's state, put together from what is kept with each parameter, and the step."""
-        if not all("step" in self.state[p] for p in params):
-            steps = torch.zeros((), device=row.flat.device if group["capturable"] else "cpu")
-            for p in params:
-                self.state[p]["step"] = steps.clone()
+        fresh = [p for p in params if "step" not in self.state[p]]
+        if fresh:
             self._create(params, row)
+            steps = torch.zeros((), device=row.flat.device if group["capturable"] else "cpu")
+            for p in fresh:
+                self.state[p]["step"] = steps.clone()
         steps = torch.stack([self.state[p]["step"] for p in params]).amax()
         first = self.state[params[0]]
         state = {}
@@ -173,6 +178,8 @@ class RuleOptimizer(Optimizer):
         return state, steps
 
     def _create(self, params: list[Tensor], row: Params) -> None:
+        """States of the parameters of ``row`` that have none; the others keep theirs."""
+        shared = self._take_shared(params)
         # What belongs to no element may by chance be as long as the row, but not as another row of
         # another length, too, which is one tensor so as to catch what belongs to each tensor.
         n, other = row.layout.n, 3 if row.layout.n == 2 else 2
@@ -186,11 +193,22 @@ class RuleOptimizer(Optimizer):
                     f"beginning with {SHARED!r}: these names are taken"
                 )
             if name not in of_elements or value.shape[-1:] != (n,):
-                self.state[params[0]][SHARED + name] = value[0].clone()
+                kept = shared.get(name)
+                same = kept is not None and kept.shape == value.shape[1:]
+                self.state[params[0]][SHARED + name] = kept if same else value[0].clone()
                 continue
             for p, (spec, span) in zip(params, row.layout, strict=True):
-                part = value[0, ..., span]
-                self.state[p][name] = part.reshape((*part.shape[:-1], *spec.shape)).clone()
+                if "step" not in self.state[p]:
+                    part = value[0, ..., span]
+                    self.state[p][name] = part.reshape((*part.shape[:-1], *spec.shape)).clone()
+
+    def _take_shared(self, params: list[Tensor]) -> State:
+        """What belongs to no element, taken from the parameter that was the row's first so far."""
+        found: State = {}
+        for p in reversed(params):
+            for name in [name for name in self.state[p] if name.startswith(SHARED)]:
+                found[name.removeprefix(SHARED)] = self.state[p].pop(name)
+        return found
 
     def _keep(self, params: list[Tensor], layout: Layout, state: State, steps: Tensor) -> None:
         """Write the next state where the present one lies."""

@@ -216,6 +216,44 @@ def test_group_added_late_starts_at_the_default(subject: Subject) -> None:
     assert (weights(net) != before).all()
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_parameters_that_join_a_group_leave_the_others_their_state(
+    subject: Subject, place: int
+) -> None:
+    """As with torch's own optimizers, be it in front of them."""
+    old, new = (torch.ones(3, requires_grad=True) for _ in range(2))
+    optimizer = subject.make([old])
+    for _ in range(2):
+        old.grad = torch.ones(3)
+        optimizer.step()
+    before = {name: x.clone() for name, x in optimizer.state[old].items()}
+    optimizer.param_groups[0]["params"].insert(place, new)
+    new.grad, old.grad = torch.ones(3), None
+    optimizer.step()
+    for name, value in before.items():
+        if not name.startswith("shared."):
+            torch.testing.assert_close(optimizer.state[old][name], value, msg=name)
+    assert {name for name in optimizer.state[new] if "shared" not in name} == {
+        name for name in before if "shared" not in name
+    }
+    assert (new != 1).all()
+
+
+def test_what_belongs_to_no_element_is_kept_where_its_shape_is() -> None:
+    """When a parameter joins in front: it moves there."""
+    old, new = (torch.ones(3, requires_grad=True) for _ in range(2))
+    optimizer = RuleOptimizer([old], RULES["mixing"])
+    for params in ([old], [new, old]):
+        optimizer.param_groups[0]["params"] = params
+        for p in params:
+            p.grad = torch.ones(3)
+        optimizer.step()
+    assert optimizer.state[old].keys() == {"step", "m"}
+    assert int(optimizer.state[new]["shared.count"]) == 2
+    sizes = optimizer.state[new]["shared.sizes"]  # one a tensor: made anew
+    torch.testing.assert_close(sizes, torch.full((2,), 3**0.5))
+
+
 def test_schedulers_change_the_step(subject: Subject) -> None:
     net = model()
     optimizer = subject.make(net.parameters())
