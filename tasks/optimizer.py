@@ -8,8 +8,8 @@ belongs to no element (an LSTM, averages of the loss) is kept with the first par
 under ``shared.NAME``.
 
 A parameter that joins a row later starts with an empty memory; the others keep theirs, and what
-belongs to no element is kept where its shape allows: averages over the rows and columns of every
-tensor start again, an LSTM does not.
+belongs to no element is kept where its shape allows: averages of the loss are, while averages over
+rows and columns, or an LSTM for each tensor, start again.
 
 So a rule sees one parameter group at a time: norms and networks that mix tensors do not look
 across groups. Sharded parameters (DTensor) are gathered for the step, which works for every rule
@@ -43,9 +43,10 @@ class RuleOptimizer(Optimizer):
     Half-precision parameters are moved, and remembered, in float32. Parameters without a gradient
     keep their values and what is remembered of their elements; the rule sees a gradient of zero,
     which what belongs to no element takes in: a learned optimizer's averages over rows and columns
-    decay. It counts steps by the row: a parameter that is unfrozen late takes its first step with
-    an empty memory and a high count, which is too long a step for rules that correct their averages
-    by it. A group of its own counts for itself.
+    decay. Frozen ones (that need no gradient and never had one) cost nothing: the rule does not see
+    them until they are unfrozen. It counts steps by the row: a parameter that is unfrozen late
+    takes its first step with an empty memory and a high count, which is too long a step for rules
+    that correct their averages by it. A group of its own counts for itself.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class RuleOptimizer(Optimizer):
             loss = math.nan
         with torch.set_grad_enabled(any(group["differentiable"] for group in self.param_groups)):
             for group in self.param_groups:
-                for params in _alike(group["params"]):
+                for params in _alike([p for p in group["params"] if not self._is_frozen(p)]):
                     if any(p.grad is not None for p in params):
                         self._move(group, params, loss)
         return result
@@ -117,6 +118,10 @@ class RuleOptimizer(Optimizer):
         products = hessian_products(grads, params, signs, retain_graph=True)
         for p, z, product in zip(params, signs, products, strict=True):
             self.state[p]["hessian"] = (z * _real(product)).to(_working_dtype(p))
+
+    def _is_frozen(self, p: Tensor) -> bool:
+        """Whether nothing is known of it, nor will be: it is in no row."""
+        return not p.requires_grad and p.grad is None and "step" not in self.state.get(p, ())
 
     def _hessian(self, params: list[Tensor]) -> Tensor | None:
         """The row of estimates, if the rule reads them."""

@@ -428,6 +428,20 @@ def test_parameters_without_gradient_are_skipped(subject: Subject) -> None:
     nothing.step()
 
 
+def test_frozen_parameters_cost_nothing_until_they_are_unfrozen(subject: Subject) -> None:
+    net = model()
+    first, *rest = net.parameters()
+    first.requires_grad = False
+    before, optimizer = first.detach().clone(), subject.make(net.parameters())
+    train(net, optimizer, range(2))
+    assert first not in optimizer.state
+    assert torch.equal(first, before)
+    first.requires_grad = True
+    train(net, optimizer, range(2, 4))
+    assert not torch.equal(first, before)
+    assert float(optimizer.state[rest[0]].get("step", 4)) == 4
+
+
 def test_tensor_learning_rate(subject: Subject) -> None:
     expected = trained(subject)
     actual = trained(subject, lr=torch.tensor(LR))
