@@ -14,8 +14,44 @@ from torch import Tensor, nn
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
 from tasks.files import SHIPPED, or_shipped
+from tasks.gradients import hessian_every
 from tasks.mup import param_groups
 from tasks.optimizer import RuleOptimizer
+from tasks.types import Params, State, StepInfo, UpdateRule
+
+
+class Placed:
+    """The rule of an architecture, its ``theta`` where and as precise as the gradients of a step:
+    models are moved, and given another precision, after their optimizer was made."""
+
+    def __init__(self, architecture: LearnedOptimizer, theta: Tensor) -> None:
+        self.architecture, self.theta = architecture, theta
+        rule = architecture.rule(theta)
+        self.reads_loss = getattr(rule, "reads_loss", False)
+        self.hessian_every = hessian_every(rule)
+        self.rules: dict[tuple[str, torch.dtype], UpdateRule] = {_place(theta): rule}
+
+    def init(self, params: Params) -> State:
+        return self.at(params.flat).init(params)
+
+    def update(
+        self, grads: Tensor, state: State, params: Params, info: StepInfo
+    ) -> tuple[Tensor, State]:
+        return self.at(grads).update(grads, state, params, info)
+
+    def select(self, index: Tensor) -> UpdateRule:
+        return self.architecture.rule(self.theta).select(index)
+
+    def at(self, like: Tensor) -> UpdateRule:
+        """The rule for gradients such as these; theta is converted once."""
+        place = _place(like)
+        if place not in self.rules:
+            self.rules[place] = self.architecture.rule(self.theta.to(like))
+        return self.rules[place]
+
+
+def _place(x: Tensor) -> tuple[str, torch.dtype]:
+    return str(x.device), x.dtype
 
 
 @dataclass(frozen=True)
@@ -48,8 +84,7 @@ class Learned:
         ``base`` is the same network at another width, such as half of it, and ``inputs`` what
         ``base(*inputs)`` takes, or a tensor that it takes alone. The rest of muP is the network's,
         see ``tasks.mup.param_groups``. Raises ValueError for a module without a base, where there
-        has to be one, for a base without inputs or without a module, and where some parameters are
-        of double precision and others are not.
+        has to be one, and for a base without inputs or without a module.
         """
         inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
         if base is not None and not inputs:
@@ -67,15 +102,8 @@ class Learned:
             raise ValueError("base: got one beside parameters, expected their module to compare it")
         else:
             params = model
-        rule = self.architecture.rule(self.theta)
-        optimizer = RuleOptimizer(params, rule, lr, weight_decay, **settings)
-        given = [p for group in optimizer.param_groups for p in group["params"]]
-        double = {p.dtype in (torch.float64, torch.complex128) for p in given if p.requires_grad}
-        if len(double) > 1:
-            raise ValueError("params: got some of double precision among others, expected one kind")
-        theta = self.theta.double() if True in double else self.theta
-        optimizer.rule = self.architecture.rule(theta.to(given[0].device))
-        return optimizer
+        rule = Placed(self.architecture, self.theta)
+        return RuleOptimizer(params, rule, lr, weight_decay, **settings)
 
     def _groups(
         self, model: nn.Module, base: nn.Module, inputs: tuple[Any, ...], lr: float, decay: float

@@ -170,6 +170,8 @@ class RuleOptimizer(Optimizer):
             steps = torch.zeros((), device=row.flat.device if group["capturable"] else "cpu")
             for p in fresh:
                 self.state[p]["step"] = steps.clone()
+        for p in params:
+            self._follow(p, row.flat)
         steps = torch.stack([self.state[p]["step"] for p in params]).amax()
         first = self.state[params[0]]
         state = {}
@@ -181,6 +183,13 @@ class RuleOptimizer(Optimizer):
                 parts = [_lead(self.state[p][name], spec) for p, (spec, _) in kept]
                 state[name] = torch.cat(parts, dim=-1)[None]
         return state, steps
+
+    def _follow(self, p: Tensor, flat: Tensor) -> None:
+        """Take its state where a parameter was moved to, and make it as precise."""
+        for name, x in list(self.state[p].items()):
+            dtype = flat.dtype if x.is_floating_point() else x.dtype
+            if name != "step" and (x.dtype != dtype or x.device != flat.device):
+                self.state[p][name] = x.to(flat.device, dtype)
 
     def _create(self, params: list[Tensor], row: Params) -> None:
         """States of the parameters of ``row`` that have none; the others keep theirs."""

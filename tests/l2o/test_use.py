@@ -1,6 +1,7 @@
 """A learned optimizer in a training script, from a checkpoint."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ ARCHITECTURES = [TunedAdam(lr=0.1), SmallFC(hidden_size=4), Velo(8, 4)]
 def trained(model: nn.Module, optimizer: Optimizer, steps: int = 3) -> Tensor:
     for step in range(steps):
         x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        x = x.to(next(model.parameters()).dtype)
         optimizer.zero_grad()
         loss = model(x).square().mean()
         loss.backward()
@@ -75,19 +77,53 @@ def test_double_precision_and_empty_parameters(
         ends.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
     assert ends[1].dtype == torch.float64
     torch.testing.assert_close(ends[0], ends[1].float(), rtol=1e-4, atol=1e-5)
-    half = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2, dtype=torch.float64))]
-    with pytest.raises(ValueError, match="params: got some of double precision among others"):
-        learned.optimizer(half)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("taken", [0, 2])
+def test_a_model_that_is_made_double_later(architecture: LearnedOptimizer, taken: int) -> None:
+    """Before the first step or in the middle, and one more group, of double precision from the
+    beginning; copies go on as the optimizer does."""
+    theta, net = architecture.initial(1), model()
+    optimizer = use.Learned("mine", architecture, theta, {}).optimizer(net)
+    twin = copy.deepcopy(net)
+    expected = trained(twin, use.Learned("mine", architecture, theta, {}).optimizer(twin), 4)
+    trained(net, optimizer, taken)
+    more = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer.add_param_group({"params": [more]})
+    net.double()
+    for step in range(taken, 4):
+        net, optimizer, more = copy.deepcopy((net, optimizer, more))
+        net, optimizer, more = pickle.loads(pickle.dumps((net, optimizer, more)))
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(step)).double()
+        optimizer.zero_grad()
+        loss = net(x).square().mean()
+        (loss + more.square().sum()).backward()
+        optimizer.step(loss=loss)
+    found = torch.cat([p.detach().flatten() for p in net.parameters()])
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-5)
+    assert (more != 1).all()
+
+
+def test_parameters_may_come_later() -> None:
+    optimizer = l2o.load("lo_small").optimizer([{"params": []}])
+    optimizer.add_param_group({"params": [p := nn.Parameter(torch.ones(3))]})
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert (p != 1).all()
 
 
 @pytest.mark.parametrize("name", ["lo_small", "mulo_small"])
-def test_a_compiled_step_is_the_same(name: str) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_compiled_step_is_the_same(name: str, dtype: torch.dtype) -> None:
     """The kernel's part is left as it is: a compiler cannot look into it."""
-    start, ends = model()[:2], []
+    start, ends = model()[:2].to(dtype), []
     for compiled in (False, True):
         torch._dynamo.reset()
         net = copy.deepcopy(start)
-        settings = {"base": model(8)[:2], "inputs": torch.zeros(1, 3)} if "mu" in name else {}
+        given = {"base": model(8)[:2].to(dtype), "inputs": torch.zeros(1, 3, dtype=dtype)}
+        settings = given if "mu" in name else {}
         optimizer = l2o.load(name).optimizer(net, **settings)
         if compiled:
             optimizer.step = torch.compile(optimizer.step, backend="eager")
@@ -168,11 +204,12 @@ class Anywhere(TunedAdam):
 
 
 def test_theta_goes_where_the_parameters_are() -> None:
-    learned = use.Learned("mine", Anywhere(), TunedAdam().initial(), {})
+    rule = use.Placed(Anywhere(), TunedAdam().initial())
     for device in ("cpu", "meta"):
-        rule = learned.optimizer(model().to(device)).rule
-        assert isinstance(rule, TunedAdamRule)
-        assert rule.theta.device.type == device
+        found = rule.at(torch.ones(2, dtype=torch.float64, device=device))
+        assert isinstance(found, TunedAdamRule)
+        assert (found.theta.device.type, found.theta.dtype) == (device, torch.float64)
+        assert rule.at(torch.zeros(3, dtype=torch.float64, device=device)) is found
 
 
 @pytest.mark.parametrize("wrap", [lambda rule: rule, lambda rule: scaled(rule, lambda spec: 1.0)])
