@@ -94,6 +94,10 @@ class Runs(NamedTuple):
         assert isinstance(self.inner.step, Tensor)
         return self.inner.step[: len(self.number)]
 
+    def rows(self, index: Tensor) -> Runs:
+        """Some of the runs, where there is one copy of each."""
+        return Runs(self.inner.rows(index), *(x[index] for x in self[1:]))
+
 
 class Estimate(NamedTuple):
     """A meta-gradient, the mean objective it is the slope of, and the runs to go on with."""

@@ -235,6 +235,50 @@ def test_every_estimator_trains_every_architecture(
         assert (gradient != 0).any()
 
 
+@pytest.mark.parametrize("optimizer", ARCHITECTURES, ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("diverged", [[1], [0, 1, 2]])
+def test_a_diverged_run_weighs_as_much_as_a_bad_one(
+    optimizer: LearnedOptimizer, diverged: list[int]
+) -> None:
+    """In a meta-gradient by the chain rule: the ceiling, which has no slope, until its episode is
+    over; the others count as without it."""
+    theta, estimator = optimizer.initial(), Backprop(Episodes(6, 2, seed=3))
+    _, _, runs = estimator.step(
+        optimizer, theta, SMALL, estimator.start(optimizer, theta, SMALL, torch.arange(3))
+    )
+    well = [k for k in range(3) if k not in diverged]
+    rest = runs.rows(torch.tensor(well, dtype=torch.int64))
+    params = runs.inner.params.index_fill(0, torch.tensor(diverged), torch.nan)
+    state = {name: x.clone() for name, x in runs.inner.state.items()}
+    state["m" if "m" in state else "v"][diverged] = torch.inf
+    runs = runs._replace(inner=runs.inner._replace(params=params, state=state))
+    for _ in range(2):
+        gradient, loss, runs = estimator.step(optimizer, theta, SMALL, runs)
+        expected, total = torch.zeros_like(theta), torch.tensor(float(len(diverged)))
+        if well:
+            expected, part, rest = estimator.step(optimizer, theta, SMALL, rest)
+            total += part * len(well)
+        torch.testing.assert_close(gradient, expected * len(well) / 3, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(loss, total / 3)
+        assert runs.inner.params.isnan().all(dim=1).nonzero().flatten().tolist() == diverged
+    assert runs.step.tolist() == [6, 6, 6]
+    _, loss, runs = estimator.step(optimizer, theta, SMALL, runs)
+    assert runs.inner.params.isfinite().all()
+    assert loss < 1
+
+
+def test_without_a_ceiling_a_diverged_run_makes_all_of_it_nan() -> None:
+    optimizer, lesson = TunedAdam(), replace(SMALL, objective=mean_loss)
+    estimator = Backprop(Episodes(6, 2))
+    theta = optimizer.initial()
+    runs = estimator.start(optimizer, theta, lesson, torch.arange(3))
+    _, _, runs = estimator.step(optimizer, theta, lesson, runs)
+    runs.inner.params[1] = torch.nan
+    gradient, loss, _ = estimator.step(optimizer, theta, lesson, runs)
+    assert gradient.isnan().any()
+    assert loss.isnan()
+
+
 @every_estimator
 def test_a_run_is_a_function_of_its_number(estimator: ES | Backprop) -> None:
     """Two processes with half of the runs each average to one process with all of them, and a
