@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import Field, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -96,8 +96,13 @@ class LearnedOptimizer(ABC):
 
     def arguments(self) -> dict[str, Any]:
         """The constructor arguments that a checkpoint keeps."""
-        kept = (f for f in fields(self) if f.metadata.get("saved", True))  # type: ignore[arg-type]
-        return {f.name: getattr(self, f.name) for f in kept}
+        return {f.name: getattr(self, f.name) for f in saved_fields(type(self))}
+
+
+def saved_fields(architecture: type[LearnedOptimizer]) -> list[Field[Any]]:
+    """Its fields that a checkpoint keeps."""
+    every = fields(architecture)  # type: ignore[arg-type]
+    return [f for f in every if f.metadata.get("saved", True)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from l2o.base import LearnedOptimizer, ThetaError
+from l2o.base import LearnedOptimizer, ThetaError, saved_fields
 from l2o.l2o_pa import L2OPA
 from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam
@@ -97,8 +97,8 @@ def load(
     """
     path = Path(folder) / TENSORS
     header, tensors = _read(path)
-    if header.get("format_version") != VERSION:
-        found = header.get("format_version")
+    found = header.get("format_version")
+    if found != VERSION or isinstance(found, bool):
         raise CheckpointError(f"{path}: format_version is {found}, expected {VERSION}")
     architecture = str(header.get("architecture"))
     if architecture not in architectures:
@@ -107,11 +107,14 @@ def load(
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
             raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected torch.float32")
+    arguments = header.get("arguments", {})
     try:
-        optimizer = architectures[architecture](**header.get("arguments", {}), **unsaved)
+        _check_names(architectures[architecture], arguments)
+        optimizer = architectures[architecture](**arguments, **unsaved)
+        _check_layers(optimizer, len(tensors))
         theta = optimizer.flatten(tensors)
         optimizer.named(theta)
-    except (TypeError, ValueError, RuntimeError) as error:  # the last: sizes beyond all memory
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # sizes beyond all memory
         raise CheckpointError(f"{path}: not a {architecture}: {error}") from error
     card = read_card(folder)
     if not isinstance(header.get("mup", False), bool):
@@ -130,7 +133,7 @@ def read_card(folder: str | Path) -> dict[str, Any]:
         return {}
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from error
     if not isinstance(card, dict):
         raise CheckpointError(f"{path}: got a JSON {type(card).__name__}, expected an object")
@@ -148,6 +151,25 @@ def _name(optimizer: LearnedOptimizer, architectures: Mapping[str, type[LearnedO
     )
 
 
+def _check_names(architecture: type[LearnedOptimizer], arguments: Any) -> None:
+    """Of a file's arguments, and that true and false are only given for what is true or false."""
+    if not isinstance(arguments, dict):
+        raise ValueError(f"arguments: got {arguments!r}, expected an object")
+    known = {f.name: f for f in saved_fields(architecture)}
+    for name, value in arguments.items():
+        if name not in known:
+            raise ValueError(f"arguments: got {name}, expected only {', '.join(known)}")
+        if isinstance(value, bool) and "bool" not in str(known[name].type):
+            raise ValueError(f"{name}: got {value}, expected no true or false")
+
+
+def _check_layers(optimizer: LearnedOptimizer, tensors: int) -> None:
+    """A few bytes can ask for a million layers, whose names alone take minutes to write down."""
+    for name, value in optimizer.arguments().items():
+        if name.endswith("layers") and value > tensors:
+            raise ValueError(f"{name}: got {value}, but the file has only {tensors} tensors")
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header, its values parsed, and the tensors."""
     if not path.exists():
@@ -156,5 +178,5 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             header = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
             return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a checkpoint: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,6 +73,9 @@ def test_own_architectures(tmp_path: Path) -> None:
         ({"arguments": '{"width": 3}'}, {}, "not a tuned_adam: .*width"),
         ({"arguments": '{"beta1": 2}'}, {}, "not a tuned_adam: beta1: got 2"),
         ({"arguments": "{"}, {}, "not a checkpoint"),
+        ({"arguments": "[" * 100_000}, {}, "not a checkpoint"),
+        ({"arguments": "[1]"}, {}, r"arguments: got \[1\], expected an object"),
+        ({"format_version": "true"}, {}, "format_version is True, expected 1"),
         ({}, {"log_lr": torch.zeros(2)}, r"log_lr has shape \(2,\), expected \(\)"),
         ({}, {"log_lr": torch.tensor(torch.nan)}, "NaN or infinity in log_lr"),
         ({}, {"log_lr": torch.zeros((), dtype=torch.float64)}, "log_lr is torch.float64, expected"),
@@ -85,6 +89,27 @@ def test_misfits_are_named(header: dict, tensors: dict, message: str, tmp_path: 
     save_file(
         {k: v.clone() for k, v in good.items()} | tensors, tmp_path / checkpoint.TENSORS, metadata
     )
+    with pytest.raises(CheckpointError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"nominal": 3}, "arguments: got nominal, expected only hidden_size, .*, weight_decay$"),
+        ({"step_mult": True}, "step_mult: got True, expected no true or false"),
+        ({"hidden_layers": 10**6}, "hidden_layers: got 1000000, but the file has only 9 tensors"),
+        ({"hidden_size": 10**30}, "not a small_fc: "),
+    ],
+)
+def test_arguments_that_no_file_may_ask_for(
+    argument: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    save(tmp_path, SmallFC(), SmallFC().initial())
+    written = {"architecture": '"small_fc"', "arguments": json.dumps(argument)}
+    tensors = load_file(tmp_path / checkpoint.TENSORS)
+    save_file(tensors, tmp_path / checkpoint.TENSORS, HEADER | written)
     with pytest.raises(CheckpointError, match=message):
         load(tmp_path)
 
