@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
 
 from l2o.held_out import SEED
 from l2o.meta_config import Config
@@ -24,7 +22,7 @@ def adam_at(config: Config) -> str:
 
 def meta_loss(config: Config, found: Saved) -> Figure:
     losses = found.tensors["losses"].numpy()
-    by_task = found.tensors.get("by_lesson", torch.full((len(losses), 1), math.nan)).numpy()
+    by_task = found.tensors["by_lesson"].numpy()
     window = max(1, len(losses) // 20)
     steps = np.arange(1, len(losses) + 1)
     smooth = _smooth(losses[:, None], window)[:, 0]
@@ -32,16 +30,15 @@ def meta_loss(config: Config, found: Saved) -> Figure:
     with drawing() as (figure, axes):
         axes.plot(steps, losses, color=COLOURS[0], alpha=0.25, linewidth=0.7)
         axes.plot(steps[window - 1 :], smooth, color=COLOURS[0], label="mean of the tasks")
-        if np.isfinite(each).any():
-            axes.fill_between(
-                steps[window - 1 :],
-                each.min(axis=1),
-                each.max(axis=1),
-                color=COLOURS[0],
-                alpha=0.12,
-                linewidth=0,
-                label="from the easiest task to the hardest",
-            )
+        axes.fill_between(
+            steps[window - 1 :],
+            each.min(axis=1),
+            each.max(axis=1),
+            color=COLOURS[0],
+            alpha=0.12,
+            linewidth=0,
+            label="from the easiest task to the hardest",
+        )
         axes.set_xlabel("outer step")
         axes.set_ylabel("meta-loss")
         axes.legend(loc="best")
@@ -51,8 +48,6 @@ def meta_loss(config: Config, found: Saved) -> Figure:
         f"diverged) over n = {tasks} tasks × {particles} particles of 1 run (seed {config.seed}). "
         f"Thick line and band: means of {window} outer steps; thin: every one."
     )
-    if np.isnan(by_task).any():
-        caption += " Tasks were not kept apart by the version that began this run."
     return Figure("meta-loss", figure, caption)
 
 
@@ -85,12 +80,11 @@ def gap(config: Config, found: Saved) -> Figure:
         axes.set_yscale("log")
         sparse_ticks(axes, wide=False)
         axes.legend(loc="best")
-    tasks, seeds = gaps[-1].shape
     caption = (
-        f"The held-out objective over {adam_at(config)}'s: geometric mean of n = {tasks} tasks"
-        f"{_seeds(config, seeds)}, band: 95 % bootstrap interval over both. Its like, a ratio of "
-        "means over seeds, chose the outer step to keep (grey line), where this is therefore "
-        "optimistic."
+        f"The held-out objective over {adam_at(config)}'s: geometric mean of "
+        f"n = {len(gaps[-1])} tasks{_seeds(config)}, band: 95 % bootstrap interval over "
+        "both. Its like, a ratio of means over seeds, chose the outer step to keep (grey line), "
+        "where this is therefore optimistic."
     )
     if not known.all():
         caption += " No band: that takes two tasks, and two seeds known of each."
@@ -98,17 +92,13 @@ def gap(config: Config, found: Saved) -> Figure:
 
 
 def _log_ratios(past: dict[str, Any], adam: list[list[float]]) -> np.ndarray:
-    """``[tasks, seeds]``; one seed, the mean, where either is known no better."""
+    """``[tasks, seeds]``."""
     own, other = (np.array([*rows]) for rows in (past["objectives"].values(), adam))
-    if own.shape != other.shape:
-        own, other = (rows.mean(axis=1, keepdims=True) for rows in (own, other))
     return np.log(own / other)
 
 
-def _seeds(config: Config, known: int) -> str:
+def _seeds(config: Config) -> str:
     count = config.evaluation.seeds
-    if known == 1 < count:
-        return f", each the mean of {count} seeds"
     return f" × {count} seeds ({SEED} to {SEED + count - 1})" if count > 1 else f" × seed {SEED}"
 
 
@@ -129,9 +119,8 @@ def held_out(config: Config, found: Saved) -> Figure:
         axes.set_yscale("log")
         sparse_ticks(axes, wide=False)
         axes.legend(loc="upper right")
-    count = len(found.adam[0])
     caption = (
         f"The same, task by task, not divided by Adam's (dashed): n = {len(names)} tasks"
-        f"{_seeds(config, count)}, mean and range over seeds."
+        f"{_seeds(config)}, mean and range over seeds."
     )
     return Figure("held-out", figure, caption)

@@ -42,8 +42,7 @@ from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
 
 VERSION = 1
-STATE_VERSIONS = (1, 2)
-"""What can be read; the last is written. 1 had the mean over seeds where 2 has every seed."""
+STATE_VERSION = 2
 FACTS = "run.json"
 STATE = "state.safetensors"
 START, BEST = "start", checkpoint.BEST
@@ -98,13 +97,13 @@ def facts(run_dir: Path) -> dict[str, Any]:
 class Saved(NamedTuple):
     """A run as of its last save. ``history``: held-out evaluations, ``{"step", "score",
     "objectives": {task: [one a seed]}}``; ``adam``: Adam's objectives, task by task; ``config``:
-    what it was made with, if the file says so."""
+    what it was made with."""
 
     tensors: dict[str, Tensor]
     history: list[dict[str, Any]]
     adam: list[list[float]]
     seconds: float
-    config: dict[str, Any] | None
+    config: dict[str, Any]
 
 
 def saved(run_dir: Path, wanted: Sequence[str] | None = None) -> Saved | None:
@@ -118,19 +117,37 @@ def saved(run_dir: Path, wanted: Sequence[str] | None = None) -> Saved | None:
             header = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
             names = [name for name in file.keys() if wanted is None or name in wanted]  # noqa: SIM118
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: damaged: {error}") from error
-    if header.get("format_version") not in STATE_VERSIONS:
-        known, got = " or ".join(map(str, STATE_VERSIONS)), header.get("format_version")
-        raise RunError(f"{path}: format_version is {got}, expected {known}")
-    if missing := [name for name in ("record", "seconds") if name not in header]:
-        raise RunError(f"{path}: not a state of a run: it has no {', '.join(missing)}")
-    history, adam = header["record"]["history"], header["record"]["adam"]
-    if header["format_version"] == 1:
-        adam = [[mean] for mean in adam]
-        for past in history:
-            past["objectives"] = {task: [mean] for task, mean in past["objectives"].items()}
-    return Saved(tensors, history, adam, header["seconds"], header.get("config"))
+    if header.get("format_version") != STATE_VERSION:
+        got = header.get("format_version")
+        raise RunError(f"{path}: format_version is {got}, expected {STATE_VERSION}")
+    known = {*header, *tensors}
+    if missing := [x for x in ("record", "seconds", "config", *(wanted or ())) if x not in known]:
+        raise RunError(f"{path}: damaged: it has no {', '.join(missing)}")
+    try:
+        history, adam = _record(header["record"])
+        return Saved(tensors, history, adam, float(header["seconds"]), dict(header["config"]))
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise RunError(f"{path}: damaged: no record of a run ({said})") from error
+
+
+def _record(found: Any) -> tuple[list[dict[str, Any]], list[list[float]]]:
+    """History and Adam's objectives, as ``Saved`` has them."""
+    history = [
+        {
+            "step": int(past["step"]),
+            "score": float(past["score"]),
+            "objectives": {task: [*map(float, own)] for task, own in past["objectives"].items()},
+        }
+        for past in found["history"]
+    ]
+    adam = [[*map(float, seeds)] for seeds in found["adam"]]
+    shapes = [[*map(len, adam)], *([*map(len, past["objectives"].values())] for past in history)]
+    if not history or any(shape != shapes[0] for shape in shapes):
+        raise ValueError("expected evaluations of the same tasks and seeds, one at least")
+    return history, adam
 
 
 @contextmanager
@@ -251,7 +268,7 @@ class Run:
             return
         record = {"history": self.history, "adam": self.held_out.adam}
         header = {
-            "format_version": STATE_VERSIONS[-1],
+            "format_version": STATE_VERSION,
             "config": self.facts["config"],
             "record": record,
             "seconds": time.monotonic() - self.since,
@@ -302,23 +319,41 @@ class Run:
     def _restore(self) -> list[list[float]]:
         """Go back to the last save, if there is one; Adam's objectives, which are known then.
 
-        Raises RunError if it was made with another configuration than ``run.json`` has.
+        Raises RunError if it was made with another configuration than ``run.json`` has, or is not
+        complete.
         """
         found = saved(self.run_dir)
         if found is None:
             return []
         now = _fields(self.facts["config"])
-        before = now if found.config is None else _fields(found.config)
+        before = _fields(found.config)
         for name, value in now.items():
             if value != before.get(name):
                 raise RunError(
                     f"{self.run_dir / FACTS}: {name}: got {value}, but {STATE} was made with "
                     f"{before.get(name)}; expected what the run began with"
                 )
+        fresh = self.training.tensors()
+        self.ranks.once(lambda: self._check(found.tensors, fresh))
         self.training.restore(found.tensors)
         self.best = found.tensors["best"]
         self.history, self.seconds = found.history, found.seconds
         return found.adam
+
+    def _check(self, found: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> None:
+        """Raise RunError unless a save has the tensors of this run, of their shapes."""
+        path = self.run_dir / STATE
+        expected = {n: _kind(x) for n, x in self.training.grown(found, fresh).items()}
+        expected["best"] = _kind(self.start)
+        for name in sorted(expected.keys() | found.keys(), key=lambda name: (name in found, name)):
+            got = _kind(found[name]) if name in found else "nothing"
+            if got != expected.get(name, "nothing"):
+                wanted = expected.get(name, "nothing")
+                raise RunError(f"{path}: damaged: {name} is {got}, expected {wanted}")
+
+
+def _kind(x: Tensor) -> str:
+    return f"{x.dtype} of shape {list(x.shape)}"
 
 
 def _fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,6 +26,9 @@ from l2o.meta_config import Config, Outer
 from l2o.ranks import Ranks, share
 from tasks.types import Inner
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What torch's AdamW remembers of every parameter, besides the step."""
+
 
 def learning_rate(outer: Outer, step: int) -> float:
     """Of outer step ``step``, from 0: a linear rise, then half a cosine down to ``final_lr``."""
@@ -96,14 +99,29 @@ class Training:
             found |= {f"{k}.{name}": t for name, t in _flat(self.ranks.gather(runs)).items()}
         return {name: value.detach().cpu().clone() for name, value in found.items()}
 
+    def grown(
+        self, tensors: Mapping[str, Tensor], fresh: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """What ``tensors`` should be like: the ``fresh`` ones of a training before its first step,
+        with what steps add to them."""
+        counts = [tensors.get(name, fresh[name]) for name in ("step", "skipped")]
+        step, skipped = (int(x) if x.numel() == 1 else 0 for x in counts)
+        rows = max(step, 0)
+        found = dict(fresh)
+        for name in ("losses", "by_lesson"):
+            found[name] = fresh[name].new_empty(rows, *fresh[name].shape[1:])
+        if skipped < step * len(self.lessons):  # Adam has taken a step
+            moments = {"step": torch.zeros(())} | dict.fromkeys(MOMENTS, fresh["theta"])
+            found |= {f"adam.{name}": value for name, value in moments.items()}
+        return found
+
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Become the training whose ``tensors`` these are."""
         device = self.theta.device
         self.step, self.skipped = int(tensors["step"]), int(tensors["skipped"])
         self.losses = tensors["losses"].tolist()
-        unknown = torch.full((self.step, len(self.lessons)), math.nan)  # runs of before 0.2
-        self.by_lesson = tensors.get("by_lesson", unknown).tolist()
-        self.norm = float(tensors.get("norm", math.nan))
+        self.by_lesson = tensors["by_lesson"].tolist()
+        self.norm = float(tensors["norm"])
         self.theta.copy_(tensors["theta"])
         kept = _below("adam.", tensors)
         if kept:  # none before the first step

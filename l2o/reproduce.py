@@ -58,20 +58,19 @@ def again(run_dir: Path, config: Config, command: list[str], view: View) -> Save
 
 
 def compare(old: Saved, new: Saved) -> str:
-    """The first difference, in words; nothing where there is none. What only one of them has,
-    being of another version, is left out."""
+    """The first difference, in words; nothing where there is none."""
     pairs = zip(old.tensors["losses"].tolist(), new.tensors["losses"].tolist(), strict=True)
     for step, (then, now) in enumerate(pairs, 1):
         if then != now:
             return f"different from outer step {step} on: its meta-loss was {then}, is {now}"
-    alike = [*map(len, old.adam)] == [*map(len, new.adam)]
-    for past, now in zip(old.history, new.history, strict=True) if alike else ():
+    for past, now in zip(old.history, new.history, strict=True):
         if past != now:
             return (
                 f"different: the held-out score after outer step {past['step']} was "
                 f"{past['score']}, is {now['score']}"
             )
-    for name in sorted(old.tensors.keys() & new.tensors.keys()):
-        if not old.tensors[name].equal(new.tensors[name]):
+    for name in sorted(old.tensors.keys() | new.tensors.keys()):
+        then, now = old.tensors.get(name), new.tensors.get(name)
+        if then is None or now is None or not then.equal(now):
             return f"different: the tensor {name} at the end"
     return ""

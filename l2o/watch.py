@@ -5,7 +5,6 @@ What is seen is the run's last save; it saves every ``outer.save_every`` steps.
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def progress(config: Config, found: Saved) -> Progress:
         steps=config.outer.steps,
         loss=losses[-1],
         recent=losses[-50:],
-        norm=float(found.tensors.get("norm", math.nan)),
+        norm=float(found.tensors["norm"]),
         lr=learning_rate(config.outer, step - 1),
         skipped=int(found.tensors["skipped"]),
         seconds=found.seconds,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -571,6 +572,44 @@ def test_damaged_runs_are_one_line(damage: str, finished: Path, tmp_path: Path, 
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(folder) in error
+
+
+INCOMPLETE = [
+    ("theta", torch.zeros(1), r"theta is torch.float32 of shape \[1\], expected .* of shape \[4\]"),
+    ("adam.exp_avg", None, r"adam.exp_avg is nothing, expected torch.float32 of shape \[4\]"),
+    ("by_lesson", torch.zeros(3, 2), r"by_lesson is .* \[3, 2\], expected .* of shape \[14, 2\]"),
+    ("step", None, "step is nothing, expected"),
+    ("0.state.m", None, "0.state.m is nothing, expected"),
+    ("more", torch.zeros(1), r"more is torch.float32 of shape \[1\], expected nothing"),
+    ("best", torch.zeros(4).double(), "best is torch.float64 of"),
+    ("record", '{"history": []}', r"no record of a run \(KeyError: 'adam'\)"),
+    ("record", "[1]", "no record of a run .TypeError"),
+    ("record", '{"history": [], "adam": []}', "no record of a run .ValueError: expected evaluati"),
+    ("record", "[" * 100_000, "recursion"),
+    ("config", None, "it has no config"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), INCOMPLETE)
+def test_incomplete_saves_are_one_line(
+    name: str, value: Tensor | str | None, message: str, finished: Path, tmp_path: Path, capsys
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    state = folder / meta_run.STATE
+    with safe_open(state, framework="pt") as file:
+        header = dict(file.metadata())
+    tensors = load_file(state)
+    for kept in (tensors, header):
+        kept.pop(name, None)
+    if isinstance(value, Tensor):
+        tensors[name] = value
+    elif value is not None:
+        header[name] = value
+    save_file(tensors, state, header)
+    assert main(["resume", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(f"{meta_run.STATE}: damaged.*{message}", error)
 
 
 def test_a_run_goes_on_as_it_began_or_not_at_all(finished: Path, tmp_path: Path, capsys) -> None:
