@@ -90,7 +90,7 @@ class Learned:
         if base is not None and not inputs:
             raise ValueError("inputs: got none, expected what base takes, such as inputs=(x,)")
         if base is not None and isinstance(model, nn.Module):
-            params: Iterable[Any] = self._groups(model, base, inputs, float(lr), weight_decay)
+            params: Iterable[Any] = self._groups(model, base, inputs, lr, weight_decay)
         elif isinstance(model, nn.Module):
             if self.card.get("mup"):
                 raise ValueError(
@@ -106,7 +106,12 @@ class Learned:
         return RuleOptimizer(params, rule, lr, weight_decay, **settings)
 
     def _groups(
-        self, model: nn.Module, base: nn.Module, inputs: tuple[Any, ...], lr: float, decay: float
+        self,
+        model: nn.Module,
+        base: nn.Module,
+        inputs: tuple[Any, ...],
+        lr: float | Tensor,
+        decay: float,
     ) -> list[dict[str, Any]]:
         """muP's parameter groups. A group's learning rate multiplies the decay that is part of the
         rule, too, and must not change it: the group's own decay makes up for that."""

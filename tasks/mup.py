@@ -246,7 +246,7 @@ def param_groups(
     base: nn.Module,
     inputs: tuple[Any, ...],
     *,
-    lr: float,
+    lr: float | Tensor,
     weight_decay: float = 0.0,
     degree: float = 0.0,
     absolute: bool = False,

@@ -69,6 +69,7 @@ class RuleOptimizer(Optimizer):
             raise ValueError(f"weight_decay: got {weight_decay}, expected a number >= 0")
         positive(horizon=horizon)
         self.rule = rule
+        self._names: set[str] | None = None  # of the rule's states, once they are known
         defaults = {
             "lr": lr,
             "weight_decay": weight_decay,
@@ -170,6 +171,7 @@ class RuleOptimizer(Optimizer):
             steps = torch.zeros((), device=row.flat.device if group["capturable"] else "cpu")
             for p in fresh:
                 self.state[p]["step"] = steps.clone()
+        self._check(params, row)
         for p in params:
             self._follow(p, row.flat)
         steps = torch.stack([self.state[p]["step"] for p in params]).amax()
@@ -183,6 +185,17 @@ class RuleOptimizer(Optimizer):
                 parts = [_lead(self.state[p][name], spec) for p, (spec, _) in kept]
                 state[name] = torch.cat(parts, dim=-1)[None]
         return state, steps
+
+    def _check(self, params: list[Tensor], row: Params) -> None:
+        """Raise RuntimeError where the states are not the rule's: a state dict may be any."""
+        if self._names is None:
+            self._names = set(self.rule.init(row))
+        names = {name.removeprefix(SHARED) for p in params for name in self.state[p]} - {*OURS}
+        if names != self._names:
+            got, expected = (", ".join(sorted(x)) or "none" for x in (names, self._names))
+            raise RuntimeError(
+                f"state: got {got}, expected {expected}: the state dict is another optimizer's"
+            )
 
     def _follow(self, p: Tensor, flat: Tensor) -> None:
         """Take its state where a parameter was moved to, and make it as precise."""
@@ -246,6 +259,7 @@ class RuleOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._names = None
         for group in self.param_groups:  # a checkpoint may be older than a hyper-parameter
             for name, value in self.defaults.items():
                 group.setdefault(name, value)

@@ -353,6 +353,22 @@ def test_loading_does_not_share_memory(subject: Subject) -> None:
     assert all(torch.equal(x, y) for (_, x), y in zip(states(loaded), before, strict=True))
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("foreign", [torch.optim.Adam, partial(torch.optim.SGD, momentum=0.9)])
+def test_states_of_another_optimizer_are_refused_by_name(
+    rule: str, foreign: Callable[..., Optimizer]
+) -> None:
+    net = model()
+    other = foreign(net.parameters(), lr=LR)
+    train(net, other, range(1))
+    optimizer = RuleOptimizer(net.parameters(), RULES[rule])
+    optimizer.load_state_dict(other.state_dict())
+    loss_of(net, 1).backward()
+    names = "exp_avg, exp_avg_sq" if foreign is torch.optim.Adam else ".*momentum_buffer"
+    with pytest.raises(RuntimeError, match=f"state: got {names}.*, expected .*m.*: the state dict"):
+        optimizer.step()
+
+
 def test_old_checkpoints_get_defaults(subject: Subject) -> None:
     net = model()
     optimizer = subject.make(net.parameters())

@@ -196,6 +196,17 @@ def test_meta_trained_in_mup(tmp_path: Path) -> None:
     learned.optimizer(wide.parameters())  # somebody who knows
 
 
+def test_a_tensor_rate_stays_one_in_mup() -> None:
+    """A scheduler, or a compiled step, fills it in place."""
+    lr, architecture = torch.tensor(1.0), TunedAdam()
+    learned = use.Learned("mine", architecture, architecture.initial(), {"mup": True})
+    optimizer = learned.optimizer(model(16), lr, base=model(4), inputs=torch.zeros(1, 3))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert all(isinstance(rate, Tensor) for rate in rates)
+    assert {float(rate) for rate in rates} == {1.0, 1 / 16}
+    assert len({id(rate) for rate in [*rates, lr]}) == len(rates) + 1
+
+
 class Anywhere(TunedAdam):
     """Does not look at the values of theta, which some devices do not have."""
 
