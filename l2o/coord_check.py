@@ -34,6 +34,8 @@ NETWORKS: dict[str, Callable[[int], Task]] = {
 }
 LIMIT = 2.0
 """In muP no layer's change may differ by more than this factor between widths."""
+STEEPEST = 10
+"""The largest degree of a rule in its gradients: multipliers are the width to this power."""
 
 
 def coord_check(arguments: Arguments) -> int:
@@ -86,6 +88,10 @@ def _checks(options: Any) -> dict[str, Coordinates]:
             raise ValueError(f"--{name}: got {value}, expected a number")
     if options.lr is not None and options.lr <= 0:
         raise ValueError(f"--lr: got {options.lr}, expected a number above 0")
+    if options.degree is not None and abs(options.degree) > STEEPEST:
+        raise ValueError(
+            f"--degree: got {options.degree}, expected a number from {-STEEPEST} to {STEEPEST}"
+        )
     make, named = _network(options.task), entrant(options.rule)
 
     def make_rule(task: Task) -> UpdateRule:

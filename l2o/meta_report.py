@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from shlex import join, quote
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -304,11 +305,11 @@ def coordinates(
 
 def _facts(run_dir: Path, facts: dict[str, Any]) -> list[Part]:
     return [
-        Program(" ".join(facts["command"])),
+        Program(join(facts["command"])),
         Program(
             json.dumps(facts["config"], indent=2), f"all settings (seed {facts['config']['seed']})"
         ),
         environment.table([facts["environment"]]),
         "To run it again and compare every number:",
-        Program(f"l2o reproduce {run_dir}"),
+        Program(f"l2o reproduce {quote(str(run_dir))}"),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from l2o import meta_report, meta_run
 from tasks import report as evaluations
@@ -35,7 +36,7 @@ def report(arguments: Arguments) -> int:
         raise ValueError(f"--out: the directory {out.parent} does not exist")
     if not replaceable(out):
         raise ValueError(f"--out: {out} exists and is no report; choose another name")
-    paths = write(page(source, f"l2o report {source}"), out)
+    paths = write(page(source, f"l2o report {quote(str(source))}"), out)
     print(f"wrote {paths[0]} and {len(paths) - 1} figures in {paths[-1].parent}")
     return 0
 

@@ -118,6 +118,8 @@ def test_exit_status_tells_that_lines_are_not_flat(tmp_path, monkeypatch):
         (["--lr", "0"], "--lr: got 0.0, expected a number above 0"),
         (["--lr", ".nan"], "--lr: got nan, expected a number"),
         (["--degree", ".inf"], "--degree: got inf, expected a number"),
+        (["--degree", "1e9"], "--degree: got 1000000000.0, expected a number from -10 to 10"),
+        (["--degree=-11"], "--degree: got -11.0, expected a number from -10 to 10"),
         (["--steps", "0"], "steps: got 0"),
         (["--base-width", "0"], "width: got 0, expected a positive integer"),
     ],

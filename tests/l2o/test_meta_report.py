@@ -1,7 +1,9 @@
 """The report of a meta-training run, finished, stopped and not yet saved."""
 
+import json
 import re
 import shutil
+from html import unescape
 from itertools import product
 from pathlib import Path
 
@@ -59,6 +61,19 @@ def test_a_run_is_reported_at_any_time(finished, tmp_path, saved, figures):
     assert ("that did not choose it" in text) == saved
     assert "l2o meta-train ..." in text
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_commands_of_a_report_can_be_pasted(finished, tmp_path):
+    folder = Path(shutil.copytree(finished, tmp_path / "my run"))
+    (folder / meta_run.STATE).unlink()
+    facts = json.loads((folder / meta_run.FACTS).read_text())
+    facts["command"] = ["l2o", "meta-train", "--run-dir", "my run"]
+    (folder / meta_run.FACTS).write_text(json.dumps(facts))
+    assert main(["report", str(folder)]) == 0
+    text = unescape((folder / "report.html").read_text())
+    assert f"l2o report '{folder}'" in text
+    assert f"l2o reproduce '{folder}'" in text
+    assert "l2o meta-train --run-dir 'my run'" in text
 
 
 def test_the_report_measures_on_seeds_that_did_not_choose(finished):
