@@ -258,8 +258,11 @@ def param_groups(
     ``base`` then is the network at any other width, and shows which axes grow.
     ``degree`` is that of the rule in the gradients: 0 for Adam and Lion, 1 for SGD, measured for
     any program by ``search.homogeneity``. A module has no forward multiplier, so the learning rate
-    of its readout carries it (1/r for every degree). Decay is by ``lr * weight_decay`` of the
-    weights, whatever the group.
+    of its readout carries it (1/r for every degree). That is exact for rules whose steps do not
+    depend on the size of parameters or gradients; the features of ``small_fc`` have small constants
+    beside these, so its readout moves about a third more than in the muP task. Exact for it is a
+    module that divides its readout by the fan-in, and a group of multiplier 1 for its weights.
+    Decay is by ``lr * weight_decay`` of the weights, whatever the group.
 
     Yours to do: start the readout at zero and hidden weights at 1/sqrt(fan_in), torch's default,
     and divide attention logits by the head size, not by its square root. Raises WidthError where
