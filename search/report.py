@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -357,5 +358,5 @@ def _facts(archive: Archive, facts: dict[str, Any]) -> list[Part]:
         Program(config, f"all settings (seed {facts['config']['seed']})"),
         environment.table([facts.get("environment", {})]),
         "To run it again and compare every row:",
-        Program(f"l2o reproduce {archive.run_dir}"),
+        Program(f"l2o reproduce {quote(str(archive.run_dir))}"),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -306,6 +307,6 @@ def _facts(results: Results, measured: Measured, facts: dict[str, Any]) -> list[
         f"Every rule was tuned with the same {len(measured.settings)} settings of learning rate "
         f"and weight decay (a Halton sequence) on seed 0, {facts['plan']['schedule']} schedule, "
         f"and measured on the seeds {measured.seeds[0]} to {measured.seeds[-1]}. Made by:",
-        Program(" ".join(facts.get("command", []))),
+        Program(shlex.join(facts.get("command", []))),
         environment.table(facts.get("environments", [])),
     ]
