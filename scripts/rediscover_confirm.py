@@ -11,7 +11,7 @@ which nothing has been chosen. Intervals are over these seeds, 95 %, paired. How
 the 16 rates let a rule come is in none of them: of 61, among which those are, the neighbours differ
 by 17 % and not by 85.
 
-Leaves ``confirmed.json`` and ``confirmed.md`` (``confirmed-61``) in the folder. What is there is
+Leaves ``confirmed.json`` and ``confirmed.md`` (``confirmed_61``) in the folder. What is there is
 not run again, and what was stopped goes on.
 """
 
@@ -121,7 +121,7 @@ def main() -> None:
         parser.error(f"out: got {options.out}, which has no results of rediscover_lion.py")
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     asked = json.loads((options.out / "baselines.json").read_text(encoding="utf-8"))["asked"]
-    name = "confirmed" if options.trials is None else f"confirmed-{options.trials}"
+    name = "confirmed" if options.trials is None else f"confirmed_{options.trials}"
     asked |= {} if options.trials is None else {"trials": options.trials}
     file = options.out / f"{name}.json"
     try:
