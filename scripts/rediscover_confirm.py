@@ -121,8 +121,9 @@ def main() -> None:
         parser.error(f"out: got {options.out}, which has no results of rediscover_lion.py")
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     asked = json.loads((options.out / "baselines.json").read_text(encoding="utf-8"))["asked"]
-    name = "confirmed" if options.trials is None else f"confirmed_{options.trials}"
-    asked |= {} if options.trials is None else {"trials": options.trials}
+    name = "confirmed"
+    if options.trials is not None:
+        name, asked["trials"] = f"confirmed_{options.trials}", options.trials
     file = options.out / f"{name}.json"
     try:
         rows = measure(file, asked, rules_of(records), options.workers)

@@ -276,13 +276,11 @@ def open_existing(run_dir: Path | str, readonly: bool = False) -> Archive:
     if not file.is_file():
         if not run_dir.exists():
             raise storage.NotARun(f"{run_dir}: no such run: there is nothing of that name")
-        learned = (run_dir / "run.json").is_file()
-        said = (
-            "a meta-training, expected a search: it has no"
-            if learned
-            else ("not a run directory: it has neither run.json nor")
-        )
-        raise storage.NotARun(f"{run_dir}: {said} {FILE}")
+        if (run_dir / "run.json").is_file():
+            raise storage.NotARun(
+                f"{run_dir}: a meta-training, expected a search: it has no {FILE}"
+            )
+        raise storage.NotARun(f"{run_dir}: not a run directory: it has neither run.json nor {FILE}")
     if readonly:
         return Archive(file, storage.checked(file, VERSION), None)
     lock = files.lock(run_dir / "writer.lock")
