@@ -70,7 +70,7 @@ def _suite(
     evaluate(plan, entrants(["adamw"]), results, say=print, made_in=made_in)
     found = measured(results)
     references = []
-    for t, (name, task, steps) in enumerate(plan.entries()):
+    for t, (name, task, steps) in enumerate(plan.entries):
         assert found.tasks[t] == name
         mean, low, high, n = interval(found.final[0, t])
         lr, decay = found.settings[found.chosen[0, t]]

@@ -97,8 +97,9 @@ class Plan:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
 
+    @cached_property
     def entries(self) -> list[tuple[str, Task, int]]:
-        """What each task is called, the task, and its steps."""
+        """What each task is called, the task, and its steps. ValueError for an unknown suite."""
         suite = resolve(self.suite)
         steps = [max(1, round(entry.steps * self.length)) for entry in suite]
         return list(zip(names(suite), (entry.task for entry in suite), steps, strict=True))
@@ -111,7 +112,7 @@ class Plan:
 
 def check(plan: Plan, entrants: Sequence[Entrant]) -> None:
     """Raises ValueError for an unknown suite, or a rule that cannot be used on one of its tasks."""
-    for (_, task, _), entrant in product(plan.entries(), entrants):
+    for (_, task, _), entrant in product(plan.entries, entrants):
         _parametrised(task, entrant)
 
 
@@ -146,12 +147,11 @@ def evaluate(
 
     Raises ValueError for an unknown suite, or a rule that cannot be used on one of its tasks.
     """
-    entries = plan.entries()
     check(plan, entrants)  # what is refused is refused before anything is run
     for entrant in entrants:
         results.set_rule(entrant.name, entrant.identity, entrant.source)
     note(plan, entrants, results)  # which names these rules
-    for name, task, steps in entries:
+    for name, task, steps in plan.entries:
         identity = fingerprint(task)
         results.set_task(name, identity, card(Entry(task, steps)))
         for entrant in entrants:
@@ -286,7 +286,7 @@ def _number(x: float) -> float | None:
 
 def note(plan: Plan, entrants: Sequence[Entrant], results: Results) -> None:
     """Write down what is asked for, so that ``measured`` can find it without the suite."""
-    tasks = [(name, steps) for name, _, steps in plan.entries()]
+    tasks = [(name, steps) for name, _, steps in plan.entries]
     results.set_fact("plan", asdict(plan) | {"rules": [e.name for e in entrants], "tasks": tasks})
 
 

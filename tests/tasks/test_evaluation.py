@@ -68,13 +68,24 @@ def test_a_task_may_be_there_at_several_horizons(tmp_path, monkeypatch):
     longer = Entry(TASKS[0].task, 16)
     monkeypatch.setattr(evaluation, "resolve", lambda name: (*TASKS, longer))
     with Results(tmp_path / "r.sqlite") as results:
-        evaluate(PLAN, [entrant("SGD")], results)
+        evaluate(replace(PLAN), [entrant("SGD")], results)
         found = measured(results)
         assert found.tasks == ("mlp-digits-w3-d1-s8", TASKS[1].task.name, "mlp-digits-w3-d1-s16")
         assert [marks[-1] for marks in found.marks] == [8, 6, 16]
         assert {n: about["steps"] for n, (_, about) in results.tasks().items()} == dict(
             zip(found.tasks, (8, 6, 16), strict=True)
         )
+
+
+def test_a_suite_is_made_once(tmp_path, monkeypatch):
+    """It is checked, noted and run; a user's may take long to make."""
+    made: list[str] = []
+    monkeypatch.setattr(evaluation, "resolve", lambda name: made.append(name) or TASKS)
+    plan = replace(PLAN)
+    with Results(tmp_path / "r.sqlite") as results:
+        evaluation.check(plan, [entrant("SGD")])
+        evaluate(plan, [entrant("SGD")], results)
+    assert made == [PLAN.suite]
 
 
 def test_runs_are_paired(tmp_path):
@@ -216,7 +227,7 @@ def test_tasks_whose_losses_have_no_ratios(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "resolve", lambda name: (Entry(task, 6),))
     with Results(tmp_path / "r.sqlite") as results:
         with pytest.raises(ValueError, match=rf"{task.name}: got a loss of -9.*, expected none"):
-            evaluate(PLAN, [entrant("SGD")], results)
+            evaluate(replace(PLAN), [entrant("SGD")], results)
         assert results.count() == 0
 
 
@@ -281,7 +292,7 @@ def test_transfer_is_between_tasks_that_differ_in_one_size(
     pair = [Entry(MLP(w, activation=a), 6) for w, a in zip((3, 4), activations, strict=True)]
     monkeypatch.setattr(evaluation, "resolve", lambda name: pair)
     with Results(tmp_path / "r.sqlite") as results:
-        evaluate(PLAN, [entrant("SGD")], results)
+        evaluate(replace(PLAN), [entrant("SGD")], results)
         assert len(report._transfer(results, measured(results), {"SGD": "SGD"})) == sections
 
 
