@@ -44,6 +44,9 @@ UNION = re.compile(
 )
 DEVICE_ERRORS = ("AcceleratorError", "OutOfMemoryError")
 """What torch raises where a GPU breaks or is too small, which nobody can mend here."""
+BEYOND_US = ("can't allocate memory", "gloo/transport")
+"""What else it says, in a RuntimeError, where that is the computer's doing: it has too little
+memory, or another process of a meta-training was killed."""
 
 
 def main(arguments: Arguments | None = None) -> int:
@@ -68,7 +71,8 @@ def main(arguments: Arguments | None = None) -> int:
     except MemoryError as error:
         return _refuse(f"l2o {name}", f"not enough memory: {error}")
     except RuntimeError as error:
-        if type(error).__name__ not in DEVICE_ERRORS:
+        known = type(error).__name__ in DEVICE_ERRORS
+        if not known and not any(words in str(error) for words in BEYOND_US):
             raise
         return _refuse(f"l2o {name}", str(error).partition("\n")[0])
     except (Interrupted, KeyboardInterrupt):

@@ -264,8 +264,10 @@ class Run:
             return
         tensors = self.training.tensors()
         self.saved = self.training.step
-        if self.held_out is None:
-            return
+        self.ranks.once(lambda: self._write(tensors))
+
+    def _write(self, tensors: dict[str, Tensor]) -> None:
+        assert self.held_out
         record = {"history": self.history, "adam": self.held_out.adam}
         header = {
             "format_version": STATE_VERSION,

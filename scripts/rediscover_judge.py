@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -28,8 +29,8 @@ SEEDS = 10
 """Fresh ones that a find is judged on."""
 GAIN = 0.01
 """By how much a candidate must be better on the proxies than the last one that was judged."""
-MOST = 1000
-"""Best programs that are looked at again: where a search goes on, and at its end."""
+MOST = 1_000_000
+"""Best programs that are looked at again, all: where a search goes on, and at its end."""
 CANDIDATE = "candidate"
 """What it is called among the baselines."""
 Scored = tuple[float, int, str]
@@ -58,6 +59,8 @@ class Hunter:
         self.file = file
         self.jobs = executor(f"{__file__}:worker", None, 1)
         self.busy = False
+        self.began = self.waited = 0.0  # seconds: of the clock, and of judging after the search
+        self.searching = True
         self.tried = GAIN  # the best score put to the test; the first must beat AdamW's, which is 0
         self.unseen = scored(archive)
         self.judged: list[dict[str, Any]] = []
@@ -79,7 +82,9 @@ class Hunter:
 
     def finish(self, archive: Archive) -> None:
         """Wait for what is being judged, and for what came up meanwhile; then have the best of all
-        judged, whatever its margin, if it is better than what was judged before."""
+        judged, whatever its margin, if it is better than what was judged before. A judgement that
+        is concluded here counts as time after the search, all of it."""
+        self.searching = False
         self._to_the_end()
         if self.found is None:
             self._submit(scored(archive), min(self.tried, 0.0))
@@ -105,7 +110,7 @@ class Hunter:
         promising = sorted(x for x in candidates if x[0] < bar)
         if promising:
             self.jobs.submit((promising, self.kind, held_out(self.config, {})))
-            self.busy = True
+            self.busy, self.began = True, time.monotonic()
 
     def _conclude(self, candidate: Scored, rows: list[Final]) -> None:
         score, number, text = candidate
@@ -119,6 +124,7 @@ class Hunter:
                 "program": text,
                 "passed": is_discovery(standing, BASELINES[0]) and equals(standing, self.rival),
                 "held_out": noted(standing),
+                "waited": 0.0 if self.searching else time.monotonic() - self.began,
                 "rows": rows,
             }
         )
@@ -128,6 +134,7 @@ class Hunter:
     def _note(self, judgement: dict[str, Any]) -> None:
         self.judged.append(judgement)
         self.tried = judgement["score"]
+        self.waited += judgement.get("waited", 0.0)  # older files do not say
         if judgement["passed"]:
             self.found = judgement
 

@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rediscover_judge import MOST, Hunter, baselines, noted
+from rediscover_judge import Hunter, baselines, noted
 from rediscover_table import curves, endings, figure, finds, table
 from rich.console import Console
 
@@ -71,6 +71,8 @@ PROGRESS = 0.002
 LENGTH = 10
 POINTS = 100
 """Of a stored curve."""
+FRONT = 1000
+"""Best programs that are looked at for the front of score against length."""
 
 
 @dataclass(frozen=True)
@@ -176,9 +178,7 @@ def run_seed(
         Hunter(archive, config, goal.kind, goal.rival, known, judged) as hunter,
     ):
         proceed(archive, workers, view, enough=hunter)
-        searched = time.monotonic()
         hunter.finish(archive)
-        waited = time.monotonic() - searched
         counts = archive.counts()
         facts = {
             "strategy": strategy,
@@ -186,7 +186,7 @@ def run_seed(
             "minutes": minutes,
             "found": hunter.found,
             "judged": [{k: v for k, v in x.items() if k != "rows"} for x in hunter.judged],
-            "seconds": archive.timings()[0] + waited,
+            "seconds": archive.timings()[0] + hunter.waited,
             "tried": sum(counts.values()) + archive.rejected(),
             "evaluated": counts["evaluated"],
             "steps": inner_steps(archive),
@@ -222,7 +222,7 @@ def inner_steps(archive: Archive) -> int:
 def simplest(archive: Archive) -> list[dict[str, Any]]:
     """The front of score against length among the best that beat AdamW, tuned, on the proxies; a
     program is as long as exact algebra leaves it, for evolution's own have dead statements."""
-    better = [r for r in archive.best(MOST) if (r.score or 0.0) < 0]
+    better = [r for r in archive.best(FRONT) if (r.score or 0.0) < 0]
     lengths = (simplify(parse(r.text or "")).end.program.length for r in better)
     ahead = front(r._replace(length=n) for r, n in zip(better, lengths, strict=True))
     return [

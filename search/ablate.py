@@ -29,7 +29,7 @@ from search.vm import Population
 from tasks import scoring
 from tasks.environment import prepare
 from tasks.scoring import Interval
-from tasks.suites import resolve
+from tasks.suites import LONGEST, resolve
 from tasks.types import Task
 from tasks.unroll import SCHEDULES
 
@@ -62,11 +62,10 @@ class Ablation:
         for name in ("trials", "seeds", "tuning_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
-        if not (self.tolerance >= 0 and self.length > 0):
-            raise ValueError(
-                f"tolerance, length: got {self.tolerance}, {self.length}; "
-                "expected at least 0 and more than 0"
-            )
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance: got {self.tolerance}, expected at least 0")
+        if not 0 < self.length <= LONGEST:
+            raise ValueError(f"length: got {self.length}, expected above 0, at most {LONGEST:,}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
 

@@ -40,7 +40,8 @@ class Agreement(NamedTuple):
     """Updates of two programs on the same gradients.
 
     ``largest``: relative difference of ``points`` components, division without its guard;
-    ``guarded``: how many of them differ by more than 0.1 % as the programs are, with it.
+    ``guarded``: how many of them differ by more than 0.1 % as the programs are, with it, where
+    gradients and rates are ``SMALL``: that is no reason to refuse a step, but one to say so.
     """
 
     points: int
@@ -55,7 +56,11 @@ class Agreement(NamedTuple):
         how = f"to {self.largest:.0e}" if self.largest else "exactly"
         text = f"{self.points} updates agree {how}"
         if self.guarded:
-            text += f"; within the guard of division, {self.guarded} differ by more than 0.1 %"
+            gradients, rates = SMALL
+            text += (
+                f"; with the guard of division, of those at gradients of {gradients:g} and rates "
+                f"of {rates:g}, {self.guarded} differ by more than 0.1 %"
+            )
         return text
 
 
@@ -197,6 +202,8 @@ def _folded(expression: Expression) -> str:
 
 Term = tuple[float, int, Reference]
 """``(weight, power of lr, atom)``."""
+Terms = dict[tuple[int, Reference], float]
+"""The same, power and atom to weight."""
 
 
 # Learning rate and weight decay -------------------------------------------------------------------
@@ -208,7 +215,7 @@ def _factored(now: Setting, values: Flow) -> Setting | None:
     A full program has to be proportional to lr; a direction must not depend on it, and is only
     worth changing if it gets shorter. Of several c that may be chosen, the shortest d decides.
     """
-    terms = _terms(values, values.update, 1.0)
+    terms = _terms(values)
     if any(power != (values.form == "full") for _, power, _ in terms):
         return None
     scales = dict.fromkeys(abs(weight) for weight, _, atom in terms if atom != "w" and weight)
@@ -220,17 +227,18 @@ def _factored(now: Setting, values: Flow) -> Setting | None:
 
 
 def _divided(now: Setting, values: Flow, terms: list[Term], scale: float) -> Setting:
-    decay = sum(weight for weight, _, atom in terms if atom == "w") / scale
+    # The decay that the harness adds was relative to the old rate.
+    decay, added = now.weight_decay / scale, sum(w for w, _, atom in terms if atom == "w") / scale
+    leaves = decay + added >= 0  # no optimizer has a negative one
     values, moved = _rate_scaled(values, 1 / scale)
     direction = linear.weighted(
         (atom + moved if isinstance(atom, int) else atom, weight / scale)
         for weight, _, atom in terms
-        if atom != "w"
+        if atom != "w" or not leaves
     )
     values, update = insert(values, len(values.rows), direction)
     program = to_program(replace(values, update=update, form="direction"))
-    # The decay that the harness adds was relative to the old rate.
-    return Setting(program, now.lr * scale, now.weight_decay / scale + decay)
+    return Setting(program, now.lr * scale, decay + added if leaves else decay)
 
 
 def _rate_scaled(values: Flow, factor: float) -> tuple[Flow, int]:
@@ -241,45 +249,65 @@ def _rate_scaled(values: Flow, factor: float) -> tuple[Flow, int]:
     return longer.instead("", rate), 1
 
 
-def _terms(values: Flow, reference: Reference, factor: float) -> list[Term]:
-    """A sum as weighted atoms."""
-    if isinstance(reference, int):
-        op, args = values.rows[reference]
+def _terms(values: Flow) -> list[Term]:
+    """The update as weighted atoms, each power of lr times an atom once."""
+    scalars, sums = _monomials(values), list[Terms]()
+
+    def terms_of(reference: Reference) -> Terms:
+        return sums[reference] if isinstance(reference, int) else {(0, reference): 1.0}
+
+    for row, (op, args) in enumerate(values.rows):
+        total: Terms = {(0, row): 1.0}
         if op in ("add", "sub"):
-            second = factor if op == "add" else -factor
-            return _terms(values, args[0], factor) + _terms(values, args[1], second)
+            total = dict(terms_of(args[0]))
+            for term, weight in terms_of(args[1]).items():
+                total[term] = total.get(term, 0.0) + (weight if op == "add" else -weight)
         for x, s in (args, args[::-1]) if op == "mul" else ():
-            scalar = _monomial(values, s)
+            scalar = scalars[s] if isinstance(s, int) else _monomial(s)
             if scalar is not None and values.kind(x) != Kind.SCALAR:
-                weight, power = scalar
-                inner = _terms(values, x, factor * weight)
-                return [(w, power + k, atom) for w, k, atom in inner]
-    return [(factor, 0, reference)]
+                factor, power = scalar
+                total = {(k + power, a): w * factor for (k, a), w in terms_of(x).items()}
+                break
+        sums.append(total)
+    return [(w, power, atom) for (power, atom), w in terms_of(values.update).items() if w]
 
 
-def _monomial(values: Flow, reference: Reference) -> tuple[float, int] | None:
-    """A scalar as ``(c, k)``: c * lr^k."""
+Monomial = tuple[float, int] | None
+"""A scalar as ``(c, k)``: c * lr^k. None: it is none."""
+
+
+def _monomials(values: Flow) -> list[Monomial]:
+    """What each row is."""
+    found: list[Monomial] = []
+    for op, args in values.rows:
+        parts = [found[arg] if isinstance(arg, int) else _monomial(arg) for arg in args]
+        product: Monomial = None
+        if op == "mul" and parts[0] is not None and parts[1] is not None:
+            product = parts[0][0] * parts[1][0], parts[0][1] + parts[1][1]
+        found.append(product)
+    return found
+
+
+def _monomial(reference: float | str) -> Monomial:
     if isinstance(reference, float):
         return reference, 0
-    if reference == "lr":
-        return 1.0, 1
-    if isinstance(reference, int) and values.rows[reference].op == "mul":
-        x, y = (_monomial(values, arg) for arg in values.rows[reference].args)
-        return None if x is None or y is None else (x[0] * y[0], x[1] + y[1])
-    return None
+    return (1.0, 1) if reference == "lr" else None
 
 
 # The check --------------------------------------------------------------------------------------
 
 LAYOUT = Layout((ParamSpec("a", (6, 8)), ParamSpec("b", (16,))))
 STEPS, RUNS = 32, 32
+RATES = (0.0, *np.linspace(1.0, 0.4, STEPS - 1).tolist())
+"""A schedule may begin with 0. That update moves nothing, but may leave something in a state."""
+USUAL, SMALL = (1.0, 1.0), (1e-3, 1e-3)
+"""Sizes of gradients and of learning rates."""
 
 
 def agreement(one: Setting, other: Setting) -> Agreement:
     """How far the updates of two settings are apart, for the same schedule of the rate."""
-    a, b, guarded_a, guarded_b = (
-        _updates(setting, change) for change in (_unguarded, _as_it_is) for setting in (one, other)
-    )
+    a, b = (_updates(setting, _unguarded, *USUAL) for setting in (one, other))
+    guarded_a, guarded_b = (_updates(setting, _as_it_is, *SMALL) for setting in (one, other))
     known = np.isfinite(a)
     if (known != np.isfinite(b)).any() or 2 * known.sum() < np.isfinite(guarded_a).sum():
         known[:] = False
@@ -288,14 +316,17 @@ def agreement(one: Setting, other: Setting) -> Agreement:
     return Agreement(len(gaps), float(gaps.max(initial=0.0)), int((guarded > 1e-3).sum()))
 
 
-def _updates(setting: Setting, change: Callable[[Program], Program]) -> np.ndarray:
+def _updates(
+    setting: Setting, change: Callable[[Program], Program], size: float, rate: float
+) -> np.ndarray:
+    """Where the rate is not 0."""
     generator = torch.Generator().manual_seed(0)
     shape = (STEPS, RUNS, LAYOUT.n)
-    gradients = torch.randn(shape, dtype=torch.float64, generator=generator)
+    gradients = size * torch.randn(shape, dtype=torch.float64, generator=generator)
     weights = 2 * torch.rand(LAYOUT.n, dtype=torch.float64, generator=generator) - 1
-    rates = setting.lr * torch.linspace(1.0, 0.4, STEPS, dtype=torch.float64)
+    rates = setting.lr * rate * torch.tensor(RATES, dtype=torch.float64)
     program, decay = change(setting.program), setting.weight_decay
-    return respond([program], gradients, weights, rates, decay, LAYOUT).numpy()
+    return respond([program], gradients, weights, rates, decay, LAYOUT)[:, rates > 0].numpy()
 
 
 def _gaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:

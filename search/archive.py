@@ -164,6 +164,13 @@ class Archive:
         except ValueError as error:
             raise storage.corrupt(self.file, f"table run: {error}") from error
 
+    def _loaded(self, table: str, text: str) -> Any:
+        """The content of a column that holds JSON."""
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise storage.corrupt(self.file, f"table {table}: {error}") from error
+
     def pending(self) -> dict[int, list[Record]]:
         """Batches that were handed out and never came back, to be run again."""
         batches: dict[int, list[Record]] = {}
@@ -173,7 +180,8 @@ class Archive:
 
     def job(self, batch: int) -> dict[str, Any]:
         """What ``add_batch`` was given."""
-        return json.loads(self._rows("SELECT job FROM batch WHERE batch = ?", batch)[0][0])
+        rows = self._rows("SELECT job FROM batch WHERE batch = ?", batch)
+        return self._loaded("batch", rows[0][0])
 
     def records(self, where: str = "ORDER BY c.id", *values: Any) -> Iterator[Record]:
         """Candidates ``c`` joined with their programs ``p``, in order of creation or as asked."""
@@ -186,7 +194,7 @@ class Archive:
             rows = self._db.execute(query, values)
             while some := rows.fetchmany(AT_ONCE):
                 for row in some:
-                    yield Record(*row)._replace(ladder=tuple(json.loads(row[7])))
+                    yield Record(*row)._replace(ladder=tuple(self._loaded("candidate", row[7])))
 
     def record(self, candidate: int) -> Record:
         """One candidate; ArchiveError if there is none of that number."""
@@ -229,7 +237,8 @@ class Archive:
         """The newest, or None before the first."""
         rows = self._rows("SELECT * FROM snapshot ORDER BY batch DESC LIMIT 1")
         for batch, population, counters in rows:
-            return Snapshot(batch, json.loads(population), json.loads(counters))
+            found = (self._loaded("snapshot", text) for text in (population, counters))
+            return Snapshot(batch, *found)
         return None
 
     def timings(self) -> tuple[float, float]:

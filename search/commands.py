@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,12 @@ def search(arguments: Arguments) -> int:
     )
     workers = _workers(options.workers, options.device, config.evolution.ahead)
     with run.begin(options.run_dir, config) as archive:
-        return _proceed(archive, workers)
+        try:
+            return _proceed(archive, workers)
+        except ValueError:
+            if "calibration" not in archive.run():  # refused before anything was tried
+                shutil.rmtree(archive.run_dir)
+            raise
 
 
 def _preset(arguments: Arguments) -> dict[str, Any]:

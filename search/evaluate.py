@@ -27,7 +27,7 @@ from search.program import Program, parse
 from search.vm import Population
 from tasks import scoring
 from tasks.environment import check_device, prepare
-from tasks.suites import names, resolve
+from tasks.suites import LONGEST, names, resolve
 from tasks.types import Task
 from tasks.unroll import SCHEDULES, unroll
 
@@ -70,8 +70,8 @@ class Funnel:
             raise ValueError(f"factors: got {self.factors}, expected positive numbers")
         if len(set(torch.tensor(self.factors).tolist())) < len(self.factors):
             raise ValueError(f"factors: got {self.factors}, expected different ones")
-        if not 0 < self.length < math.inf:
-            raise ValueError(f"length: got {self.length}, expected a positive number")
+        if not 0 < self.length <= LONGEST:
+            raise ValueError(f"length: got {self.length}, expected above 0, at most {LONGEST:,}")
         if self.seeds < 1:
             raise ValueError(f"seeds: got {self.seeds}, expected at least 1")
         fresh = scoring.FRESH_SEEDS.start

@@ -21,6 +21,10 @@ import numpy as np
 from search.flow import Expression, Flow, Reference, insert
 
 ROUNDING = 1e-9
+CANCELLED = 1e-14
+"""What rounding leaves of two weights that cancel, relative to them."""
+SINGLE = 1e-3
+"""By how much a weight may change, relatively, where float32 rounds its complement to 1."""
 ONE = "1"
 """The atom of constants. (The number would be the same key as the row 1.)"""
 Sum = dict[int | str, float]
@@ -64,12 +68,13 @@ def _combine(op: str, parts: list[Sum], constants: list[float | None]) -> Sum | 
 
 
 def _add(x: Sum, a: float, y: Sum, b: float) -> Sum:
-    total = {atom: a * weight for atom, weight in x.items()}
-    for atom, weight in y.items():
-        total[atom] = total.get(atom, 0.0) + b * weight
-    largest = max((abs(a * w) for w in x.values()), default=0.0)
-    largest = max((abs(b * w) for w in y.values()), default=largest)
-    return {atom: weight for atom, weight in total.items() if abs(weight) > 1e-14 * largest}
+    one = {atom: a * weight for atom, weight in x.items()}
+    other = {atom: b * weight for atom, weight in y.items()}
+    total = {atom: one.get(atom, 0.0) + other.get(atom, 0.0) for atom in (one | other)}
+    for atom in one.keys() & other.keys():
+        if abs(total[atom]) <= CANCELLED * abs(one[atom]):
+            total[atom] = 0.0
+    return {atom: weight for atom, weight in total.items() if weight}
 
 
 # Sums as statements -----------------------------------------------------------------------------
@@ -99,7 +104,7 @@ def _short(values: Flow, total: Sum) -> Expression | None:
     if len(atoms) == 1:
         return values_of[0] if abs(weights[0] - 1) < ROUNDING else ("mul", values_of[0], weights[0])
     (x, y), (a, b) = values_of, weights
-    if abs(a + b - 1) < ROUNDING:
+    if abs(a + b - 1) < ROUNDING and abs(1 - float(np.float32(b)) - a) < SINGLE * abs(a):
         return ("interp", x, y, b)
     if abs(a - 1) < ROUNDING and abs(abs(b) - 1) < ROUNDING:
         return ("add" if b > 0 else "sub", x, y)
@@ -108,11 +113,11 @@ def _short(values: Flow, total: Sum) -> Expression | None:
 
 def weighted(terms: Iterable[tuple[Reference, float]]) -> Expression:
     """A sum of references, each with its weight, written out."""
-    expression: Expression = 0.0
+    expression: Expression | None = None  # no number: the row 0 equals 0.0
     for reference, weight in terms:
         term: Expression = reference if weight == 1 else ("mul", reference, weight)
-        expression = term if expression == 0.0 else ("add", expression, term)
-    return expression
+        expression = term if expression is None else ("add", expression, term)
+    return 0.0 if expression is None else expression
 
 
 def sign_of_average(values: Flow, row: int) -> Expression | None:

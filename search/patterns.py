@@ -5,10 +5,13 @@ In a pattern a letter stands for
     a b     any value           x y     a tensor or an array (anything but a scalar)
     s t     a scalar            c d     a constant
     p       a positive constant, or lr              n       a negative constant
+    q       a positive constant
 
 Each rule leads towards a smaller program, or moves scalars outwards, where they meet and fold.
 Rules hold up to rounding and up to the guard of division, ``x / (y + 1e-8)``, near zero. At zero
-they hold, too: ``a / a`` is 0 there, so it stays.
+they hold, too: ``a / a`` is 0 there, so it stays. So does what is divided by lr, which is small
+enough for the guard to show. Where a rate of 0 matters is found out by running the program
+(``algebra.agreement``).
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ RULES = (
     # signs
     ("a / abs(a)", "sign(a)"),
     ("abs(a) / a", "sign(a)"),
-    ("a / (abs(a) * p)", "sign(a) * reciprocal(p)"),
+    ("a / (abs(a) * q)", "sign(a) * reciprocal(q)"),
     ("a * sign(a)", "abs(a)"),
     ("sign(a) * abs(a)", "a"),
     ("sign(sign(a))", "sign(a)"),
@@ -143,8 +146,8 @@ def _fits(values: Flow, letter: str, reference: Reference) -> bool:
         return values.kind(reference) != Kind.SCALAR
     if letter in "st":
         return values.kind(reference) == Kind.SCALAR
-    if letter == "p":
-        return reference == "lr" or (constant and reference > 0)
+    if letter in "pq":
+        return (constant and reference > 0) or (letter == "p" and reference == "lr")
     if letter == "n":
         return constant and reference < 0
     return constant or letter in "ab"

@@ -286,6 +286,7 @@ def _parameters(function: ast.FunctionDef) -> tuple[str, ...]:
         *(given.posonlyargs + given.kwonlyargs + given.defaults),
         *(node for node in (given.vararg, given.kwarg, function.returns) if node),
         *(arg.annotation for arg in given.args if arg.annotation),
+        *getattr(function, "type_params", ()),  # of Python 3.12
     ]
     for node in unwanted:
         raise _refuse(f"only plain parameters are allowed: {_SIGNATURE}", node)

@@ -27,6 +27,7 @@ from search.tables import Record
 from search.verdict import Standing, as_data, is_discovery, standings
 from search.view import clock
 from tasks.scoring import REFERENCE_DIVERGED
+from tasks.wording import LARGE, as_factor
 
 CHOSE = " The winner is the best of the rules in this table, which flatters what it says of it."
 STAGES = {"proxy": "proxy tasks", "held_out": "held-out tasks"}
@@ -166,11 +167,14 @@ def _percent(interval: Mapping[str, Any] | None, itself: bool) -> str:
         return "diverged"
     if interval["mean"] is None:
         return REFERENCE_DIVERGED
-    mean = f"{100 * math.expm1(interval['mean']):+.1f}"
+    mean = _change(interval["mean"])
     if interval["low"] is None or interval["high"] is None:
         return f"{mean} (n = {interval['n']})"
-    low, high = (100 * math.expm1(interval[end]) for end in ("low", "high"))
-    return f"{mean} [{low:+.1f}, {high:+.1f}]"
+    return f"{mean} [{_change(interval['low'])}, {_change(interval['high'])}]"
+
+
+def _change(ratio: float) -> str:
+    return f"×{as_factor(ratio)}" if ratio > LARGE else f"{100 * math.expm1(ratio):+.1f}"
 
 
 def _top_table(top: Sequence[Mapping[str, Any]]) -> Table:

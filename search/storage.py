@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.files import NotWritable, RunBusy, RunError, full
+from tasks.files import NotWritable, RunBusy, RunError, database, full
 
 APPLICATION = 0x6C326F00  # "l2o" in the file's header: an SQLite file is not yet an archive
 WAIT = 30.0
@@ -69,10 +68,7 @@ def connect(file: Path, mode: str) -> sqlite3.Connection:
 
     ``mode``: 'ro', 'rw' or 'rwc' (create).
     """
-    uri = f"{file.absolute().as_uri()}?mode={mode}"
-    if mode == "ro" and not Path(f"{file}-wal").exists() and not os.access(file.parent, os.W_OK):
-        uri += "&immutable=1"  # no journal to read and no way to make one
-    db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WAIT)
+    db = sqlite3.connect(database(file, mode), uri=True, isolation_level=None, timeout=WAIT)
     db.execute("PRAGMA foreign_keys = ON")
     return db
 

@@ -88,7 +88,11 @@ class Composite(Task):
         return self.smooth(x) + self.penalty * x.abs().sum(dim=-1)
 
     def product(self, x: Tensor) -> Tensor:
-        """Each problem's matrix times its ``x``: ``[..., problems, rows]``."""
+        """Each problem's matrix times its ``x``: ``[..., problems, rows]``.
+
+        Instances that are trained side by side become columns of one product, whose rounding
+        depends on how many they are.
+        """
         return (self.data.to(x.device).matrix @ x[..., None]).squeeze(-1)
 
     def adjoint(self, z: Tensor) -> Tensor:

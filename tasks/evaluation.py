@@ -29,7 +29,7 @@ from tasks.cards import card, fingerprint
 from tasks.results import Results, ResultsError, Run, Study
 from tasks.scoring import FRESH_SEEDS, TUNING_SEED, Setting, comparable
 from tasks.statistics import Measured
-from tasks.suites import Entry, names, resolve
+from tasks.suites import LONGEST, Entry, names, resolve
 from tasks.types import Task, UpdateRule
 from tasks.unroll import SCHEDULES, advance, initial, start, unroll
 from tasks.unroll import evaluate as losses_of
@@ -39,7 +39,7 @@ WEIGHT_DECAYS = (1e-3, 1.0)
 NO_DECAY = 1 / 3
 """Share of the trials that have no weight decay at all."""
 MOST = 100_000
-"""Trials, seeds, or times the steps of a task."""
+"""Trials, or seeds."""
 MARKS = 25
 """Points of a learning curve after the first."""
 TIMED = 16
@@ -92,8 +92,8 @@ class Plan:
         for name in ("trials", "seeds"):
             if not 1 <= getattr(self, name) <= MOST:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 to {MOST:,}")
-        if not 0 < self.length <= MOST:
-            raise ValueError(f"length: got {self.length}, expected above 0, at most {MOST:,}")
+        if not 0 < self.length <= LONGEST:
+            raise ValueError(f"length: got {self.length}, expected above 0, at most {LONGEST:,}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
 

@@ -66,6 +66,14 @@ def full(file: Path) -> DiskFull:
     )
 
 
+def database(file: Path, mode: str) -> str:
+    """The URI of an SQLite database; ``mode``: 'ro', 'rw' or 'rwc' (create)."""
+    uri = f"{file.absolute().as_uri()}?mode={mode}"
+    if mode == "ro" and not Path(f"{file}-wal").exists() and not os.access(file.parent, os.W_OK):
+        uri += "&immutable=1"  # no journal to read and no way to make one
+    return uri
+
+
 def lock(file: Path) -> int:
     """Hold ``file`` until the descriptor is closed or this process dies; RunBusy if it is held."""
     with writable(file):

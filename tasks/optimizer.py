@@ -33,6 +33,10 @@ from tasks.types import Layout, Params, ParamSpec, State, StepInfo, UpdateRule
 SHARED = "shared."
 OURS = ("step", "hessian")
 """What is kept with each parameter besides the rule's own memory."""
+PROBES = ((3,), (2, 3))
+"""Shapes of a row's only tensor, of which a rule is asked for a state to see what in it belongs to
+elements: that has as many columns as either has elements. What belongs to tensors, to rows or to
+columns may by chance be as long as one of them, but not as both."""
 
 
 class RuleOptimizer(Optimizer):
@@ -207,19 +211,14 @@ class RuleOptimizer(Optimizer):
     def _create(self, params: list[Tensor], row: Params) -> None:
         """States of the parameters of ``row`` that have none; the others keep theirs."""
         shared = self._take_shared(params)
-        # What belongs to no element may by chance be as long as the row, but not as another row of
-        # another length, too, which is one tensor so as to catch what belongs to each tensor.
-        n, other = row.layout.n, 3 if row.layout.n == 2 else 2
-        probe = Params(row.flat.new_zeros(1, other), Layout((ParamSpec("p0", (other,)),)))
-        seen = self.rule.init(probe).items()
-        of_elements = {name for name, value in seen if value.shape[-1:] == (other,)}
+        of_elements = set.intersection(*(self._as_long(row.flat, shape) for shape in PROBES))
         for name, value in self.rule.init(row).items():
             if name in OURS or name.startswith(SHARED):
                 raise ValueError(
                     f"the rule has a state called {name!r}, expected none of {', '.join(OURS)} or "
                     f"beginning with {SHARED!r}: these names are taken"
                 )
-            if name not in of_elements or value.shape[-1:] != (n,):
+            if name not in of_elements:
                 kept = shared.get(name)
                 same = kept is not None and kept.shape == value.shape[1:]
                 self.state[params[0]][SHARED + name] = kept if same else value[0].clone()
@@ -228,6 +227,12 @@ class RuleOptimizer(Optimizer):
                 if "step" not in self.state[p]:
                     part = value[0, ..., span]
                     self.state[p][name] = part.reshape((*part.shape[:-1], *spec.shape)).clone()
+
+    def _as_long(self, flat: Tensor, shape: tuple[int, ...]) -> set[str]:
+        """The states that end in an axis of as many entries as one tensor of ``shape`` has."""
+        probe = Layout((ParamSpec("p0", shape),))
+        state = self.rule.init(Params(flat.new_zeros(1, probe.n), probe))
+        return {name for name, value in state.items() if value.shape[-1:] == (probe.n,)}
 
     def _take_shared(self, params: list[Tensor]) -> State:
         """What belongs to no element, taken from the parameter that was the row's first so far."""
@@ -283,6 +288,11 @@ class RuleOptimizer(Optimizer):
             params = [p for group in self.param_groups for p in group["params"]]
             for key, p in zip(keys, params, strict=True):
                 for name, value in saved["state"].get(key, {}).items():
+                    if not isinstance(value, Tensor):
+                        raise RuntimeError(
+                            f"state: got {name} = {value!r}, expected a tensor: the state dict is "
+                            "another optimizer's"
+                        )
                     is_state = value.is_floating_point() and name != "step"
                     dtype = _working_dtype(p) if is_state else value.dtype
                     device = self.state[p][name].device

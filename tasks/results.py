@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
-from tasks.files import full
+from tasks.files import database, full
 
 APPLICATION = 0x6C326F01
 VERSION = 1
@@ -83,6 +83,8 @@ class Results:
         """
         self.file = file
         existing = file.exists() and file.stat().st_size > 0
+        if file.exists() and not file.is_file():
+            raise ResultsError(f"{file}: not a file; expected a results file, new or not")
         if readonly and not existing:
             said = "an empty file" if file.exists() else "no such results file"
             raise ResultsError(f"{file}: {said}")
@@ -91,8 +93,8 @@ class Results:
         mode = "ro" if readonly else "rwc"
         self._held = None if readonly else _held(file)
         try:
-            uri = f"{file.absolute().as_uri()}?mode={mode}"
-            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=30)
+            where = database(file, mode)
+            self._db = sqlite3.connect(where, uri=True, isolation_level=None, timeout=30)
             found = self._db.execute("PRAGMA application_id").fetchone()[0]
             empty = self._db.execute("SELECT 1 FROM sqlite_master").fetchone() is None
             if not readonly and found == 0 and empty:  # new, or begun and stopped at once

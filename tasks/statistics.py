@@ -45,11 +45,15 @@ def log_ratios(losses: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def p_value(first: np.ndarray, second: np.ndarray) -> float:
     """That two rules with paired losses (same shape) are equally good, by Wilcoxon's test."""
-    gaps = np.clip(log_ratios(first, second), -WORST, WORST).ravel()
+    gaps = _gaps(first, second)
     if not gaps.any():
         return 1.0
     _, p = stats.wilcoxon(gaps, zero_method="zsplit")
     return float(p)  # type: ignore[arg-type]
+
+
+def _gaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.clip(log_ratios(first, second), -WORST, WORST).ravel()
 
 
 def least_p(pairs: int) -> float:
@@ -72,9 +76,17 @@ def q_values(losses: np.ndarray) -> np.ndarray:
 
 def beaten_by(losses: np.ndarray, q: np.ndarray) -> np.ndarray:
     """``[rules, rules]`` bool: whether the second index is better than the first, no tie;
-    ``q``: ``q_values(losses)``."""
+    ``q``: ``q_values(losses)``. Where the mean that is shown and the ranks that the test looks at
+    point different ways (a little better on most tasks, much worse on some), it is a tie."""
     gap = np.array([[iqm(log_ratios(a, b)) for b in losses] for a in losses])
-    return (q < ALPHA) & (gap > 0)
+    tendency = np.array([[_tendency(a, b) for b in losses] for a in losses])
+    return (q < ALPHA) & (gap > 0) & (tendency > 0)
+
+
+def _tendency(first: np.ndarray, second: np.ndarray) -> float:
+    """The sum of signed ranks, which the test looks at: above 0 where ``first`` is worse."""
+    gaps = _gaps(first, second)
+    return float(np.sign(gaps) @ stats.rankdata(np.abs(gaps)))
 
 
 # ---------------------------------------------------------------------------------- all together

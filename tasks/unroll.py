@@ -136,9 +136,10 @@ def advance(
     ``weight_decay`` are numbers or ``[N]``. At most ``chunk`` instances are in flight at a time,
     by default as many as fit into memory (see ``chunks``); on one thread no bit of the results
     depends on it, unless a chunk holds a single instance, for which libraries choose other
-    algorithms. The rule may overwrite ``inner.state``. Returns the runs and their training losses
-    ``[steps, N]``, each taken before its step. Differentiable with respect to whatever the rule
-    holds, unless called under ``torch.no_grad``.
+    algorithms, or the loss multiplies parameters by a matrix that all instances share, which is
+    one product of them all. The rule may overwrite ``inner.state``. Returns the runs and their
+    training losses ``[steps, N]``, each taken before its step. Differentiable with respect to
+    whatever the rule holds, unless called under ``torch.no_grad``.
     """
     instances = inner.params.shape[0]
     device = inner.params.device

@@ -27,7 +27,7 @@ def per_cent(ratio: float, digits: int = 1) -> str:
 def distance(ratio: float) -> str:
     """A log ratio in a sentence: ``1.0 % above``, ``8.7 % below``, ``99 times``."""
     if ratio > LARGE:
-        return f"{math.exp(ratio):,.0f} times"
+        return f"{as_factor(ratio)} times"
     return f"{abs(100 * math.expm1(ratio)):.1f} % {'below' if ratio < 0 else 'above'}"
 
 
@@ -74,8 +74,13 @@ def _end(ratio: float) -> str:
 
 def _signed(ratio: float, digits: int) -> str:
     if ratio > LARGE:
-        return f"×{math.exp(ratio):,.0f}"
+        return f"×{as_factor(ratio)}"
     return f"{100 * math.expm1(ratio):+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def as_factor(ratio: float) -> str:
+    """A large log ratio as a factor: ``1,234``, from a million on its power of ten: ``10^37``."""
+    return f"{math.exp(ratio):,.0f}" if ratio < math.log(1e6) else f"10^{ratio / math.log(10):.0f}"
 
 
 def times(factors: Sequence[float]) -> str:

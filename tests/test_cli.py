@@ -69,6 +69,8 @@ def test_unknown_flags_are_named(capsys, name):
         (["resume", "{new}"], ["no such run"]),
         (["show", "{old}"], ["not a run"]),
         (["export", "nope", "--out", "{new}"], ["nope", "adamw"]),
+        (["simplify", "lion", "--length", "1e300"], ["length: got 1e+300, expected above 0"]),
+        (["search", "--run-dir", "{new}", "--funnel.length", "1e9"], ["length: got 1000000000.0"]),
         (["export", "lion", "--out", "{bad}"], ["exists", "not overwritten"]),
         (["export", "lion", "--id", "7", "--out", "{new}"], ["candidate: got 7", "no run"]),
         (["show", "{old}", "--top", "-1"], ["--top: got -1"]),
@@ -160,6 +162,21 @@ def test_a_device_that_breaks_in_between_costs_one_line(capsys, monkeypatch, err
 
     monkeypatch.setattr("l2o.cli.command", lambda name: breaks)
     assert refused(capsys, "zoo") == "l2o zoo: CUDA error: unspecified launch failure\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["DefaultCPUAllocator: can't allocate memory: you tried to allocate 19200000000000 bytes.",
+     "[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"],
+)  # fmt: skip
+def test_what_the_computer_does_to_us_costs_one_line(capsys, monkeypatch, said):
+    """Too little memory; a process of a meta-training that was killed."""
+
+    def breaks(_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("l2o.cli.command", lambda name: breaks)
+    assert refused(capsys, "zoo") == f"l2o zoo: {said}\n"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Interrupted])

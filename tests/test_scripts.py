@@ -161,6 +161,10 @@ def test_a_hunt_that_goes_on_knows_what_was_judged(script, monkeypatch, tmp_path
     assert [(x["candidate"], x["passed"]) for x in again.judged] == [(7, False), (9, True)]
     assert again.judged[0]["held_out"]["adamw"]["mean"] is None  # it diverged
     assert again([])  # nothing more is to be searched
+    assert again.waited == 0  # all was judged while the search went on
+    again.finish(archive)
+    again._conclude((-0.05, 11, text), rows("candidate", 0.9, 0.91, 0.92))
+    assert hunt().waited == again.waited > 0
 
 
 def test_finds_are_confirmed_on_seeds_that_did_not_choose_them(script, monkeypatch, tmp_path):

@@ -42,7 +42,7 @@ def class_name(name: str) -> str:
     """``sign_momentum`` to ``SignMomentum``; capitals that are there stay."""
     joined = "".join(word[:1].upper() + word[1:] for word in re.findall(r"[A-Za-z0-9]+", name))
     if not joined[:1].isalpha():
-        raise ValueError(f"name: got {name!r}, expected one that begins with a letter")
+        raise ValueError(f"name: got {name!r}, expected one that begins with a letter, a to z")
     if keyword.iskeyword(joined) or joined in TAKEN:
         raise ValueError(f"name: got {name!r}, expected another: the file needs {joined} itself")
     return joined

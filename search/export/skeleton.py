@@ -14,8 +14,12 @@ from textwrap import indent
 
 def fill(text: str, slots: Mapping[str, str]) -> str:
     """``text`` with its slots replaced, at most two blank lines in a row, within a class one."""
-    text = re.sub(r"^( *)\$([A-Z]+)\n", lambda m: _lines(m[1], slots[m[2]]), text, flags=re.M)
-    text = re.sub(r"\$([A-Z]+)", lambda m: slots.get(m[1], m[0]), text)
+    text = re.sub(
+        r"^( *)\$([A-Z]+)\n|\$([A-Z]+)",  # in one pass: what fills a slot may have a $ of its own
+        lambda m: _lines(m[1], slots[m[2]]) if m[2] else slots[m[3]],
+        text,
+        flags=re.M,
+    )
     text = re.sub(r"\n{3,}(?= )", "\n\n", text)
     return re.sub(r"\n{4,}", "\n\n\n", text)
 

@@ -43,7 +43,7 @@ def load(name: str | Path) -> Program:
     if name in NAMED:
         return NAMED[str(name)].program
     try:
-        text = Path(name).read_text(encoding="utf-8")
+        text = Path(name).read_text(encoding="utf-8-sig")  # as some editors write it
     except (OSError, UnicodeDecodeError) as error:
         known = ", ".join(NAMED)
         raise ValueError(

@@ -114,6 +114,23 @@ def test_parameters_may_come_later() -> None:
     assert (p != 1).all()
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("first", ["weight", "bias"])
+def test_a_matrix_may_join_a_vector(architecture: LearnedOptimizer, first: str) -> None:
+    """Averages over rows and columns are as long as a row of vectors alone."""
+    net = nn.Linear(3, 4)
+    other = "bias" if first == "weight" else "weight"
+    getattr(net, other).requires_grad_(False)
+    optimizer = use.Learned("x", architecture, architecture.initial(), {}).optimizer(net)
+    trained(net, optimizer, 2)
+    kept = {name: x.shape for name, x in optimizer.state[getattr(net, first)].items()}
+    assert not any(name.startswith("row") for name in kept)
+    getattr(net, other).requires_grad_(True)
+    trained(net, optimizer, 2)
+    names = [{n for n in optimizer.state[p] if "shared" not in n} for p in net.parameters()]
+    assert names[0] == names[1]
+
+
 @pytest.mark.parametrize("name", ["lo_small", "mulo_small"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_compiled_step_is_the_same(name: str, dtype: torch.dtype) -> None:

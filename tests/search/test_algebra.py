@@ -82,6 +82,7 @@ STAND_FOR = {  # tensors and scalars of either sign; y away from zero
     "c": "0.7",
     "d": "-2.5",
     "p": "1.7",
+    "q": "0.6",
     "n": "-1.3",
 }
 
@@ -91,7 +92,7 @@ def statements(text):
     lines = []
 
     def build(node):
-        if isinstance(node, ast.Name) and node.id in "cdpn":
+        if isinstance(node, ast.Name) and node.id in "cdpqn":
             return STAND_FOR[node.id]
         if isinstance(node, ast.Name):
             line = f"{node.id} = {STAND_FOR[node.id]}"
@@ -217,7 +218,7 @@ def test_rate_and_decay_leave_full_programs(name):
 FACTORS = {
     "a factor": ("x = sign(g)\nupdate = x * 3", 3, 0),
     "a decay": ("x = sign(g)\ny = w * 0.2\nupdate = x + y", 1, 0.2),
-    "both": ("x = sign(g)\ny = w * 0.2\nx = x * 4\nupdate = x - y", 4, -0.05),
+    "both": ("x = sign(g)\ny = w * 0.2\nx = x * 4\nupdate = x + y", 4, 0.05),
 }
 
 
@@ -228,6 +229,57 @@ def test_factors_and_decays_leave_directions(text, lr, decay):
     assert body(end.program) == ["update = sign(g)"]
     assert (end.lr, end.weight_decay) == pytest.approx((0.5 * lr, 0.1 / lr + decay))
     assert agreement(start, end).holds
+
+
+def test_no_decay_is_negative():
+    """No optimizer would take it: what grows the weights stays in the program."""
+    start = Setting(
+        program("x = sign(g)\ny = w * 0.2\nx = x * 4\nupdate = x - y"), weight_decay=0.1
+    )
+    end = simplify(start)[-1].after
+    assert body(end.program) == ["x1 = sign(g)", "x2 = w * -0.05", "update = x1 + x2"]
+    assert (end.lr, end.weight_decay) == (4, 0.025)
+    assert agreement(start, end).holds
+
+
+@pytest.mark.parametrize("length", [21, 80])
+def test_terms_that_double_from_row_to_row(length):
+    """Their number, as sums of products, is exponential in the length."""
+    doubling = "x = tanh(g)\n" + "y = x * lr\nx = x + y\n" * length + "update = x * lr"
+    steps = simplify(Setting(program(doubling, name="full_update")))
+    assert {step.after.program.form for step in steps} == {"full"}
+    scalar = "a = lr * 1.0\n" + "b = a * 1.5\na = a * b\n" * length + "update = g * a"
+    simplify(Setting(program(scalar, "")))
+
+
+def test_an_average_that_float32_cannot_hold_is_not_made():
+    """1 - 0.99999999 is 0 there, and tasks run there."""
+    for weight in (1e-8, 1e-6):
+        one = program(f"x = g * {weight}\ny = m * {1 - weight!r}\nm = x + y\nupdate = sign(m)")
+        assert not any("interp" in str(step.after.program) for step in simplify(Setting(one)))
+    one = program("x = g * 0.001\ny = m * 0.999\nm = x + y\nupdate = sign(m)")
+    assert "interp(g, m, 0.999)" in str(simplify(Setting(one))[-1].after.program)
+
+
+def test_a_rate_may_be_zero():
+    """Where a schedule warms up from 0, sign(g * lr) is 0 at first, and a state may keep that."""
+    kept = program("x = g * lr\ny = sign(x)\nm = interp(y, m, 0.9)\nupdate = m * 1.0")
+    assert not any("sign(g)" in str(step.after.program) for step in simplify(Setting(kept)))
+    at_once = program("x = g * lr\nupdate = sign(x)", "")
+    assert body(simplify(Setting(at_once))[-1].after.program) == ["update = sign(g)"]
+
+
+def test_a_rate_is_small_beside_the_guard_of_a_division():
+    one = "m = interp(g, m, 0.9)\na = abs(m)\nb = a * lr\nc = m / b\nd = c * lr\nupdate = d * lr"
+    steps = simplify(Setting(program(one, name="full_update")))
+    assert not any("sign" in str(step.after.program) for step in steps)
+
+
+def test_what_is_tiny_is_not_nothing():
+    """Where gradients are zero, the weights' sign is left."""
+    one = "a = w * 1e-8\nb = a * 1e-8\nx = m + b\ny = x * 2.0\nupdate = sign(y)"
+    end = simplify(Setting(program(f"m = interp(g, m, 0.9)\n{one}")))[-1].after
+    assert "w" in {arg for s in end.program.statements for arg in s.args}
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,12 @@ def test_file_holds_program_and_provenance(tmp_path: Path) -> None:
     assert parse("\n".join(line[4:] for line in text.splitlines())) == program
 
 
+def test_provenance_may_hold_anything() -> None:
+    """A file may be called so, or after a slot of the text that it is written into."""
+    for said in ("$FUSED.txt", "a $NAME and $5", "back\\slash", 'three """'):
+        compile(to_source(ZOO["lion"].program, "lion", said), "exported", "exec")
+
+
 HYPER = {
     "lion": {"beta1": 0.9, "beta2": 0.99, "weight_decay": 0.1},
     "adam": {"beta1": 0.9, "beta2": 0.999, "weight_decay": 0.1},

@@ -445,7 +445,7 @@ def test_batches_of_long_runs_may_take_longer(finished, tmp_path):
     with open_existing(finished, readonly=True) as archive:
         calibration = Calibration(**archive.run()["calibration"])
     found = []
-    for length in (1.0, 1e6):
+    for length in (1.0, 1e5):
         config = replace(CONFIG, funnel=replace(CONFIG.funnel, length=length))
         with begin(tmp_path / f"{length:g}", config) as archive, quiet() as view:
             jobs = Inline(lambda _: lambda _: None, None)
@@ -537,3 +537,15 @@ def test_a_bad_run_makes_no_directory(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         begin(tmp_path / "run", replace(CONFIG, **change))
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_refused_before_anything_was_tried_leaves_no_run(tmp_path, monkeypatch, capsys):
+    """The same command is given again once the suite is mended."""
+    monkeypatch.chdir(HERE)
+    monkeypatch.syspath_prepend(str(HERE))
+    asked = ["search", "--run-dir", str(tmp_path / "run"), "--workers", "0"]
+    for suite, status in (("tiny_suites:never_finite", 2), ("tiny_suites:proxy", 0)):
+        small = ["--budget.candidates", "20", "--verdict.trials", "2", "--verdict.seeds", "1"]
+        small += ["--verdict.held_out", "tiny_suites:held_out", "--verdict.meta_validation", "null"]
+        assert main([*asked, "--funnel.suite", suite, *small]) == status
+    assert "diverges" in capsys.readouterr().err

@@ -192,6 +192,23 @@ def test_one_seed_has_no_interval(archive: Archive) -> None:
     assert "inf" not in text
 
 
+def test_intervals_beyond_all_numbers(archive: Archive) -> None:
+    """Of losses that are 0 on some seeds."""
+    searched(archive)
+    judged(archive, "held_out", ("adamw", "lion", "momentum", "3"), SEEDS[:2])
+    with archive.transaction():
+        archive.set_run("winner", 3)
+        archive.add_finals(
+            Final("held_out", "3", "hinge", seed, 100, 0.01, "ok", loss)
+            for seed, loss in ((1001, 0.0), (1002, 1.0))
+        )
+        for rule in ("adamw", "lion", "momentum"):
+            archive.add_finals(
+                Final("held_out", rule, "hinge", seed, 100, 0.01, "ok", 1.0) for seed in SEEDS[:2]
+            )
+    assert "×10^" in printed(summary(archive))
+
+
 def test_no_discovery_where_held_out_tasks_disagree(archive: Archive) -> None:
     searched(archive)
     judged(archive, "held_out", ("adamw", "lion", "momentum"), SEEDS)

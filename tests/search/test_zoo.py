@@ -92,6 +92,8 @@ def test_load_reads_files(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(to_text(ZOO["lion"].program))
     assert load(path) == load(str(path)) == ZOO["lion"].program
+    path.write_text(path.read_text(), encoding="utf-8-sig")  # as some editors write it
+    assert load(path) == ZOO["lion"].program
     path.write_text("def update(w, g):\n    update = g\n    return update\n")
     with pytest.raises(ProgramSyntaxError, match=r"mine\.py:2:14: "):
         load(path)

@@ -1,8 +1,11 @@
 """Suites that take milliseconds, named by import path in the tests of a whole run."""
 
+import math
+
 from tasks.datasets import breast_cancer, digits
 from tasks.linear import Logistic
 from tasks.mlp import MLP
+from tasks.quadratic import Quadratic
 from tasks.suites import Entry
 
 
@@ -20,6 +23,15 @@ def repeated():
 
 def meta_validation():
     return (Entry(MLP(width=6, depth=1, batch_size=16), steps=12),)
+
+
+class NeverFinite(Quadratic):
+    def loss(self, params, batch):
+        return super().loss(params, batch) * math.nan
+
+
+def never_finite():
+    return (Entry(NeverFinite(dimension=4), steps=12),)
 
 
 def held_out():

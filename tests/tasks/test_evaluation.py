@@ -1,6 +1,7 @@
 """Evaluations: equal budgets, nothing twice, resumable at any run, honest about divergence."""
 
 import math
+import os
 import sqlite3
 from dataclasses import replace
 
@@ -349,6 +350,23 @@ def test_one_writer_and_any_number_of_readers(tmp_path):
             assert reader.count() == 1
     with Results(file) as results:
         assert results.count() == 1
+
+
+def test_results_are_read_where_nothing_can_be_written(tmp_path, monkeypatch):
+    """No journal can be made there: a directory of somebody else's, a read-only disk."""
+    with Results(tmp_path / "r.sqlite") as results:
+        results.add(STUDY, [RUN])
+    monkeypatch.setattr("tasks.files.os.access", lambda *_: False)
+    with Results(tmp_path / "r.sqlite", readonly=True) as results:
+        assert results.count() == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["r.sqlite"]
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # which would be waited for
+    for readonly in (False, True):
+        with pytest.raises(ResultsError, match="pipe"):
+            Results(tmp_path / "pipe", readonly=readonly)
 
 
 @pytest.mark.parametrize(

@@ -94,11 +94,19 @@ def test_fetch_once_then_from_the_cache(registry, tmp_path):
         assert np.array_equal(array, made[key])
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other", "changed"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other", "changed", "array", "version"])
 def test_a_damaged_cache_is_noticed_and_replaced(registry, tmp_path, damage):
     name, made, _ = registry
     path = fetch.fetch(name, tmp_path)
-    if damage == "changed":
+    if damage == "array":
+        np.save(tmp_path / "array.npy", np.zeros(3))
+        (tmp_path / "array.npy").replace(path)
+    elif damage == "version":  # of the zip format that is needed to read it
+        raw = bytearray(path.read_bytes())
+        place = raw.index(b"PK\x01\x02") + 6
+        raw[place] = 109
+        path.write_bytes(raw)
+    elif damage == "changed":
         np.savez(path, **{**made, "test_labels": made["test_labels"] ^ 1})
     else:
         raw = path.read_bytes()

@@ -128,6 +128,8 @@ INF = float("inf")
         (wording.interval(Interval(-0.1, -INF, -0.05, 5)), "reference diverged to −4.9"),
         (wording.distance(-0.1), "9.5 % below"),
         (wording.distance(0.1), "10.5 % above"),
+        (wording.distance(90.0), "10^39 times"),
+        (wording.interval(Interval(85.0, -1000.0, 1066.0, 2)), "−100.0 to ×10^463"),
         (wording.interval(Interval(0.0, -0.1, 0.1, 5)), "−9.5 to +10.5"),
         (wording.interval(Interval(0.0, -0.1, INF, 5)), "−9.5 to diverged"),
         (wording.interval(Interval(0.0, -INF, INF, 1)), "n = 1"),

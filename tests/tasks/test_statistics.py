@@ -133,6 +133,17 @@ def test_noise_is_a_tie_and_a_difference_is_not():
     assert beaten(apart[::-1]) == [2, 1, 0]
 
 
+def test_a_mean_and_ranks_that_disagree_are_a_tie():
+    """One per cent better on three tasks of five, two worse on the others, twenty seeds."""
+    gaps = np.concatenate([np.full(60, -0.01), np.full(40, 0.02)])
+    gaps += 1e-5 * np.random.default_rng(0).standard_normal(100)
+    pair = np.stack([np.exp(gaps).reshape(5, 20), np.ones((5, 20))])
+    q = statistics.q_values(pair)
+    assert q[0, 1] < statistics.ALPHA
+    assert averages.iqm(gaps) < 0  # the test says that these are worse
+    assert not statistics.beaten_by(pair, q).any()
+
+
 def test_false_discoveries_are_controlled_over_all_pairs():
     """Among ten equal rules, few pairs may look different, at five per cent many would."""
     found = sum(
