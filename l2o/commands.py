@@ -45,7 +45,7 @@ SMALL: dict[str, Any] = {
     "evaluation.steps": 600,
 }
 PRESETS: dict[str, dict[str, Any]] = {
-    # Ends within three minutes on two cores.
+    # Ends within a minute or two on a core.
     "quick": {
         "optimizer": _small_fc(4, 0.01),
         "train.widths": (8, 16, 32),
@@ -139,7 +139,13 @@ def _beginning(
                 f"--start: got {start}, where nothing is; expected the folder of a checkpoint, a "
                 "run, or lo_small or mulo_small"
             )
-        loaded = checkpoint.load(folder / meta_run.BEST if meta_run.is_run(folder) else folder)
+        folder = folder / meta_run.BEST if meta_run.is_run(folder) else folder
+        if not (folder / checkpoint.TENSORS).is_file():
+            raise ValueError(
+                f"--start: got {start}, which has no {checkpoint.TENSORS}; expected a checkpoint, "
+                "or a meta-training that has saved one"
+            )
+        loaded = checkpoint.load(folder)
         if loaded.card.get("mup", mup) != mup:
             kind = "not for muP" if mup else "for muP"
             raise ValueError(

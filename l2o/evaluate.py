@@ -68,6 +68,7 @@ def evaluate(arguments: Arguments) -> int:
     torch.set_num_threads(_positive(options.threads))
     console = Console()
     with Results(options.out) as results:
+        before = results.facts().get("plan")
         made_in = environment(options.device)
         results.set_fact("command", ["l2o", "evaluate", *arguments])
         results.set_fact("reference", options.reference)
@@ -80,6 +81,11 @@ def evaluate(arguments: Arguments) -> int:
         table = statistics.standings(measured, options.reference)
         save_text(document, json.dumps(summary(results, measured, table), indent=2) + "\n")
     console.print(ranking(table, measured, options.reference))
+    if before and (before["suite"] != plan.suite or not {*before["rules"]} <= {*measured.rules}):
+        console.print(
+            f"{options.out} has runs of {', '.join(before['rules'])} on {before['suite']}, too: "
+            "they are kept, but its summary and reports are of what was asked for last"
+        )
     console.print(f"wrote {options.out} and {document}; a report: l2o report {options.out}")
     return 0
 
@@ -96,7 +102,8 @@ def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Ta
     shown = Table(
         title=f"against {reference}: {tasks} tasks, {seeds} fresh seeds, {trials} trials each",
         caption=f"Loss: final, on validation, interquartile mean of n = {tasks * seeds} runs with "
-        "its 95 % bootstrap interval over seeds. Tie: the paired test finds nothing (q >= 0.05)."
+        "its 95 % bootstrap interval over seeds. Verdict: by the paired test, not by the "
+        "interval; tie: it finds nothing (q >= 0.05). Rank: 1 + the rules that are better."
         f"{too_few(tasks * seeds)} {OF_SETTINGS} Speed: the steps that the reference takes to its "
         "final loss / those that the rule takes, median over tasks. Diverged: share of the trials, "
         "and of the fresh runs.",

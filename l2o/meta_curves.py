@@ -78,7 +78,7 @@ def gap(config: Config, found: Saved) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel("held-out objective / Adam's")
         axes.set_yscale("log")
-        sparse_ticks(axes, wide=False)
+        sparse_ticks(axes.yaxis)
         axes.legend(loc="best")
     caption = (
         f"The held-out objective over {adam_at(config)}'s: geometric mean of "
@@ -117,7 +117,7 @@ def held_out(config: Config, found: Saved) -> Figure:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylabel("held-out objective")
         axes.set_yscale("log")
-        sparse_ticks(axes, wide=False)
+        sparse_ticks(axes.yaxis)
         axes.legend(loc="upper right")
     caption = (
         f"The same, task by task, not divided by Adam's (dashed): n = {len(names)} tasks"

@@ -267,7 +267,7 @@ def _coordinates(run_dir: Path) -> list[Part]:
                 axes.fill_between(check.widths, *check.range(k), color=colour, alpha=0.15, lw=0)
             axes.set_xticks(check.widths, [str(width) for width in check.widths])
             axes.minorticks_off()
-            sparse_ticks(axes, wide=float(np.ptp(np.log10(check.change[:, -1]))) > 1.5)
+            sparse_ticks(axes.yaxis)
             axes.set_xlabel("width")
             axes.set_ylabel("change of activations (RMS)")
             axes.set_title(title, loc="left")
@@ -304,10 +304,13 @@ def coordinates(
 
 
 def _facts(run_dir: Path, facts: dict[str, Any]) -> list[Part]:
+    start = checkpoint.read_card(run_dir / meta_run.START)
+    optimizer = {"architecture": start.get("architecture")} | start.get("arguments", {})
     return [
         Program(join(facts["command"])),
         Program(
-            json.dumps(facts["config"], indent=2), f"all settings (seed {facts['config']['seed']})"
+            json.dumps({"optimizer": optimizer} | facts["config"], indent=2),
+            f"all settings (seed {facts['config']['seed']})",
         ),
         environment.table([facts["environment"]]),
         "To run it again and compare every number:",

@@ -252,20 +252,22 @@ def _fates_figure(past: History) -> Figure:
 
 
 def _rate_figure(past: History) -> Figure:
-    window = max(1, len(past.tried) // 20)
-    tried = np.concatenate([[0.0], past.tried])
-    seconds = np.concatenate([[0.0], past.seconds])
-    spent = np.maximum(seconds[window:] - seconds[:-window], 1e-9)
-    rate = (tried[window:] - tried[:-window]) / spent
+    tried, seconds = (np.concatenate([[0.0], x]) for x in (past.tried, past.seconds))
+    # By the clock: the last batches of a run, waited for, come back within a moment.
+    window = max(seconds[-1] / 20, 1e-9)
+    ends = np.linspace(window, max(seconds[-1], window), 200)
+    rate = np.interp(ends, seconds, tried) - np.interp(ends - window, seconds, tried)
     with drawing() as (figure, axes):
-        axes.plot(seconds[window:] / 60, rate, color=COLOURS[0])
+        axes.plot(ends / 60, rate / window, color=COLOURS[0])
         axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         axes.set_xlabel("minutes")
         axes.set_ylabel("candidates a second")
         axes.yaxis.set_major_formatter("{x:,.0f}")
-    over = f"over {window} batches at a time" if window > 1 else "batch by batch"
-    caption = f"Candidates tried a second, {over}, duplicates included."
+    caption = (
+        f"Candidates tried a second, over the last {duration(window)} at a time, duplicates "
+        "included."
+    )
     return Figure("rate", figure, caption)
 
 

@@ -44,6 +44,7 @@ def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
         "run": str(archive.run_dir),
         "finished": "winner" in facts,
         "seconds": wall,
+        "budget": facts["config"]["budget"] if "config" in facts else None,
         "fates": fates(archive),
         "best": _entry(best[0]) | {"kind": kind(best[0])} if best else None,
         "discovery": _discovery(finals, winner),
@@ -245,7 +246,14 @@ def _counts(content: Mapping[str, Any]) -> str:
         "pending": "pending",
     }
     parts = [f"{counts[fate]:,} {word}" for fate, word in words.items() if counts.get(fate)]
-    return f"{tried:,} candidates tried in {clock(content['seconds'])}: {', '.join(parts)}."
+    text = f"{tried:,} candidates tried in {clock(content['seconds'])}: {', '.join(parts)}."
+    budget = content["budget"]
+    if content["finished"] and budget and content["seconds"] >= 60 * budget["minutes"]:
+        text += (
+            f" Time was up, {budget['minutes']:g} minutes, before the {budget['candidates']:,} "
+            "candidates of its budget."
+        )
+    return text
 
 
 def _next(content: Mapping[str, Any]) -> str:

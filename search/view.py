@@ -66,8 +66,8 @@ class View(LiveView):
 def line(p: Progress) -> str:
     best = "none yet" if p.best_score is None else f"{p.best_score:+.4f}"
     return (
-        f"{p.stage} {100 * p.done:3.0f} %  batch {p.batch}  best {best}"
-        f" (AdamW {p.gap('adamw')}, Lion {p.gap('lion')})  tried {p.tried}"
+        f"{p.stage} {100 * p.done:3.0f} %  batch {p.batch}  best score {best}"
+        f" ({p.gap('adamw')} against AdamW, {p.gap('lion')} against Lion)  tried {p.tried}"
         f" at {p.candidates_a_second:.0f}/s: {fates(p)}"
         f"  workers {p.workers} ({100 * p.busy:.0f} % busy)  {clock(p.seconds_left)} left"
     )

@@ -30,6 +30,7 @@ def parser(command: Command) -> ArgumentParser:
         usage="%(prog)s ARGUMENTS",  # listed one by one below; there can be many
         description=cleandoc(command.__doc__ or ""),
         exit_on_error=False,
+        allow_abbrev=False,
         formatter_class=_Help,
     )
 

@@ -167,7 +167,8 @@ def draw(checks: Mapping[str, Coordinates], path: Path) -> None:
             colour = shades(i / max(len(check.widths) - 1, 1))
             change = check.change[i, :, check.layers.index(worst)]
             column[1].loglog(check.steps, change, ".-", color=colour, label=str(width))
-        seeds = f"mean and range of {len(check.each)} seeds"
+        several = len(check.each) > 1
+        seeds = f"mean and range of {len(check.each)} seeds" if several else "1 seed"
         column[0].set(title=f"{title}, step {check.steps[-1]}: {seeds}", xlabel="width")
         column[1].set(title=label(f"{title}, {worst}"), xlabel="step")
         for panel, marks in zip(column, (check.widths, check.steps), strict=True):

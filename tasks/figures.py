@@ -90,17 +90,21 @@ def loss_axis(axes: Any, losses: np.ndarray, top: float) -> None:
     low = max(finite.min() if len(finite) else top / 10, FLOOR)
     axes.set_yscale("log")
     axes.set_ylim(low / 1.05, top * 1.1)
-    sparse_ticks(axes, wide=top / low > 30)
+    sparse_ticks(axes.yaxis)
     axes.set_ylabel("validation loss")
 
 
-def sparse_ticks(axes: Any, wide: bool) -> None:
-    """Plain numbers on a logarithmic y axis, at powers of ten only if the range is ``wide``."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+def sparse_ticks(axis: Any) -> None:
+    """Plain numbers on a logarithmic axis that is drawn: a few, whatever its range."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 3.0, 5.0)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = axis.get_view_interval()
+    if high / low < 5:
+        axis.set_major_locator(MaxNLocator(5))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 30 else (1.0, 2.0, 3.0, 5.0)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def budget(measured: Measured, table: Sequence[Standing], names: dict[str, str]) -> Figure:
@@ -136,6 +140,7 @@ def sensitivity(measured: Measured, t: int, names: dict[str, str]) -> Figure:
                 axes.plot(lr[shown][some], losses[shown][some], marker, color=colours[rule], ms=3.5)
         loss_axis(axes, measured.trials[:, t], measured.curves[t][:, :, 0].max())
         axes.set_xscale("log")
+        sparse_ticks(axes.xaxis)
         axes.set_xlabel("learning rate")
         axes.set_title(label(measured.tasks[t]), loc="left")
         axes.legend(loc="best")

@@ -119,6 +119,8 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def _exists(path: Path) -> RunExists:
+    if not path.is_dir():
+        return RunExists(f"--run-dir: got {path}, a file; expected a directory, which is made")
     return RunExists(
         f"{path} exists and is never overwritten: choose another --run-dir, "
         f"or continue that run with `{resuming(path)}`"

@@ -200,7 +200,7 @@ def _held(file: Path) -> IO[bytes]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise full(file) from error
-        raise ResultsError(f"{file}: not a results file: {error.strerror}") from error
+        raise ResultsError(f"{file}: cannot be written: {error.strerror}") from error
     return opened
 
 
