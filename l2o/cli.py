@@ -61,6 +61,8 @@ def main(arguments: Arguments | None = None) -> int:
     name, *rest = given
     if name not in COMMANDS:
         return _refuse("l2o", f"no command {name!r}; there are {', '.join(COMMANDS)}")
+    for package in ("search", "tasks"):  # ours, whatever folders lie where the user is
+        import_module(package)
     sys.path.append(os.getcwd())  # so that a suite of the user's own can be named
     try:
         return command(name)(rest)

@@ -35,11 +35,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Pipe, wait
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 from search.serve import ENDINGS, Failure, Function, attempt, failure, load, name_of
 from tasks.files import RunError
 
+ROOT = str(Path(__file__).resolve().parents[1])
 TICK = 0.1
 """Seconds between looks at deadlines and at dead workers."""
 START_LIMIT = 600.0
@@ -131,8 +133,9 @@ class _Worker:
     def __init__(self) -> None:
         self.pipe, theirs = Pipe()
         path = [entry or os.getcwd() for entry in sys.path]
-        code = (
-            f"import sys; sys.path[:] = {path!r}; "  # a path may hold what PYTHONPATH is split at
+        code = (  # first our packages, which import nothing else; a user may have a folder `search`
+            f"import sys; sys.path.insert(0, {ROOT!r}); import search, tasks; "
+            f"sys.path[:] = {path!r}; "  # a path may hold what PYTHONPATH is split at
             f"from search.serve import serve; serve({theirs.fileno()})"
         )
         self.process = subprocess.Popen(

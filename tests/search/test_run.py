@@ -549,3 +549,18 @@ def test_what_is_refused_before_anything_was_tried_leaves_no_run(tmp_path, monke
         small += ["--verdict.held_out", "tiny_suites:held_out", "--verdict.meta_validation", "null"]
         assert main([*asked, "--funnel.suite", suite, *small]) == status
     assert "diverges" in capsys.readouterr().err
+
+
+def test_folders_of_the_user_may_have_the_names_of_ours(tmp_path):
+    for name in ("search", "tasks"):
+        (tmp_path / name).mkdir()
+        for file in ("__init__", "commands", "serve", "suites"):
+            (tmp_path / name / f"{file}.py").write_text("raise RuntimeError('not ours')")
+    asked = ["search", "--run-dir", "run", "--workers", "1", "--funnel.length", "0.02"]
+    asked += ["--budget.candidates", "20", "--verdict.trials", "2", "--verdict.seeds", "1"]
+    asked += ["--verdict.held_out", "characters", "--verdict.meta_validation", "null"]
+    asked += ["--evolution.batch", "4", "--verdict.finalists", "1"]
+    code = f"import sys; sys.path.insert(0, {str(HERE.parents[1])!r}); from l2o.cli import main; "
+    code += f"sys.path.pop(0); sys.exit(main({[*asked]!r}))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
