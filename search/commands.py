@@ -321,6 +321,11 @@ def data(arguments: Arguments) -> int:
             raise ValueError(
                 f"data fetch: got no name, expected some of {', '.join(fetch.SOURCES)}"
             )
+        for name in options.names:
+            if name in DATASETS and name not in fetch.SOURCES:
+                raise ValueError(
+                    f"data fetch: got {name}, expected {', '.join(fetch.SOURCES)}: {status(name)}"
+                )
         fetch.main(options.names)
         return 0
     if options.action != "list":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,20 @@ from search.ops import ProgramError
 from search.program import parse, to_text
 from search.verdict import Trial, judge, standings
 from search.view import Curves, View
+from search.vm import Population
 from search.workers import Executor, Failure, executor
 from search.zoo import lookup
+from tasks import scoring
 from tasks.cards import fingerprint
 from tasks.environment import environment, prepare
 from tasks.fields import inside
 from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
-from tasks.suites import names, resolve
+from tasks.scoring import Setting
+from tasks.suites import SUITES, Entry, names, resolve
 
+SHORT, SHORT_STEPS = Setting(0.01), 100
+"""The run that a held-out task of a user's is tried with, of the first baseline."""
 DRAWN = "meta_validation_drawn"
 """A fact of the run: what led the search is in TensorBoard, on larger tasks, too."""
 
@@ -87,6 +93,17 @@ def _unseen(config: Config) -> None:
                     f"verdict.{field}: got {suite!r}, which holds {name}, a task of "
                     f"{config.funnel.suite}; expected tasks that the search does not see"
                 )
+            if suite not in SUITES:
+                with inside(f"verdict.{field}"):
+                    _tried(entry, config)
+
+
+def _tried(entry: Entry, config: Config) -> None:
+    """Raise ValueError where a short run shows that losses cannot be compared: a task of a user's
+    may have some below 0, which would be noticed when the search is over."""
+    make = partial(Population.of, [lookup(BASELINES[0]).program])
+    steps, device = min(entry.steps, SHORT_STEPS), config.funnel.device
+    scoring.measure(entry.task, make, [SHORT], steps, [0], device=device)
 
 
 def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = None) -> None:

@@ -18,7 +18,8 @@ from tasks.wording import interval, per_cent
 
 def short(rules: Sequence[str]) -> dict[str, str]:
     """Names that fit into a legend, still different from each other, as ``label`` writes them."""
-    brief = [rule.rstrip("/").rpartition("/")[2].replace("torch.optim.", "") for rule in rules]
+    ends = [rule.rstrip("/").removesuffix("/best") for rule in rules]  # of meta-trainings
+    brief = [end.rpartition("/")[2].replace("torch.optim.", "") for end in ends]
     brief = [name if len(name) <= 24 else name[:23] + "…" for name in brief]
     clear = len(set(brief)) == len(brief)
     return dict(zip(rules, map(label, brief if clear else rules), strict=True))

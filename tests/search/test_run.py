@@ -410,6 +410,15 @@ def test_bad_settings_are_named(change, message):
         change()
 
 
+@pytest.mark.parametrize("field", ["held_out", "meta_validation"])
+def test_tasks_of_a_verdict_are_tried_before_the_search(tmp_path, field):
+    """A loss below 0 would be noticed when the search is over."""
+    verdict = replace(CONFIG.verdict, **{field: "tiny_suites:below_zero"})
+    with pytest.raises(ValueError, match=rf"verdict\.{field}.*: got a loss of -9.*none below 0"):
+        begin(tmp_path / "run", replace(CONFIG, verdict=verdict))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_search_whose_every_batch_fails_is_stopped(finished, tmp_path):
     """And what failed last is still to be done."""
 

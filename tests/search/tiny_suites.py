@@ -34,5 +34,14 @@ def never_finite():
     return (Entry(NeverFinite(dimension=4), steps=12),)
 
 
+class Below(Quadratic):
+    def loss(self, params, batch):
+        return super().loss(params, batch) - 1000
+
+
+def below_zero():
+    return (Entry(Below(dimension=4), steps=12),)
+
+
 def held_out():
     return (Entry(Logistic(data=breast_cancer(), batch_size=16), steps=12),)
