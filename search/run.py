@@ -71,9 +71,9 @@ def begin(run_dir: Path, config: Config) -> Archive:
             first = parse(config.start[0])
             settings, rng = config.evolution.mutation, np.random.default_rng(0)
             random_program(rng, config.evolution.random, first.inputs, first.form, settings)
-    _unseen(config)
     device = config.funnel.device
     prepare(device)
+    _unseen(config)
     facts = {"config": asdict(config), "environment": environment(device)}
     return archives.create(run_dir, facts)
 
