@@ -38,10 +38,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("search.commands:data", "which data sets there are; fetch those that need it"),
 }
 
-UNION = re.compile(
-    "Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*) "
-    "Given value type: .*? Given value: (.*)"
-)
 DEVICE_ERRORS = ("AcceleratorError", "OutOfMemoryError")
 """What torch raises where a GPU breaks or is too small, which nobody can mend here."""
 BEYOND_US = ("can't allocate memory", "gloo/transport")
@@ -137,19 +133,45 @@ def overview() -> str:
 
 
 def _refuse(who: str, error: object) -> int:
-    line = " ".join(str(error).split()).replace("Parser key ", "")
-    line = UNION.sub(_alternatives, line)
+    line = " ".join(str(error).split())
+    for said, plain in IN_PLAIN_WORDS:
+        line = re.sub(said, plain, line)
     if line.startswith("unrecognized arguments"):
         line += f"; {who} --help lists those there are"
     print(f"{who}: {line}", file=sys.stderr)
     return 2
 
 
+def _kind(found: re.Match[str]) -> str:
+    several = "values in brackets, such as [a,b]"
+    kinds = {"int": "a whole number", "float": "a finite number", "bool": "true or false"}
+    kinds |= {"tuple": several, "list": several}
+    return f"expected {kinds.get(found[1], found[1])}"
+
+
 def _alternatives(found: re.Match[str]) -> str:
-    """What jsonargparse says of a value that may also be left out, in a few words."""
+    """What is said of a value that may also be left out."""
     reasons = [reason for reason in found[1].split(" - ") if "NoneType" not in reason]
     said = "; ".join(reasons)
     return said if ": got " in said else f"{said}, got {found[2]}"
+
+
+IN_PLAIN_WORDS = (
+    ("Parser key ", ""),
+    (r"Expected a <class '(\w+)'>", _kind),
+    (r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1"),
+    (
+        "Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*) "
+        "Given value type: .*? Given value: (.*)",
+        _alternatives,
+    ),
+    (r'"([\w.]+)": (expected .*?)(?:\. Got value:|, got) (.*)', r"--\1: got \3, \2"),
+    (
+        r"\"([\w.]+)\": .*Option '(\w+)' is not accepted.*",
+        r"--\1.\2: no such option; --\1.help NAME lists those there are",
+    ),
+)
+"""What jsonargparse says, and what is said instead, one after the other."""
 
 
 if __name__ == "__main__":
