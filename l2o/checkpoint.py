@@ -117,12 +117,12 @@ def load(
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # sizes beyond all memory
         raise CheckpointError(f"{path}: not a {architecture}: {error}") from error
     card = read_card(folder)
-    if not isinstance(header.get("mup", False), bool):
-        raise CheckpointError(f"{path}: mup is {header['mup']!r}, expected true or false")
     if "mup" in header:
         card["mup"] = header["mup"]
     elif not card:
         raise CheckpointError(f"{path}: does not say whether it is for muP, and has no {CARD}")
+    if not isinstance(card.get("mup", False), bool):
+        raise CheckpointError(f"{path}: mup is {card['mup']!r}, expected true or false")
     return Checkpoint(optimizer, theta, card)
 
 

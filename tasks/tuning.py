@@ -35,7 +35,9 @@ def tuning(losses: np.ndarray, untrained: np.ndarray, rates: np.ndarray) -> Tuni
     A trial that ends above where it started counts as untrained: nobody would use it.
     """
     used = np.minimum(losses, untrained[:, None])
-    gaps = logs(used) - logs(used.min(axis=1, keepdims=True))
+    with np.errstate(invalid="ignore"):
+        gaps = logs(used) - logs(used.min(axis=1, keepdims=True))
+    gaps[np.isnan(gaps)] = 0.0  # all are infinite, and alike
     counts = range(1, gaps.shape[1] + 1)
     return Tuning(
         budget=tuple(_within(0, np.array([best_of(row, k) for row in gaps])) for k in counts),

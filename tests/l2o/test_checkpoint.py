@@ -44,6 +44,9 @@ def test_the_tensors_alone_say_whether_they_are_for_mup(in_mup: bool, tmp_path: 
     save_file(older, tmp_path / checkpoint.TENSORS, HEADER)
     (tmp_path / checkpoint.CARD).write_text(json.dumps({"mup": in_mup}))
     assert load(tmp_path).card == {"mup": in_mup}
+    (tmp_path / checkpoint.CARD).write_text(json.dumps({"mup": str(in_mup)}))
+    with pytest.raises(CheckpointError, match=f"mup is '{in_mup}', expected true or false"):
+        load(tmp_path)
 
 
 def test_what_no_file_can_hold_is_given_again(tmp_path: Path) -> None:

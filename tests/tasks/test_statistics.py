@@ -341,6 +341,12 @@ def test_tuning():
     assert math.isnan(tuning(np.ones((1, 2)), np.ones(1), np.array([1e-3, 1.0])).near.mean)
 
 
+def test_tuning_where_nothing_is_finite():
+    found = tuning(np.full((1, 2), INF), np.array([INF]), np.array([0.01, 0.02]))
+    assert found.diverged.mean == 1
+    assert found.budget[0].mean == 0
+
+
 def test_tuning_has_intervals_over_tasks():
     losses = np.exp(noise(0, 5, 4))
     found = tuning(losses, np.full(5, 1e9), np.array([0.01, 0.02, 0.03, 0.04]))
