@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -283,8 +285,9 @@ def test_particles_are_shared_out_and_joined_again() -> None:
     assert all(torch.equal(again.inner.state[n], t) for n, t in whole.inner.state.items())
 
 
-def two_processes(*command: str) -> list[str]:
-    """What each of two processes that find one another prints."""
+def two_processes(*command: str, status: int = 0, limit: int | None = None) -> list[str]:
+    """What each of two processes that find one another prints, or says that is wrong where they
+    are to fail; no file of theirs is longer than the ``limit``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -294,13 +297,19 @@ def two_processes(*command: str) -> list[str]:
             [sys.executable, *command],
             env=os.environ | common | {"RANK": str(rank), "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if status else None,
+            preexec_fn=None if limit is None else partial(limited, limit),
             text=True,
         )
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+    said = [process.communicate(timeout=60)[bool(status)] for process in processes]
+    assert [process.returncode for process in processes] == [status, status]
     return said
+
+
+def limited(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 ENDING = """
@@ -335,6 +344,14 @@ def test_two_processes_equal_one(finished: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(two["1.params"], one["1.params"], rtol=1e-3, atol=1e-4)
     scores = [[past["score"] for past in facts["history"]] for facts in (facts_one, facts_two)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+def test_a_save_that_fails_stops_both_processes(tmp_path: Path) -> None:
+    """The first says why, the other nothing."""
+    command = ("-m", "l2o.cli", "meta-train", "--run-dir", str(tmp_path / "run"), *TINY_RUN)
+    said = two_processes(*command, status=2, limit=16_384)
+    assert [text.count("File too large") for text in said] == [1, 0]
+    assert "Traceback" not in "".join(said)
 
 
 def test_particles_must_divide() -> None:
