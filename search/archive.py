@@ -159,10 +159,7 @@ class Archive:
     def run(self) -> dict[str, Any]:
         """The facts of ``set_run``."""
         rows = self._rows("SELECT key, value FROM run ORDER BY key")
-        try:
-            return {key: json.loads(value) for key, value in rows}
-        except ValueError as error:
-            raise storage.corrupt(self.file, f"table run: {error}") from error
+        return {key: self._loaded("run", value) for key, value in rows}
 
     def _loaded(self, table: str, text: str) -> Any:
         """The content of a column that holds JSON."""

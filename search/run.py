@@ -41,10 +41,9 @@ from tasks.environment import environment, prepare
 from tasks.fields import inside
 from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
-from tasks.scoring import Setting
 from tasks.suites import SUITES, Entry, names, resolve
 
-SHORT, SHORT_STEPS = Setting(0.01), 100
+SHORT, SHORT_STEPS = scoring.Setting(0.01), 100
 """The run that a held-out task of a user's is tried with, of the first baseline."""
 DRAWN = "meta_validation_drawn"
 """A fact of the run: what led the search is in TensorBoard, on larger tasks, too."""
@@ -103,7 +102,7 @@ def _tried(entry: Entry, config: Config) -> None:
     may have some below 0, which would be noticed when the search is over."""
     make = partial(Population.of, [lookup(BASELINES[0]).program])
     steps, device = min(entry.steps, SHORT_STEPS), config.funnel.device
-    scoring.measure(entry.task, make, [SHORT], steps, [0], device=device)
+    scoring.measure(entry.task, make, [SHORT], steps, [scoring.TUNING_SEED], device=device)
 
 
 def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = None) -> None:
