@@ -30,11 +30,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("search.commands:export", "write a rule as a torch.optim.Optimizer in one file"),
     "simplify": ("search.commands:simplify", "a rule in fewer statements, with reasons"),
     "zoo": ("search.commands:zoo", "known optimizers as programs"),
-    "evaluate": ("l2o.evaluate:evaluate", "judge rules on a suite: tuned alike, fresh seeds"),
+    "evaluate": ("l2o.judging:evaluate", "judge rules on a suite: tuned alike, fresh seeds"),
     "reproduce": ("l2o.cli:reproduce", "run a run again, compare every number"),
     "report": ("l2o.report:report", "an HTML report of a run or of results, with figures"),
     "coord-check": ("l2o.coord_check:coord_check", "do activations change alike at all widths?"),
-    "suites": ("l2o.evaluate:suites", "the named suites, and a card of each task"),
+    "suites": ("l2o.judging:suites", "the named suites, and a card of each task"),
     "data": ("search.commands:data", "which data sets there are; fetch those that need it"),
 }
 

@@ -32,9 +32,9 @@ from l2o.base import LearnedOptimizer
 from l2o.distribution import lessons
 from l2o.held_out import HeldOut
 from l2o.meta_config import Config
-from l2o.meta_train import Training, learning_rate
 from l2o.meta_view import Curves, Progress, View
 from l2o.ranks import Ranks
+from l2o.training import Training, learning_rate
 from tasks import files
 from tasks.environment import environment, prepare
 from tasks.fields import inside

@@ -13,8 +13,8 @@ from rich.console import Console
 from l2o import meta_run
 from l2o.meta_config import Config
 from l2o.meta_run import Saved
-from l2o.meta_train import learning_rate
 from l2o.meta_view import Progress, View
+from l2o.training import learning_rate
 from tasks.wording import duration
 
 SEEN = ("step", "skipped", "norm", "losses")

@@ -94,7 +94,7 @@ def test_results_name_every_environment_that_made_some(here, monkeypatch):
     """One that only looked at what was there already made nothing."""
     for commit, rules in (("1" * 40, ["lion"]), ("2" * 40, ["lion"]), ("3" * 40, ["sgd"])):
         known = {"commit": commit, "torch": "2"}
-        monkeypatch.setattr("l2o.evaluate.environment", lambda device, known=known: known)
+        monkeypatch.setattr("l2o.judging.environment", lambda device, known=known: known)
         assert evaluate(*rules) == 0
     found = json.loads((here / "r.json").read_text())["environments"]
     assert [made_in["commit"][0] for made_in in found] == ["1", "3"]

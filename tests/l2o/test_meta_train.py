@@ -33,10 +33,10 @@ from l2o.distribution import Distribution, lessons
 from l2o.episodes import Estimate
 from l2o.held_out import HeldOut
 from l2o.meta_config import METHODS, Config, Estimation, Evaluation, Outer
-from l2o.meta_train import Training, learning_rate
 from l2o.meta_view import Curves, View
 from l2o.ranks import Ranks, join, share
 from l2o.small_fc import SmallFC
+from l2o.training import Training, learning_rate
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from l2o.evaluate import ranking
+from l2o.judging import ranking
 from tasks import averages, scoring, statistics, targets
 from tasks.averages import iqm, over_seeds, over_tasks
 from tasks.report import _sentence
