@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import sys
 from argparse import ArgumentError
 from importlib import import_module
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from tasks.command import Arguments, Command, parser
 from tasks.interrupt import Interrupted
+from tasks.plain import in_plain_words
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("search.commands:search", "evolve update rules; does the best beat AdamW?"),
@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("search.commands:data", "which data sets there are; fetch those that need it"),
 }
 
+WORKERS = "worker processes of a search; 0: none; default: as when it begins"
 DEVICE_ERRORS = ("AcceleratorError", "OutOfMemoryError")
 """What torch raises where a GPU breaks or is too small, which nobody can mend here."""
 BEYOND_US = ("can't allocate memory", "gloo/transport")
@@ -85,8 +86,19 @@ def command(name: str) -> Command:
 
 
 def resume(arguments: Arguments) -> int:
-    """Continue a run of either engine."""
-    return import_module(f"{_engine(arguments)}.commands").resume(arguments)
+    """Continue a run of either engine that was stopped or killed, as if nothing had happened.
+
+    It goes by the configuration that the run was begun with.
+
+    l2o resume runs/first
+    l2o resume runs/learned
+    """
+    options_of = parser(resume)
+    options_of.add_argument("run", type=Path, help="the directory of the run")
+    options_of.add_argument("--workers", type=int | None, default=None, help=WORKERS)
+    options = options_of.parse_args(list(arguments))
+    more = _workers(options.run, options.workers)
+    return import_module(f"{_engine(options.run)}.commands").resume(options.run, **more)
 
 
 def watch(arguments: Arguments) -> int:
@@ -102,7 +114,7 @@ def watch(arguments: Arguments) -> int:
     options = options_of.parse_args(list(arguments))
     if not 0 < options.every < math.inf:
         raise ValueError(f"--every: got {options.every}, expected a positive number of seconds")
-    engine, console = import_module(f"{_engine([str(options.run)])}.watch"), Console()
+    engine, console = import_module(f"{_engine(options.run)}.watch"), Console()
     if not options.once:
         engine.follow(options.run, options.every, console)
     console.print(engine.line(options.run), highlight=False, soft_wrap=True)
@@ -110,19 +122,38 @@ def watch(arguments: Arguments) -> int:
 
 
 def reproduce(arguments: Arguments) -> int:
-    """Repeat a run of either engine."""
-    return import_module(f"{_engine(arguments)}.reproduce").reproduce(arguments)
+    """Run a finished search or meta-training again; does every number come out the same?
+
+    The second run is made in a temporary directory and takes as long as the first with as many
+    workers; a meta-training is repeated in one process. Exit status 0 if they are identical, 1 if
+    not.
+
+    l2o reproduce runs/first
+    l2o reproduce runs/learned
+    """
+    options_of = parser(reproduce)
+    options_of.add_argument("run", type=Path, help="the directory of a finished run")
+    options_of.add_argument("--workers", type=int | None, default=None, help="default: 1; 0: none")
+    options = options_of.parse_args(list(arguments))
+    more = _workers(options.run, options.workers)
+    return import_module(f"{_engine(options.run)}.reproduce").reproduce(options.run, **more)
 
 
-def _engine(arguments: Arguments) -> str:
-    """Whose run is among the ``arguments``."""
-    learned = any((Path(word) / "run.json").is_file() for word in arguments)
-    if learned and any(word.partition("=")[0] == "--workers" for word in arguments):
+def _engine(run: Path) -> str:
+    """Whose run that is."""
+    return "l2o" if (run / "run.json").is_file() else "search"
+
+
+def _workers(run: Path, given: int | None) -> dict[str, int]:
+    """What an engine is told of worker processes: nothing where nobody asked for some."""
+    if given is None:
+        return {}
+    if _engine(run) == "l2o":
         raise ValueError(
             "--workers: got it beside a meta-training, expected it for searches alone: torchrun "
             "starts the processes of a meta-training"
         )
-    return "l2o" if learned else "search"
+    return {"workers": given}
 
 
 def overview() -> str:
@@ -133,45 +164,8 @@ def overview() -> str:
 
 
 def _refuse(who: str, error: object) -> int:
-    line = " ".join(str(error).split())
-    for said, plain in IN_PLAIN_WORDS:
-        line = re.sub(said, plain, line)
-    if line.startswith("unrecognized arguments"):
-        line += f"; {who} --help lists those there are"
-    print(f"{who}: {line}", file=sys.stderr)
+    print(f"{who}: {in_plain_words(error)}", file=sys.stderr)
     return 2
-
-
-def _kind(found: re.Match[str]) -> str:
-    several = "values in brackets, such as [a,b]"
-    kinds = {"int": "a whole number", "float": "a finite number", "bool": "true or false"}
-    kinds |= {"tuple": several, "list": several}
-    return f"expected {kinds.get(found[1], found[1])}"
-
-
-def _alternatives(found: re.Match[str]) -> str:
-    """What is said of a value that may also be left out."""
-    reasons = [reason for reason in found[1].split(" - ") if "NoneType" not in reason]
-    said = "; ".join(reasons)
-    return said if ": got " in said else f"{said}, got {found[2]}"
-
-
-IN_PLAIN_WORDS = (
-    ("Parser key ", ""),
-    (r"Expected a <class '(\w+)'>", _kind),
-    (r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1"),
-    (
-        "Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*) "
-        "Given value type: .*? Given value: (.*)",
-        _alternatives,
-    ),
-    (r'"([\w.]+)": (expected .*?)(?:\. Got value:|, got) (.*)', r"--\1: got \3, \2"),
-    (
-        r"\"([\w.]+)\": .*Option '(\w+)' is not accepted.*",
-        r"--\1.\2: no such option; --\1.help NAME lists those there are",
-    ),
-)
-"""What jsonargparse says, and what is said instead, one after the other."""
 
 
 if __name__ == "__main__":

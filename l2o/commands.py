@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -18,7 +17,8 @@ from l2o.meta_config import PARTS, Config
 from l2o.meta_view import View
 from l2o.ranks import Ranks, joined
 from l2o.small_fc import SmallFC
-from tasks.command import Arguments, made, parser
+from tasks import files
+from tasks.command import KEPT, Arguments, made, parser, preset
 from tasks.environment import check_device
 from tasks.files import or_shipped, resuming
 from tasks.interrupt import Interrupted
@@ -92,8 +92,9 @@ def meta_train(arguments: Arguments) -> int:
     for name, kind in PARTS.items():
         options_of.add_class_arguments(kind, name, instantiate=False)
     _known_optimizer(arguments)
-    options_of.set_defaults(_preset(arguments))
-    options: Any = options_of.instantiate(options_of.parse_args(list(arguments)))
+    options_of.set_defaults(preset(arguments, PRESETS))
+    given = options_of.parse_args(list(arguments))
+    kept, options = options_of.dump(given), cast(Any, options_of.instantiate(given))
     check_device(options.device)
     parts = {name: made(kind, name, options) for name, kind in PARTS.items()}
     config = Config(seed=options.seed, mup=options.mup, device=options.device, **parts)
@@ -104,6 +105,7 @@ def meta_train(arguments: Arguments) -> int:
         ranks.own(config.estimation.particles)
         command = ["l2o", "meta-train", *arguments]
         ranks.once(lambda: meta_run.begin(options.run_dir, config, optimizer, theta, command))
+        ranks.once(lambda: files.save_text(options.run_dir / KEPT, kept))
         return _proceed(options.run_dir, ranks)
 
 
@@ -116,16 +118,6 @@ def _known_optimizer(arguments: Arguments) -> None:
         if name != word and name not in ours and not {".", "{", "/"} & set(name):
             known = ", ".join(ours)
             raise ValueError(f"--optimizer: got {name!r}, expected one of {known}")
-
-
-def _preset(arguments: Arguments) -> dict[str, Any]:
-    """The defaults that ``--preset`` asks for, found before the parser is complete."""
-    finder = argparse.ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
-    finder.add_argument("--preset", default="quick")
-    name = finder.parse_known_args(list(arguments))[0].preset
-    if name not in PRESETS:
-        raise ValueError(f"--preset: got {name!r}, expected one of {', '.join(PRESETS)}")
-    return PRESETS[name]
 
 
 def _beginning(
@@ -157,19 +149,14 @@ def _beginning(
     return optimizer, optimizer.initial(seed)
 
 
-def resume(arguments: Arguments) -> int:
-    """Continue a meta-training run that was stopped or killed, from its last save.
+def resume(run_dir: Path) -> int:
+    """Continue a meta-training from its last save; see ``l2o.cli.resume``.
 
     It ends with the very numbers it would have had; on another number of processes, with the same
     numbers to rounding.
-
-    l2o resume runs/mulo
     """
-    options_of = parser(resume)
-    options_of.add_argument("run", type=Path, help="the directory of the run")
-    options = options_of.parse_args(list(arguments))
     with joined() as ranks:
-        return _proceed(options.run, ranks)
+        return _proceed(run_dir, ranks)
 
 
 def _proceed(run_dir: Path, ranks: Ranks) -> int:

@@ -15,22 +15,12 @@ from l2o.meta_config import Config
 from l2o.meta_run import Saved
 from l2o.meta_view import View
 from l2o.ranks import Ranks
-from tasks.command import Arguments, parser
 from tasks.environment import changes, prepare
 from tasks.files import resuming
 
 
-def reproduce(arguments: Arguments) -> int:
-    """Run a finished meta-training again and say whether every number comes out the same.
-
-    The second run is made in a temporary directory, in one process, and takes as long as the
-    first. Exit status 0 if they are identical, 1 if not.
-
-    l2o reproduce runs/learned
-    """
-    options_of = parser(reproduce)
-    options_of.add_argument("run", type=Path, help="the directory of a finished run")
-    run_dir = options_of.parse_args(list(arguments)).run
+def reproduce(run_dir: Path) -> int:
+    """Repeat a finished meta-training, in one process; see ``l2o.cli.reproduce``."""
     facts, old = meta_run.facts(run_dir), meta_run.saved(run_dir)
     config = Config.from_dict(facts["config"])
     if old is None or len(old.tensors["losses"]) < config.outer.steps:

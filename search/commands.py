@@ -1,8 +1,7 @@
-"""The commands of the search engine: search, resume, show, export, simplify, zoo, data."""
+"""The commands of the search engine: search, show, export, simplify, zoo, data."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from search.verdict import Verdict
 from search.view import View
 from search.zoo import with_states
 from tasks import files
-from tasks.command import Arguments, made, parser
+from tasks.command import KEPT, Arguments, made, parser, preset
 from tasks.interrupt import Interrupted
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -100,8 +99,9 @@ def search(arguments: Arguments) -> int:
     options_of.add_class_arguments(Settings, "evolution", instantiate=False)
     options_of.add_class_arguments(Verdict, "verdict", instantiate=False)
     options_of.link_arguments("device", "funnel.device")
-    options_of.set_defaults(_preset(arguments))
+    options_of.set_defaults(preset(arguments, PRESETS))
     options: Any = options_of.parse_args(list(arguments))
+    kept = options_of.dump(options)
     options.evolution.mutation = made(Mutation, "evolution.mutation", options)
     names = [options.start] if isinstance(options.start, str) else options.start
     if not 0 <= options.states <= MOST_STATES:
@@ -117,6 +117,7 @@ def search(arguments: Arguments) -> int:
     workers = _workers(options.workers, options.device, config.evolution.ahead)
     with run.begin(options.run_dir, config) as archive:
         try:
+            files.save_text(options.run_dir / KEPT, kept)
             return _proceed(archive, workers)
         except ValueError:
             if "calibration" not in archive.run():  # refused before anything was tried
@@ -124,30 +125,12 @@ def search(arguments: Arguments) -> int:
             raise
 
 
-def _preset(arguments: Arguments) -> dict[str, Any]:
-    """The defaults that ``--preset`` asks for, found before the parser is complete."""
-    finder = argparse.ArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
-    finder.add_argument("--preset", default="quick")
-    name = finder.parse_known_args(list(arguments))[0].preset
-    if name not in PRESETS:
-        raise ValueError(f"--preset: got {name!r}, expected one of {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
-def resume(arguments: Arguments) -> int:
-    """Continue a run of either engine that was stopped or killed, as if nothing had happened.
-
-    l2o resume runs/first
-    l2o resume runs/learned
-    """
-    options_of = parser(resume)
-    options_of.add_argument("run", type=Path, help="the directory of the run")
-    _add_workers(options_of)
-    options = options_of.parse_args(list(arguments))
-    with open_existing(options.run) as archive:
+def resume(run_dir: Path, workers: int | None = None) -> int:
+    """Continue a search; see ``l2o.cli.resume``."""
+    with open_existing(run_dir) as archive:
         config = Config.from_dict(archive.run()["config"])
-        workers = _workers(options.workers, config.funnel.device, config.evolution.ahead)
-        return _proceed(archive, workers)
+        count = _workers(workers, config.funnel.device, config.evolution.ahead)
+        return _proceed(archive, count)
 
 
 def _add_workers(options_of: Any) -> None:

@@ -21,7 +21,6 @@ from search.archive import Archive, open_existing
 from search.config import Budget, Config
 from search.loop import fates
 from search.view import View
-from tasks.command import Arguments, parser
 from tasks.environment import changes
 from tasks.files import resuming
 
@@ -40,29 +39,18 @@ class Difference(NamedTuple):
     after: Row | None
 
 
-def reproduce(arguments: Arguments) -> int:
-    """Run a finished search or meta-training again; does every number come out the same?
-
-    The second run is made in a temporary directory and takes as long as the first with as many
-    workers. Exit status 0 if they are identical, 1 if not.
-
-    l2o reproduce runs/first
-    l2o reproduce runs/learned
-    """
-    options_of = parser(reproduce)
-    options_of.add_argument("run", type=Path, help="the directory of a finished run")
-    options_of.add_argument("--workers", type=int, default=1, help="worker processes; 0: none")
-    options = options_of.parse_args(list(arguments))
-    if options.workers < 0:
-        raise ValueError(f"workers: got {options.workers}, expected at least 0")
-    with open_existing(options.run, readonly=True) as old, View() as view:
+def reproduce(run_dir: Path, workers: int = 1) -> int:
+    """Repeat a finished search; see ``l2o.cli.reproduce``."""
+    if workers < 0:
+        raise ValueError(f"workers: got {workers}, expected at least 0")
+    with open_existing(run_dir, readonly=True) as old, View() as view:
         facts = old.run()
         if "winner" not in facts:
             raise ValueError(f"{old.run_dir}: not finished; go on with: {resuming(old.run_dir)}")
         device = facts["config"]["funnel"].get("device", "cpu")
         for change in changes(facts.get("environment", {}), device):
             view.say(change)
-        count, difference = again(old, options.workers, view)
+        count, difference = again(old, workers, view)
         if difference is None:
             view.say(f"identical: {count:,} rows, times left out")
             return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 def positive(**fields: int) -> None:
@@ -25,6 +26,12 @@ def one_of(name: str, value: str, accepted: Iterable[str]) -> None:
     names = sorted(accepted)
     if value not in names:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(names)}")
+
+
+def meant(value: str, accepted: Iterable[str], most: int = 1) -> str:
+    """``; did you mean lion?`` with the ``most`` likely names, or nothing where none is like it."""
+    close = get_close_matches(value, list(accepted), most)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def test_unknown_flags_are_named(capsys, name):
     ("arguments", "words"),
     [
         (["serch"], ["no command 'serch'", "search", "resume"]),
-        (["search"], ["run_dir", "required"]),
+        (["search"], ["--run-dir", "required"]),
         (["search", "--run-dir", "{new}", "--bogus", "3"], ["--bogus", "--help"]),
         (["search", "--run-dir", "{new}", "--preset", "slow"], ["'slow'", "standard", "gpu"]),
         (["search", "--run-dir", "{new}", "--preset", "gpu", "--device", "cuda:9"], ["cuda:9"]),
@@ -81,7 +81,8 @@ def test_unknown_flags_are_named(capsys, name):
         (["meta-train", "--run-dir", "{new}", "--train.data", "digits"], ["values in brackets"]),
         (["search", "--run-dir", "{new}", "--evolution.restart", "a"], ["restart: got a, "]),
         (["meta-train", "--run-dir", "{new}", "--optimizer.x", "4"], ["optimizer.x: no such"]),
-        (["search", "--run-di", "{new}"], ["unrecognized arguments: --run-di"]),
+        (["search", "--run-di", "{new}"], ["unrecognized arguments: --run-di", "mean --run-dir?"]),
+        (["meta-train", "--run-dir", "{new}", "--optimizer.hiden_size", "4"], ["mean hidden_size"]),
         (["search", "--run-dir", "{bad}"], ["--run-dir: got", "a file; expected a directory"]),
         (["meta-train", "--run-dir", "{new}", "--start", "{old}"], ["--start: got", "no theta"]),
         (["show", "{old}", "--id", "many"], ["--id: got many, expected a whole number"]),
