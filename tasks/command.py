@@ -2,7 +2,8 @@
 
 Every command takes ``--config run.yaml`` with any of its fields, and ``--print_config`` shows the
 fields as such a file. Where one is given several times, the later wins: defaults, then a preset,
-then files and flags in their order. A file is data: YAML without tags and aliases.
+then files and flags in their order. A file is data: YAML without tags and aliases, and the classes
+that it may name are ours.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jsonargparse import (
     Namespace,
     get_loader,
     set_loader,
+    set_parsing_settings,
 )
 
 from tasks.fields import inside, meant
@@ -115,6 +117,7 @@ class _Config(ActionConfigFile):
 def parser(command: Command) -> Parser:
     """A parser for ``command``, named after the function, that has ``--config`` alone."""
     set_loader(DATA, _data, (yaml.YAMLError,))
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=["l2o"])
     name = command.__name__.replace("_", "-")
     made = Parser(
         prog=f"l2o {name}",

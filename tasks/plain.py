@@ -39,6 +39,10 @@ PLAIN = (
     (r"Group '([\w.]+)' does not accept option '([\w.]+)'", r"no field '\1.\2'"),
     (f"^{NO_OPTION}", r"no field '\1'"),
     (r"Config file loop detected: (.*)", r"--config: got \1, which goes round"),
+    (
+        r"\"([\w.]+)\": .*?Importing '(\S+)' is not allowed.*",
+        r"--\1: got \2, expected a class of l2o's",
+    ),
     ("Parser key ", ""),
     (r"Expected a <class '(\w+)'>", _kind),
     (r"Expected a typing\.Literal\[(.*?)\]", r"expected one of \1"),

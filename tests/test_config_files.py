@@ -170,3 +170,13 @@ def test_a_command_does_what_a_file_says(capsys):
     text = capsys.readouterr().out
     assert main(["zoo", "lion"]) == 0
     assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("value", ["theirs.Rule", "{class_path: theirs.Rule}", "os.abort"])
+def test_a_file_imports_nothing(capsys, monkeypatch, value):
+    Path("theirs.py").write_text("import os\nos.mkdir('made')\nclass Rule: pass\n")
+    monkeypatch.syspath_prepend(".")
+    Path("run.yaml").write_text(f"optimizer: {value}\nrun_dir: new\n")
+    line = refused(capsys, "meta-train", "--config", "run.yaml")
+    assert "optimizer" in line
+    assert "expected a class of l2o's" in line
