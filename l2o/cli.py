@@ -8,7 +8,6 @@ never a traceback; a traceback is a defect of ours.
 from __future__ import annotations
 
 import math
-import os
 import sys
 from argparse import ArgumentError
 from importlib import import_module
@@ -58,9 +57,6 @@ def main(arguments: Arguments | None = None) -> int:
     name, *rest = given
     if name not in COMMANDS:
         return _refuse("l2o", f"no command {name!r}; there are {', '.join(COMMANDS)}")
-    for package in ("search", "tasks"):  # ours, whatever folders lie where the user is
-        import_module(package)
-    sys.path.append(os.getcwd())  # so that a suite of the user's own can be named
     try:
         return command(name)(rest)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough

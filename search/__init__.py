@@ -3,16 +3,45 @@
     import search
     optimizer = search.load("runs/first").optimizer(model.parameters(), lr=1e-3, weight_decay=0.1)
 
-Importing the package imports nothing else.
+Importing the package imports nothing else but ``tasks``, which it finds beside itself: a folder or
+a file of that name may come earlier on ``sys.path``.
 """
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from search.zoo.entry import Entry
+
+
+def _own(*names: str) -> None:
+    """Import our packages from beside this one. Raises ImportError where others have taken their
+    names."""
+    for name in names:
+        spec = PathFinder.find_spec(name, [str(Path(__file__).resolve().parents[1])])
+        assert spec is not None
+        assert spec.loader is not None
+        if name not in sys.modules:
+            sys.modules[name] = module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+        other = getattr(sys.modules[name], "__spec__", None)
+        if other is None or other.origin != spec.origin:
+            raise ImportError(
+                f"{name}: {other and (other.origin or other.submodule_search_locations)} was "
+                f"imported before {__name__}, which comes with a package of that name; import "
+                f"{__name__} first: then both are found, each by its own code"
+            )
+    import_module("tasks.imports").give_way()
+
+
+_own("tasks")
 
 
 def load(name: str | PathLike[str], candidate: int | None = None) -> Entry:

@@ -6,7 +6,6 @@ to the message that tells it what to build, is (0, None), or (0, Failure) if it 
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import pickle
@@ -22,6 +21,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+
+from tasks import imports
 
 Run = Callable[[Any], Any]
 Function = str | Callable[[Any], Run]
@@ -85,7 +86,7 @@ def load(name: str) -> Callable[[Any], Run]:
     """Import ``"package.module:function"`` or ``"file.py:function"``."""
     module, _, attribute = name_of(name).rpartition(":")
     if not module.endswith(".py"):
-        return getattr(importlib.import_module(module), attribute)
+        return getattr(imports.module(module), attribute)
     spec = importlib.util.spec_from_file_location(Path(module).stem, module)
     assert spec is not None
     assert spec.loader is not None

@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from search.serve import ENDINGS, Failure, Function, attempt, failure, load, name_of
+from tasks import imports
 from tasks.files import RunError
 
 ROOT = str(Path(__file__).resolve().parents[1])
@@ -132,10 +133,11 @@ class _Worker:
 
     def __init__(self) -> None:
         self.pipe, theirs = Pipe()
-        path = [entry or os.getcwd() for entry in sys.path]
+        script = "".join(f"__file__ = {str(path)!r}; " for path in imports.script())
         code = (  # first our packages, which import nothing else; a user may have a folder `search`
             f"import sys; sys.path.insert(0, {ROOT!r}); import search, tasks; "
-            f"sys.path[:] = {path!r}; "  # a path may hold what PYTHONPATH is split at
+            # A path may hold what PYTHONPATH is split at. The script says where the user is.
+            f"sys.path[:] = {imports.shared_path()!r}; {script}"
             f"from search.serve import serve; serve({theirs.fileno()})"
         )
         self.process = subprocess.Popen(

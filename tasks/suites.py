@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from tasks.autoencoder import Autoencoder
@@ -37,6 +36,7 @@ from tasks.datasets import (
 )
 from tasks.fields import positive
 from tasks.gradients import attempt
+from tasks.imports import module as module_named
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP
 from tasks.quadratic import Quadratic
@@ -221,7 +221,8 @@ def resolve(name: str) -> Suite:
 
 
 def imported(field: str, name: str, form: str) -> Any:
-    """What the import path ``package.module:attribute`` leads to; runs the module.
+    """What the import path ``package.module:attribute`` leads to, in the user's folder first; runs
+    the module.
 
     Raises ValueError, which says that ``form`` was expected of the ``field`` or why it fails.
     """
@@ -229,7 +230,7 @@ def imported(field: str, name: str, form: str) -> Any:
     if not (module and colon and attribute):
         raise ValueError(f"{field}: got {name!r}, expected {form}")
     with yours(field, name, "cannot be imported"):
-        return getattr(import_module(module), attribute)
+        return getattr(module_named(module), attribute)
 
 
 @contextmanager

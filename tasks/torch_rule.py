@@ -13,13 +13,13 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tasks import imports
 from tasks.types import Params, State, StepInfo
 
 Build = Callable[..., torch.optim.Optimizer]
@@ -206,12 +206,10 @@ def optimizer_file(file: Path) -> TorchRule:
     Raises ValueError when it defines none or cannot be run.
     """
     name = optimizer_class(file)
-    spec = spec_from_file_location(f"_l2o_rule_{file.stem}", file)
-    if name is None or spec is None or spec.loader is None:
+    if name is None:
         raise ValueError(f"{file}: expected a Python file that defines a torch.optim.Optimizer")
-    module = module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = imports.file(file)
     except Exception as error:
         raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
     return _tried(TorchRule(getattr(module, name)))
