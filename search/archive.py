@@ -30,19 +30,22 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from search import storage
+from search import sound, storage
 from search.storage import ArchiveError, explained
 from search.tables import (
     FATES,
     ORDER,
+    PARTS,
     SCHEMA,
+    SHOWN,
     VERSION,
     Evaluation,
     Final,
     Record,
     Snapshot,
 )
-from tasks import files
+from tasks import database, files
+from tasks.seals import Seals
 
 FILE = "archive.sqlite"
 AT_ONCE = 1000
@@ -61,6 +64,8 @@ class Archive:
         self.run_dir = file.parent
         self._db = db
         self._lock = lock
+        self._identity = database.identity(file)
+        self._seals = sound.seals(file, db)
 
     def close(self) -> None:
         self._db.close()
@@ -71,8 +76,10 @@ class Archive:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, *trace: object) -> None:
         self.close()
+        if self._seals is None and isinstance(error, database.NONSENSE):
+            raise storage.corrupt(self.file, f"{type(error).__name__}: {error}") from error
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -84,8 +91,13 @@ class Archive:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                if self._seals:
+                    self._seals.write()
+                database.same(self.file, self._identity)
                 self._db.execute("COMMIT")
             except BaseException:
+                if self._seals:
+                    self._seals.forget()
                 if self._db.in_transaction:  # some errors have already rolled it back
                     self._db.execute("ROLLBACK")
                 raise
@@ -93,6 +105,7 @@ class Archive:
     def set_run(self, key: str, value: Any) -> None:
         """A fact about the run: configuration, versions, seed, a calibration."""
         self._write("INSERT OR REPLACE INTO run VALUES (?, ?)", [(key, to_json(value))])
+        self._touch("run", key)
 
     def add_program(self, text: str, canonical: str, signature: str, length: int) -> int:
         """The id of ``text``, which is stored unless it is known."""
@@ -103,6 +116,7 @@ class Archive:
     def add_batch(self, batch: int, job: Mapping[str, Any]) -> None:
         """``job``: what evaluating the batch needs to know besides its candidates."""
         self._write("INSERT INTO batch VALUES (?, ?)", [(batch, to_json(job))])
+        self._touch("batch", batch)
 
     def add_candidate(
         self,
@@ -119,6 +133,7 @@ class Archive:
         ``original``. ``program`` comes from ``add_program``."""
         row = (id, batch, parent, program, mutation, fate, lr, None, "[]", original)
         self._write("INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [row])
+        self._touch("candidate", batch)
 
     def decide(
         self, id: int, fate: str, lr: float | None, score: float | None, ladder: Sequence[float]
@@ -130,13 +145,20 @@ class Archive:
         )
         if changed != 1:
             raise KeyError(f"no candidate {id} to decide")
+        self._touch("candidate", self._batch(id))
 
     def add_evaluations(self, rows: Iterable[Evaluation]) -> None:
+        rows = list(rows)
         self._write("INSERT INTO evaluation VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        for batch in {self._batch(id) for id in {row.candidate for row in rows}}:
+            self._touch("evaluation", batch)
 
     def add_finals(self, rows: Iterable[Final]) -> None:
         """A row that is measured again replaces the earlier one."""
+        rows = list(rows)
         self._write("INSERT OR REPLACE INTO final VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        for stage in {row.stage for row in rows}:
+            self._touch("final", stage)
 
     def set_snapshot(
         self, batch: int, population: Sequence[Sequence[int]], counters: Mapping[str, Any]
@@ -144,10 +166,20 @@ class Archive:
         row = (batch, to_json(list(population)), to_json(counters))
         self._write("INSERT INTO snapshot VALUES (?, ?, ?)", [row])
         self._write("DELETE FROM snapshot WHERE batch <= ?", [(batch - SNAPSHOTS,)])
+        for one in (batch, batch - SNAPSHOTS):
+            self._touch("snapshot", one)
 
     def add_timing(self, batch: int, wall: float, busy: float) -> None:
         """Seconds since the last batch was integrated, and those its worker was busy."""
         self._write("INSERT OR REPLACE INTO timing VALUES (?, ?, ?)", [(batch, wall, busy)])
+        self._touch("timing", batch)
+
+    def _touch(self, part: str, key: Any) -> None:
+        if self._seals:
+            self._seals.touch(part, key)
+
+    def _batch(self, id: int) -> int:
+        return self._rows("SELECT batch FROM candidate WHERE id = ?", id)[0][0]
 
     def _write(self, statement: str, rows: Iterable[Sequence[Any]]) -> int:
         if not self._db.in_transaction:
@@ -224,6 +256,12 @@ class Archive:
         return int(self._rows(query)[0][0])
 
     def evaluations(self, candidate: int) -> list[Evaluation]:
+        """All of one candidate."""
+        batch = self._batch(self.record(candidate).id)
+        with explained(self.file):
+            right = self._seals is None or self._seals.holds("evaluation", batch)
+        if not right:
+            raise sound.not_written(self.file, [f"evaluation {batch}"])
         order = f"SELECT * FROM evaluation WHERE candidate = ? ORDER BY {ORDER['evaluation']}"
         return [Evaluation(*row) for row in self._rows(order, candidate)]
 
@@ -269,6 +307,7 @@ def create(run_dir: Path | str, config: Mapping[str, Any]) -> Archive:
             db.executescript(SCHEMA)
             rows = [(key, to_json(value)) for key, value in config.items()]
             db.executemany("INSERT INTO run VALUES (?, ?)", rows)
+            Seals(db, PARTS).renew()
     return open_existing(run_dir)
 
 
@@ -288,10 +327,15 @@ def open_existing(run_dir: Path | str, readonly: bool = False) -> Archive:
             )
         raise storage.NotARun(f"{run_dir}: not a run directory: it has neither run.json nor {FILE}")
     if readonly:
-        return Archive(file, storage.checked(file, VERSION), None)
+        with storage.closed_on_error(storage.checked(file, VERSION)) as db:
+            sound.verify(file, db, SHOWN)
+            return Archive(file, db, None)
     lock = files.lock(run_dir / "writer.lock")
     try:
-        storage.checked(file, VERSION).close()  # a writer would repair before it looked
+        with closing(
+            storage.checked(file, VERSION)
+        ) as db:  # a writer would repair before it looked
+            sound.verify(file, db)
         with explained(file):
             return Archive(file, storage.connect(file, "rw"), lock)
     except BaseException:

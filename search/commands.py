@@ -20,6 +20,7 @@ from search.evaluate import Funnel
 from search.evolve import Settings
 from search.mutate import Mutation
 from search.rules import load, rule
+from search.salvage import salvage
 from search.verdict import Verdict
 from search.view import View
 from search.zoo import with_states
@@ -168,15 +169,24 @@ def show(arguments: Arguments) -> int:
 
     l2o show runs/first
     l2o show runs/first --id 1234 --json
+    l2o show runs/damaged --salvage runs/saved
     """
     options_of = parser(show)
     options_of.add_argument("run", type=Path, help="the directory of a run, finished or not")
     options_of.add_argument("--id", type=int | None, default=None, help="of a candidate")
     options_of.add_argument("--top", type=int, default=10, help="how many programs")
     options_of.add_argument("--json", action="store_true", help="as one JSON document")
+    options_of.add_argument(
+        "--salvage", type=Path | None, default=None, help="a new directory for what is not damaged"
+    )
     options = options_of.parse_args(list(arguments))
     if options.top < 0:
         raise ValueError(f"--top: got {options.top}, expected at least 0")
+    if options.salvage is not None:
+        lost = salvage(options.run, options.salvage)
+        said = f"all but {len(lost)} groups of rows: {', '.join(lost)}" if lost else "everything"
+        print(f"saved {options.salvage}: {said}", file=sys.stderr)
+        options.run = options.salvage
     with open_existing(options.run, readonly=True) as archive:
         if options.id is None:
             content = showing.summary(archive, top=options.top)

@@ -30,6 +30,7 @@ from search.loop import Enough, Search
 from search.mutate import mutate, random_program
 from search.ops import ProgramError
 from search.program import parse, to_text
+from search.tables import SALVAGED
 from search.verdict import Trial, judge, standings
 from search.view import Curves, View
 from search.vm import Population
@@ -113,6 +114,11 @@ def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = 
     ``enough`` ends the search stage early: it is called with the candidates of each batch that
     were evaluated, and returns whether that will do.
     """
+    if SALVAGED in archive.run():
+        raise RunError(
+            f"{archive.run_dir}: what was saved of a damaged run; it can be looked at, not gone on "
+            "with"
+        )
     if "winner" in archive.run():
         return
     config = Config.from_dict(archive.run()["config"])

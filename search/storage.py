@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
+from shlex import quote
 
-from tasks.files import NotWritable, RunBusy, RunError, database, full
+from tasks import database, files
+from tasks.database import WAIT, Damaged
+from tasks.files import RunError
 
 APPLICATION = 0x6C326F00  # "l2o" in the file's header: an SQLite file is not yet an archive
-WAIT = 30.0
-"""Seconds to wait for a lock somebody else holds on the database, such as its shell."""
+
+
+SEALED = 2
+"""The version of archives since which there are digests."""
 
 
 class ArchiveError(RunError):
@@ -23,7 +28,7 @@ class NotARun(ArchiveError):
     """There is no archive there."""
 
 
-class ArchiveCorrupt(ArchiveError):
+class ArchiveCorrupt(ArchiveError, Damaged):
     """The file is damaged; it has not been touched."""
 
 
@@ -31,36 +36,16 @@ class ArchiveNewer(ArchiveError):
     """Written by a later version of this program."""
 
 
-@contextmanager
-def explained(file: Path) -> Iterator[None]:
-    """Raise what SQLite says about ``file`` as RunErrors; mistakes in the statements
-    themselves (constraints, syntax) stay what they are."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        lost = str(error).startswith(("no such table", "no such column", "Could not decode"))
-        if lost or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise corrupt(file, str(error)) from error
-        if code == sqlite3.SQLITE_FULL:
-            raise full(file) from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise RunBusy(f"{file}: locked by another process for {WAIT:g} s") from error
-        if code == sqlite3.SQLITE_IOERR and not _space(file):
-            raise full(file) from error
-        unwritable = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR)
-        if code in (*unwritable, sqlite3.SQLITE_PERM):
-            raise NotWritable(f"{file}: {error}") from error
-        raise
+def explained(file: Path) -> AbstractContextManager[None]:
+    """Raise what SQLite says about ``file`` as RunErrors (``tasks/database.py``)."""
+    return database.explained(file, partial(corrupt, file))
 
 
 def corrupt(file: Path, what: str) -> ArchiveCorrupt:
-    return ArchiveCorrupt(f"{file}: damaged ({what}); left as it is, restore it from a copy")
-
-
-def _space(file: Path) -> bool:
-    """Whether the disk has room for a page or two."""
-    return shutil.disk_usage(file.parent).free > 64 * 1024
+    return ArchiveCorrupt(
+        f"{file}: damaged ({what}); left as it is: restore it from a copy, or save what is sound "
+        f"with `l2o show {quote(str(file.parent))} --salvage NEW_RUN`"
+    )
 
 
 def connect(file: Path, mode: str) -> sqlite3.Connection:
@@ -68,7 +53,7 @@ def connect(file: Path, mode: str) -> sqlite3.Connection:
 
     ``mode``: 'ro', 'rw' or 'rwc' (create).
     """
-    db = sqlite3.connect(database(file, mode), uri=True, isolation_level=None, timeout=WAIT)
+    db = sqlite3.connect(files.database(file, mode), uri=True, isolation_level=None, timeout=WAIT)
     db.execute("PRAGMA foreign_keys = ON")
     return db
 
@@ -93,3 +78,20 @@ def checked(file: Path, version: int) -> sqlite3.Connection:
             db.close()
             raise
     return db
+
+
+def has_seals(db: sqlite3.Connection) -> bool:
+    """Whether it keeps digests: all do since version 2."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    found = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seal'").fetchone()
+    return version >= SEALED or found is not None
+
+
+@contextmanager
+def closed_on_error(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Whoever opens a database keeps it open, unless it is not what it should be."""
+    try:
+        yield db
+    except BaseException:
+        db.close()
+        raise

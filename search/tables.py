@@ -7,7 +7,8 @@
     evaluation  every loss measured for a candidate during the search
     final       every loss measured afterwards, on fresh seeds and held-out tasks, and of baselines
     snapshot    the population after a batch, for the last few batches
-    timing      seconds a batch; the only table that differs between two runs of one configuration
+    timing      seconds a batch; it differs between two runs of one configuration
+    seal        digests of groups of these rows (``tasks/seals.py``), since version 2
 
 A number that is not finite is a status, never a number: the constraints below refuse it.
 """
@@ -17,8 +18,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from search.storage import APPLICATION
+from tasks import seals
+from tasks.seals import Part
 
-VERSION = 1
+VERSION = 2
+SALVAGED = "salvaged"
+"""A fact of a run that is what was left of another one: what was lost."""
 FATES = ("pending", "invalid", "duplicate", "stopped", "diverged", "evaluated", "failed")
 
 FINITE = "({0} IS NULL OR abs({0}) < 9e999)"
@@ -55,6 +60,7 @@ CREATE TABLE final (
 CREATE TABLE snapshot (
     batch INTEGER PRIMARY KEY, population TEXT NOT NULL, counters TEXT NOT NULL);
 CREATE TABLE timing (batch INTEGER PRIMARY KEY, wall REAL NOT NULL, busy REAL NOT NULL);
+{seals.SCHEMA}
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 COMMIT;
@@ -68,6 +74,28 @@ ORDER = {  # the tables that are a function of the configuration, and the order 
     "final": "stage, rule, task, seed, steps, lr",
     "snapshot": "batch",
 }
+
+PARTS = {  # in groups that are written together; what is read of a candidate is its program, too
+    "run": Part("SELECT key, value FROM run", ("key",), "key"),
+    "batch": Part("SELECT batch, job FROM batch", ("batch",), "batch"),
+    "candidate": Part(
+        "SELECT c.batch, c.id, c.parent, c.mutation, c.fate, c.lr, c.score, c.ladder, c.original, "
+        "c.program, p.text, p.canonical, p.signature, p.length "
+        "FROM candidate c LEFT JOIN program p ON p.id = c.program",
+        ("c.batch",),
+        "c.id",
+    ),
+    "evaluation": Part(
+        "SELECT c.batch, e.* FROM candidate c CROSS JOIN evaluation e ON e.candidate = c.id",
+        ("c.batch",),
+        "e.candidate, e.task, e.seed, e.steps, e.lr",
+    ),
+    "final": Part("SELECT * FROM final", ("stage",), "rule, task, seed, steps, lr"),
+    "snapshot": Part("SELECT batch, population, counters FROM snapshot", ("batch",), "batch"),
+    "timing": Part("SELECT batch, wall, busy FROM timing", ("batch",), "batch"),
+}
+SHOWN = tuple(part for part in PARTS if part != "evaluation")
+"""What is looked at of a run, all but the many rows that only those who go on with it read."""
 
 
 class Record(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,7 @@ def environment(device: str = "cpu") -> dict[str, str | None]:
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     return facts | {
         "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
         "system": f"{platform.system()} {platform.machine()}",
         "device": name,
         "threads": str(torch.get_num_threads()),

@@ -17,9 +17,13 @@ from typing import Any
 import pytest
 
 from search.archive import Archive, create, open_existing
+from search.history import history
+from search.salvage import salvage
 from search.storage import ArchiveCorrupt, ArchiveError, ArchiveNewer, NotARun
-from search.tables import FATES, Evaluation, Final, Snapshot
+from search.tables import FATES, PARTS, Evaluation, Final, Snapshot
 from tasks.files import DiskFull, NotWritable, RunBusy, RunExists, save_text
+from tasks.seals import digest as digest_of
+from tests.search.editing import damaged, older
 
 CONFIG = {"seed": 7, "preset": {"steps": [100, 400]}, "device": "cpu"}
 BATCH = 5  # candidates a batch: one of each interesting fate, see integrate
@@ -279,7 +283,7 @@ def test_a_newer_schema(run: Path) -> None:
     with sqlite3.connect(run / "archive.sqlite") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(ArchiveNewer, match="version 99, this program knows 1"):
+    with pytest.raises(ArchiveNewer, match="version 99, this program knows 2"):
         open_existing(run)
 
 
@@ -335,11 +339,12 @@ def test_damage_met_later_is_named_too(run: Path) -> None:
 def test_rows_and_tables_that_are_lost_are_damage(
     run: Path, statement: str, read: Callable[[Archive], object], message: str
 ) -> None:
-    with sqlite3.connect(run / "archive.sqlite") as db:
+    with damaged(run) as db:
         db.execute(statement)
-    db.close()
+    with pytest.raises(ArchiveCorrupt, match=f"{message}|not what was written: run x"):
+        open_existing(run, readonly=True)
     with (
-        open_existing(run, readonly=True) as archive,
+        open_existing(older(run), readonly=True) as archive,
         pytest.raises(ArchiveCorrupt, match=message),
     ):
         read(archive)
@@ -450,3 +455,126 @@ if __name__ == "__main__":
     with open_existing(sys.argv[1]) as archive:
         for number in continue_to(archive, 10**9):
             print(number, flush=True)
+
+
+# -- digests -------------------------------------------------------------------------------------
+
+CHANGES = {  # statement, the part that is named
+    "a score": ("UPDATE candidate SET score = score / 2 WHERE id = 5", "candidate 1"),
+    "a fate": ("UPDATE candidate SET fate = 'failed' WHERE id = 6", "candidate 1"),
+    "a parent": ("UPDATE candidate SET parent = 0 WHERE id = 10", "candidate 2"),
+    "a mutation": ("UPDATE candidate SET mutation = 'swap' WHERE id = 10", "candidate 2"),
+    "a ladder": ("UPDATE candidate SET ladder = '[1.0]' WHERE id = 5", "candidate 1"),
+    "a rate": ("UPDATE candidate SET lr = 1 WHERE id = 5", "candidate 1"),
+    "a program": ("UPDATE program SET text = text || ' ' WHERE id = 4", "candidate 1"),
+    "a length": ("UPDATE program SET length = 9 WHERE id = 1", "candidate 0"),
+    "another program": ("UPDATE candidate SET program = 2 WHERE id = 5", "candidate 1"),
+    "a loss": ("UPDATE evaluation SET loss = loss + 1e-9 WHERE candidate = 5", "evaluation 1"),
+    "a kind": ("UPDATE evaluation SET task = x'00' WHERE candidate = 6", "evaluation 1"),
+    "no candidate": ("DELETE FROM candidate WHERE id = 9", "candidate 1"),
+    "no batch": ("DELETE FROM batch WHERE batch = 2", "batch 2"),
+    "a job": ("UPDATE batch SET job = '{}' WHERE batch = 2", "batch 2"),
+    "a population": ("UPDATE snapshot SET population = '[[0]]'", "snapshot 0"),
+    "a counter": ("UPDATE snapshot SET counters = '{}'", "snapshot 0"),
+    "no snapshot": ("DELETE FROM snapshot", "snapshot 0"),
+    "a time": ("UPDATE timing SET wall = 1e9 WHERE batch = 1", "timing 1"),
+    "a fact": ("UPDATE run SET value = '8' WHERE key = 'seed'", "run seed"),
+    "a final": ("UPDATE final SET loss = 0", "final proxy"),
+    "a digest": ("UPDATE seal SET digest = 'x' WHERE part = 'timing'", "timing 0"),
+    "no digest": ("DELETE FROM seal WHERE part = 'batch'", "batch 0"),
+    "no digests": ("DROP TABLE seal", "no such table: seal"),
+    "another version": (
+        "UPDATE candidate SET score = 0 WHERE id = 5; PRAGMA user_version = 1",
+        "candidate 1",
+    ),
+    "the last batches": (
+        "DELETE FROM candidate WHERE batch = 1; "
+        "DELETE FROM seal WHERE part IN ('candidate', 'evaluation') AND name = '[1]'",
+        "no candidates of batch 1",
+    ),
+}
+
+
+@pytest.fixture
+def judged(run: Path) -> Path:
+    with open_existing(run) as archive, archive.transaction():
+        archive.add_finals([Final("proxy", "5", "digits", 0, 100, 1e-3, "ok", 0.5)])
+    return run
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_not_what_was_written_is_named(judged: Path, change: str) -> None:
+    """All of it by whoever goes on; what is shown, by whoever looks."""
+    statement, named = CHANGES[change]
+    with damaged(judged) as db:
+        db.executescript(statement)
+    for readonly in (False, True):
+        if readonly and named.startswith("evaluation"):
+            with open_existing(judged, readonly) as archive:
+                archive.evaluations(0)
+                with pytest.raises(ArchiveCorrupt, match=named):
+                    archive.evaluations(5)
+            continue
+        with pytest.raises(ArchiveCorrupt, match=named):
+            open_existing(judged, readonly)
+
+
+def test_every_table_has_digests(judged: Path) -> None:
+    """Whoever adds a table, or a column that is read, adds it to PARTS."""
+    read = " ".join(part.select for part in PARTS.values())
+    with damaged(judged) as db:
+        for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
+            for _, column, *_ in db.execute(f"PRAGMA table_info({table})").fetchall():
+                whole = table in ("evaluation", "final", "seal")
+                assert whole or column in read or (table, column) == ("program", "id"), column
+
+
+def test_what_is_sound_can_be_saved(judged: Path, tmp_path: Path) -> None:
+    with damaged(judged) as db:
+        db.execute("UPDATE candidate SET score = 0 WHERE id = 5")
+    with pytest.raises(ArchiveCorrupt, match=f"l2o show {judged} --salvage NEW_RUN"):
+        open_existing(judged)
+    with pytest.raises(ArchiveError, match="its configuration is lost"):
+        salvage(judged, tmp_path / "saved")
+    with damaged(judged) as db:
+        db.execute("INSERT INTO run VALUES ('config', '{}')")
+        db.execute("UPDATE seal SET name = '[\"config\"]' WHERE name = '[\"seed\"]'")
+        digest = digest_of([("config", "{}")])
+        db.execute("UPDATE seal SET digest = ? WHERE name = '[\"config\"]'", (digest,))
+    assert salvage(judged, tmp_path / "saved") == ["candidate 1"]
+    with open_existing(tmp_path / "saved", readonly=True) as archive:
+        assert [record.id for record in archive.records()] == [*range(5), *range(10, 20)]
+        assert archive.finals() == []  # of candidate 5
+        assert archive.run()["salvaged"] == ["candidate 1"]
+        assert [record.id for record in archive.best(2)] == [10, 0]
+    with pytest.raises(ArchiveError, match="kept no digests"):
+        salvage(older(judged), tmp_path / "again")
+
+
+def test_readers_never_checkpoint(run: Path) -> None:
+    """SQLite below 3.51.3 may damage a database where two connections do at once; the writer is
+    the only one that does."""
+    with open_existing(run) as writer:
+        with writer.transaction():
+            writer.set_run("seed", 8)
+        before = (run / "archive.sqlite").read_bytes()
+        with open_existing(run, readonly=True) as reader:
+            assert reader.run()["seed"] == 8
+            history(reader)
+            with pytest.raises(sqlite3.OperationalError, match=r"readonly|disk I/O"):
+                reader._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        assert (run / "archive.sqlite").read_bytes() == before
+        assert (run / "archive.sqlite-wal").stat().st_size > 0
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_a_run_that_vanishes_is_not_written_to(run: Path, how: str) -> None:
+    with open_existing(run) as archive:
+        if how == "moved":
+            run.rename(run.parent / "elsewhere")
+        else:
+            shutil.rmtree(run)
+        if how == "replaced":
+            create(run, CONFIG).close()
+        with pytest.raises(NotWritable, match=r"deleted or moved|replaced"), archive.transaction():
+            archive.set_run("seed", 8)

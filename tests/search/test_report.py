@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sqlite3
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from search.view import View
 from search.watch import progress
 from search.zoo import ZOO
 from tasks.page import Figure
+from tests.search.editing import rewritten
 
 HERE = Path(__file__).parent
 CONFIG = Config(
@@ -69,7 +69,7 @@ def copied(finished, tmp_path) -> Path:
 
 def cut(folder: Path, after: int) -> Path:
     """The run as it was when batch ``after`` had come back and the next was out."""
-    with sqlite3.connect(folder / "archive.sqlite") as db:
+    with rewritten(folder) as db:
         db.execute("DELETE FROM run WHERE key IN ('winner', 'finalists')")
         db.execute("DELETE FROM final")
         for table in ("timing", "snapshot"):
@@ -82,17 +82,15 @@ def cut(folder: Path, after: int) -> Path:
             "WHERE batch > ? AND fate != 'invalid'",
             (after,),
         )
-    db.close()
     return folder
 
 
 def empty(folder: Path) -> Path:
     """The run before its baselines were tuned."""
-    with sqlite3.connect(cut(folder, -1) / "archive.sqlite") as db:
+    with rewritten(cut(folder, -1)) as db:
         for table in ("candidate", "batch", "program"):
             db.execute(f"DELETE FROM {table}")
         db.execute("DELETE FROM run WHERE key = 'calibration'")
-    db.close()
     return folder
 
 
@@ -122,9 +120,8 @@ def test_a_run_can_be_reported_and_watched_at_any_time(copied, capsys, state):
 
 
 def test_one_seed_has_no_interval(copied):
-    with sqlite3.connect(copied / "archive.sqlite") as db:
+    with rewritten(copied) as db:
         db.execute("DELETE FROM final WHERE seed > 1001")
-    db.close()
     with open_existing(copied, readonly=True) as archive:
         shown = page(archive, "")
     assert "tuned AdamW's (n = 1 fresh seed)." in shown.lead
@@ -180,7 +177,7 @@ def test_a_run_is_reproduced(finished, capsys):
 def test_a_run_of_an_older_version_is_reproduced(copied, capsys):
     """It says nothing of settings that there were not, nor since when an island has lived, nor
     whether something is in TensorBoard."""
-    with sqlite3.connect(copied / "archive.sqlite") as db:
+    with rewritten(copied) as db:
         assert db.execute("DELETE FROM run WHERE key = ?", (DRAWN,)).rowcount == 1
         (text,) = db.execute("SELECT value FROM run WHERE key = 'config'").fetchone()
         config = json.loads(text)
@@ -192,7 +189,6 @@ def test_a_run_of_an_older_version_is_reproduced(copied, capsys):
                 del island["since"]
             values = json.dumps(counters), batch
             db.execute("UPDATE snapshot SET counters = ? WHERE batch = ?", values)
-    db.close()
     assert main(["reproduce", str(copied), "--workers", "0"]) == 0
     assert "identical: " in capsys.readouterr().out
 
@@ -207,22 +203,20 @@ def test_of_a_long_row_the_difference_is_shown():
 
 
 def test_a_winner_that_diverges_is_no_discovery(copied):
-    with sqlite3.connect(copied / "archive.sqlite") as db:
+    with rewritten(copied) as db:
         db.execute(
             "UPDATE final SET status = 'diverged', loss = NULL WHERE stage = 'held_out' AND rule ="
             "(SELECT value FROM run WHERE key = 'winner') AND seed = 1001"
         )
-    db.close()
     assert main(["report", str(copied)]) == 0
     text = (copied / "report.html").read_text()
     assert "No discovery: on tasks the search never saw, a run of it or of AdamW diverged." in text
 
 
 def test_a_difference_is_found_where_it_is(copied, finished):
-    with sqlite3.connect(copied / "archive.sqlite") as db:
+    with rewritten(copied) as db:
         ((key,),) = db.execute("SELECT max(id) FROM program").fetchall()
         db.execute("UPDATE program SET length = length + 1 WHERE id = ?", (key,))
-    db.close()
     with (
         open_existing(finished, readonly=True) as old,
         open_existing(copied, readonly=True) as new,
@@ -251,10 +245,9 @@ def test_what_is_not_finished_cannot_be_reproduced(copied, capsys, prepare):
 
 
 def test_the_environment_is_kept_and_compared(copied, capsys):
-    with sqlite3.connect(copied / "archive.sqlite") as db:
+    with rewritten(copied) as db:
         (text,) = db.execute("SELECT value FROM run WHERE key = 'environment'").fetchone()
         then = json.dumps(json.loads(text) | {"torch": "0.4"})
         db.execute("UPDATE run SET value = ? WHERE key = 'environment'", (then,))
-    db.close()
     assert main(["reproduce", str(copied), "--workers", "0"]) == 0
     assert "torch was 0.4 then" in capsys.readouterr().out

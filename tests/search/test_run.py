@@ -38,6 +38,7 @@ from search.workers import Inline
 from search.zoo import ZOO
 from tasks.files import RunError, RunExists
 from tasks.interrupt import Interrupted
+from tests.search.editing import rewritten
 
 HERE = Path(__file__).parent
 CONFIG = Config(
@@ -441,7 +442,7 @@ def test_a_search_whose_every_batch_fails_is_stopped(finished, tmp_path):
 def test_a_run_of_other_signatures_is_not_resumed(finished, tmp_path):
     """What it knows would not be recognised; it can be looked at."""
     shutil.copytree(finished, tmp_path / "run")
-    with sqlite3.connect(tmp_path / "run" / "archive.sqlite") as db:
+    with rewritten(tmp_path / "run") as db:
         db.execute("UPDATE program SET signature = 'of another version' WHERE id = 1")
         db.execute("DELETE FROM run WHERE key IN ('winner', 'finalists')")
     with open_existing(tmp_path / "run") as archive, quiet() as view:
