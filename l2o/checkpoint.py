@@ -16,20 +16,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
+from safetensors import SafetensorError
 from torch import Tensor
 
+from l2o import tensors
 from l2o.base import LearnedOptimizer, ThetaError, saved_fields
 from l2o.l2o_pa import L2OPA
 from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
 from tasks.files import save_bytes, save_text
+from tasks.nesting import check_digest, from_json, with_digest
 
 VERSION = 1
 TENSORS = "theta.safetensors"
 CARD = "card.json"
+HEADER = ("format_version", "architecture", "arguments", "mup")
 BEST = "best"
 """The folder of a meta-training run that has its best optimizer."""
 
@@ -78,9 +80,8 @@ def save(
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written = {name: json.dumps(value) for name, value in header.items()}
-    save_bytes(folder / TENSORS, serialize(named, metadata=written))
-    readable = header | {"meta_parameters": optimizer.size} | dict(card or {})
+    save_bytes(folder / TENSORS, tensors.to_bytes(named, header))
+    readable = with_digest(header | {"meta_parameters": optimizer.size} | dict(card or {}))
     save_text(folder / CARD, json.dumps(readable, indent=2) + "\n")
 
 
@@ -96,7 +97,7 @@ def load(
     precision, values that are not finite, or nothing that says whether it is for muP.
     """
     path = Path(folder) / TENSORS
-    header, tensors = _read(path)
+    header, named = _read(path)
     found = header.get("format_version")
     if found != VERSION or isinstance(found, bool):
         raise CheckpointError(f"{path}: format_version is {found}, expected {VERSION}")
@@ -104,15 +105,15 @@ def load(
     if architecture not in architectures:
         known = ", ".join(sorted(architectures))
         raise CheckpointError(f"{path}: architecture is {architecture!r}, expected one of {known}")
-    for name, tensor in tensors.items():
+    for name, tensor in named.items():
         if tensor.dtype != torch.float32:
             raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected torch.float32")
     arguments = header.get("arguments", {})
     try:
         _check_names(architectures[architecture], arguments)
         optimizer = architectures[architecture](**arguments, **unsaved)
-        _check_layers(optimizer, len(tensors))
-        theta = optimizer.flatten(tensors)
+        _check_layers(optimizer, len(named))
+        theta = optimizer.flatten(named)
         optimizer.named(theta)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # sizes beyond all memory
         raise CheckpointError(f"{path}: not a {architecture}: {error}") from error
@@ -132,11 +133,15 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        card = from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from error
     if not isinstance(card, dict):
         raise CheckpointError(f"{path}: got a JSON {type(card).__name__}, expected an object")
+    try:
+        check_digest(card)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from error
     return card
 
 
@@ -175,8 +180,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.exists():
         raise CheckpointError(f"{path}: no such file")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, RecursionError) as error:
+        return tensors.read(path, HEADER)
+    except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: not a checkpoint: {error}") from error

@@ -23,11 +23,10 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
+from safetensors import SafetensorError
 from torch import Tensor
 
-from l2o import checkpoint
+from l2o import checkpoint, tensors
 from l2o.base import LearnedOptimizer
 from l2o.distribution import lessons
 from l2o.held_out import HeldOut
@@ -40,11 +39,13 @@ from tasks.environment import environment, prepare
 from tasks.fields import inside
 from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
+from tasks.nesting import check_digest, from_json, with_digest
 
 VERSION = 1
 STATE_VERSION = 2
 FACTS = "run.json"
 STATE = "state.safetensors"
+HEADER = ("format_version", "config", "record", "seconds")
 START, BEST = "start", checkpoint.BEST
 
 
@@ -69,7 +70,7 @@ def begin(
         "environment": environment(config.device),
     }
     with files.new_directory(run_dir) as staging:
-        files.save_text(staging / FACTS, json.dumps(facts, indent=2) + "\n")
+        files.save_text(staging / FACTS, json.dumps(with_digest(facts), indent=2) + "\n")
         checkpoint.save(staging / START, optimizer, theta, {"command": command, "mup": config.mup})
 
 
@@ -83,7 +84,7 @@ def facts(run_dir: Path) -> dict[str, Any]:
     if not is_run(run_dir):
         raise RunError(f"{run_dir}: not a meta-training run: it has no {FACTS}")
     try:
-        found = json.loads((run_dir / FACTS).read_text(encoding="utf-8"))
+        found = from_json((run_dir / FACTS).read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{run_dir / FACTS}: damaged: {error}") from error
     got = found.get("format_version") if isinstance(found, dict) else None
@@ -91,6 +92,10 @@ def facts(run_dir: Path) -> dict[str, Any]:
         raise RunError(f"{run_dir / FACTS}: format_version is {got}, expected {VERSION}")
     if missing := [name for name in ("command", "config", "environment") if name not in found]:
         raise RunError(f"{run_dir / FACTS}: damaged: it has no {', '.join(missing)}")
+    try:
+        check_digest(found)
+    except ValueError as error:
+        raise RunError(f"{run_dir / FACTS}: damaged: {error}") from error
     return found
 
 
@@ -113,21 +118,18 @@ def saved(run_dir: Path, wanted: Sequence[str] | None = None) -> Saved | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            header = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
-            names = [name for name in file.keys() if wanted is None or name in wanted]  # noqa: SIM118
-            tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, ValueError, RecursionError) as error:
+        header, found = tensors.read(path, HEADER, wanted)
+    except (SafetensorError, ValueError) as error:
         raise RunError(f"{path}: damaged: {error}") from error
     if header.get("format_version") != STATE_VERSION:
         got = header.get("format_version")
         raise RunError(f"{path}: format_version is {got}, expected {STATE_VERSION}")
-    known = {*header, *tensors}
+    known = {*header, *found}
     if missing := [x for x in ("record", "seconds", "config", *(wanted or ())) if x not in known]:
         raise RunError(f"{path}: damaged: it has no {', '.join(missing)}")
     try:
         history, adam = _record(header["record"])
-        return Saved(tensors, history, adam, float(header["seconds"]), dict(header["config"]))
+        return Saved(found, history, adam, float(header["seconds"]), dict(header["config"]))
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         said = f"{type(error).__name__}: {error}"
         raise RunError(f"{path}: damaged: no record of a run ({said})") from error
@@ -262,11 +264,11 @@ class Run:
         """Everything so far, in one file; then the best optimizer, which follows from it."""
         if self.saved == self.training.step:
             return
-        tensors = self.training.tensors()
+        state = self.training.tensors()
         self.saved = self.training.step
-        self.ranks.once(lambda: self._write(tensors))
+        self.ranks.once(lambda: self._write(state))
 
-    def _write(self, tensors: dict[str, Tensor]) -> None:
+    def _write(self, state: dict[str, Tensor]) -> None:
         assert self.held_out
         record = {"history": self.history, "adam": self.held_out.adam}
         header = {
@@ -275,9 +277,7 @@ class Run:
             "record": record,
             "seconds": time.monotonic() - self.since,
         }
-        content = serialize(
-            tensors | {"best": self.best}, {name: json.dumps(v) for name, v in header.items()}
-        )
+        content = tensors.to_bytes(state | {"best": self.best}, header)
         files.save_bytes(self.run_dir / STATE, content)
         self._keep()
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from l2o import checkpoint
@@ -163,3 +165,39 @@ def test_the_card_is_readable_and_the_tensors_have_their_names(tmp_path: Path) -
     assert card["arguments"]["hidden_size"] == 4
     assert card["architecture"] == "small_fc"
     assert load_file(tmp_path / "theta.safetensors")["w0"].shape == (39, 4)
+
+
+@pytest.mark.parametrize("file", [checkpoint.TENSORS, checkpoint.CARD])
+def test_a_flipped_bit_is_noticed_or_without_effect(file: str, tmp_path: Path) -> None:
+    """Of numbers, names, arguments and the card: never another optimizer in silence."""
+    save(tmp_path, SmallFC(), SmallFC().initial(), {"mup": True, "score": 0.25})
+    before = load(tmp_path)
+    content, rng = (tmp_path / file).read_bytes(), random.Random(0)
+    for _ in range(150):
+        place, bit = rng.randrange(len(content)), rng.randrange(8)
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << bit
+        (tmp_path / file).write_bytes(damaged)
+        try:
+            found = load(tmp_path)
+        except CheckpointError:
+            continue
+        assert found.optimizer == before.optimizer, (place, bit)
+        assert torch.equal(found.theta, before.theta), (place, bit)
+        # A digest under another name checks nothing, and changes nothing.
+        assert list(found.card.values()) == list(before.card.values()), (place, bit)
+
+
+def test_a_checkpoint_without_digests_is_read(tmp_path: Path) -> None:
+    save(tmp_path, SmallFC(), SmallFC().initial(), {"mup": True})
+    before, path = load(tmp_path), tmp_path / checkpoint.TENSORS
+    with safe_open(path, framework="pt") as opened:
+        header = {name: text for name, text in opened.metadata().items() if name != "digests"}
+    save_file(load_file(path), path, header)
+    card = json.loads((tmp_path / checkpoint.CARD).read_text())
+    (tmp_path / checkpoint.CARD).write_text(json.dumps(card | {"digest": "0"}))
+    with pytest.raises(CheckpointError, match="whoever changed it on purpose leaves out its field"):
+        load(tmp_path)
+    del card["digest"]
+    (tmp_path / checkpoint.CARD).write_text(json.dumps(card))
+    assert torch.equal(load(tmp_path).theta, before.theta)
