@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,6 +63,22 @@ def history(archive: Archive) -> History:
         best_so_far=np.fmin.accumulate(best) if len(best) else best,
         fates=fates,
     )
+
+
+class Found(NamedTuple):
+    """When a candidate was found: with its batch, after so many candidates, that batch included,
+    and so many seconds of search, those before interruptions included."""
+
+    batch: int
+    tried: int
+    seconds: float
+
+
+def found(past: History, record: Record) -> Found | None:
+    """None for a candidate whose batch is still out."""
+    if not 0 <= record.batch < len(past.tried):
+        return None
+    return Found(record.batch, int(past.tried[record.batch]), float(past.seconds[record.batch]))
 
 
 def leaders(archive: Archive) -> list[Record]:

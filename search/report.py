@@ -20,6 +20,7 @@ from search.history import (
     DECIDED,
     META_VALIDATION,
     History,
+    found,
     front,
     history,
     meta_validation,
@@ -130,6 +131,9 @@ def _tiles(archive: Archive, past: History, best: Sequence[Record]) -> Tiles:
             (per_cent(_score(best[0])), f"loss against AdamW, proxies, {_own_seeds(archive)}")
         )
         tiles.append((f"{best[0].lr or math.nan:.2g}", "its learning rate there"))
+        if when := found(past, best[0]):
+            after = f"candidates tried when it was found, after {duration(when.seconds)}"
+            tiles.append((f"{when.tried:,}", f"{after} (batch {when.batch})"))
     return Tiles(tiles)
 
 

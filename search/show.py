@@ -19,7 +19,7 @@ from rich.table import Table
 from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES
-from search.history import meta_validation
+from search.history import History, found, history, meta_validation
 from search.kind import kind_of
 from search.loop import fates
 from search.program import parse, to_text
@@ -39,14 +39,14 @@ def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
     facts, finals = archive.run(), archive.finals()
     winner = facts.get("winner")
     best = [archive.record(winner)] if winner is not None else archive.best(1)
-    wall, _ = archive.timings()
+    wall, past = archive.timings()[0], history(archive)
     return {
         "run": str(archive.run_dir),
         "finished": "winner" in facts,
         "seconds": wall,
         "budget": facts["config"]["budget"] if "config" in facts else None,
         "fates": fates(archive),
-        "best": _entry(best[0]) | {"kind": kind(best[0])} if best else None,
+        "best": _entry(best[0], past) | {"kind": kind(best[0])} if best else None,
         "discovery": _discovery(finals, winner),
         "stages": {
             stage: [_standing(s) for s in standings(finals, stage, BASELINES)] for stage in STAGES
@@ -56,7 +56,7 @@ def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
             for record, gap in meta_validation(archive)
         ],
         "seeds": len({row.seed for row in finals}),
-        "top": [_entry(record) for record in archive.best(top)],
+        "top": [_entry(record, past) for record in archive.best(top)],
     }
 
 
@@ -66,9 +66,10 @@ def lineage(archive: Archive, candidate: int) -> list[dict[str, Any]]:
     A candidate without a score of its own (a duplicate of one that was stopped) gains None. The
     last entry says what kind of rule ``candidate`` is."""
     steps, before, records = [], None, archive.lineage(candidate)
+    past = history(archive)
     for record in records:
         gain = None if before is None or record.score is None else record.score - before
-        steps.append(_entry(record) | {"mutation": record.mutation, "gain": gain})
+        steps.append(_entry(record, past) | {"mutation": record.mutation, "gain": gain})
         before = record.score if record.score is not None else before
     steps[-1]["kind"] = kind(records[-1])
     return steps
@@ -79,14 +80,16 @@ def kind(record: Record) -> str:
     return "" if record.text is None else str(kind_of(record.text))
 
 
-def _entry(record: Record) -> dict[str, Any]:
+def _entry(record: Record, past: History) -> dict[str, Any]:
     program = None if record.text is None else live(parse(record.text))
+    when = found(past, record)
     return {
         "id": record.id,
         "score": record.score,
         "lr": record.lr,
         "length": None if program is None else program.length,
         "program": None if program is None else to_text(program),
+        "found": None if when is None else when._asdict(),
     }
 
 
@@ -119,7 +122,12 @@ def render(content: Mapping[str, Any], console: Console) -> None:
             "nothing was evaluated in full" if finished else "nothing has been evaluated yet"
         )
         return
-    console.print(f"\nThe best program, candidate {best['id']}, learning rate {best['lr']:.3g}:\n")
+    console.print(
+        f"\nThe best program, candidate {best['id']}, learning rate {best['lr']:.3g}"
+        f"{_when(best['found'])}:\n",
+        highlight=False,
+        soft_wrap=True,
+    )
     _rule(best, console)
     for stage, title in STAGES.items():
         if content["stages"][stage]:
@@ -133,6 +141,15 @@ def render(content: Mapping[str, Any], console: Console) -> None:
     console.print(_verdict(content), highlight=False, soft_wrap=True)
     console.print(_counts(content), highlight=False, soft_wrap=True)
     console.print(_next(content), highlight=False, soft_wrap=True, markup=False)
+
+
+def _when(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return (
+        f", found in batch {found['batch']}, after {found['tried']:,} candidates "
+        f"and {clock(found['seconds'])}"
+    )
 
 
 def _rule(entry: Mapping[str, Any], console: Console) -> None:
@@ -179,10 +196,16 @@ def _change(ratio: float) -> str:
 
 
 def _top_table(top: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("candidate", "score", "learning rate", "statements", box=box.SIMPLE_HEAD)
+    head = ("candidate", "score", "learning rate", "statements", "found after")
+    table = Table(*head, box=box.SIMPLE_HEAD)
     for entry in top:
+        when = entry["found"]
         table.add_row(
-            str(entry["id"]), f"{entry['score']:+.4f}", f"{entry['lr']:.3g}", str(entry["length"])
+            str(entry["id"]),
+            f"{entry['score']:+.4f}",
+            f"{entry['lr']:.3g}",
+            str(entry["length"]),
+            f"{when['tried']:,} candidates, {clock(when['seconds'])}" if when else "",
         )
     return table
 

@@ -143,6 +143,29 @@ def test_statements_that_do_nothing_are_not_shown(archive: Archive) -> None:
     assert programs[1] == programs[3]
 
 
+def test_it_is_said_when_a_program_was_found(archive: Archive) -> None:
+    """The whole kind: the best, the top and a lineage; in text and as data; not what is out."""
+    searched(archive)
+    with archive.transaction():
+        archive.add_batch(1, {"hurdles": [], "rejected": 4})
+        better = archive.add_program(SCALED + "\n" * 2, "", "", length=1)
+        archive.add_candidate(9, 1, 3, better, "modify interp", "pending", 0.01)
+        archive.decide(9, "evaluated", 0.01, -0.5, [])
+        archive.add_timing(1, wall=17.0, busy=1.0)
+        archive.add_batch(2, {"hurdles": [], "rejected": 0})
+        archive.add_candidate(10, 2, 9, better, "modify mul", "pending", 0.01)
+    first, second = (
+        {"batch": 0, "tried": 10, "seconds": 83.0},
+        {"batch": 1, "tried": 15, "seconds": 100.0},
+    )
+    content = summary(archive)
+    assert content["best"]["found"] == second
+    assert [entry["found"] for entry in content["top"][:2]] == [second, first]
+    assert [step["found"] for step in lineage(archive, 10)][-3:] == [first, second, None]
+    assert "found in batch 1, after 15 candidates and 1:40:" in printed(content)
+    assert "10 candidates, 1:23" in printed(content)
+
+
 def test_counts_by_fate(archive: Archive) -> None:
     searched(archive)
     content = summary(archive)
