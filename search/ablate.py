@@ -21,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from search.algebra import Setting
+from search.agreement import Setting
+from search.clock import Clock
 from search.flow import flow, to_program
 from search.ops import ProgramError
 from search.program import Program
@@ -32,6 +33,9 @@ from tasks.scoring import Interval
 from tasks.suites import LONGEST, resolve
 from tasks.types import Task
 from tasks.unroll import SCHEDULES
+
+AT_ONCE = 64
+"""Programs that are tuned side by side, at most: more would keep the clock waiting."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,17 @@ class Effect(NamedTuple):
 
 
 def measure(
-    edits: Sequence[Edit], start: Setting, settings: Ablation, weight_decay: float = 0.0
+    edits: Sequence[Edit],
+    start: Setting,
+    settings: Ablation,
+    weight_decay: float = 0.0,
+    clock: Clock | None = None,
 ) -> list[Effect]:
     """The effects of all edits, the best to take first: harmless, short, of little effect.
 
     ``weight_decay``: what edited programs run with, as ``start`` does with its own. Raises
-    ValueError where ``start`` diverges on a task at every learning rate.
+    ValueError where ``start`` diverges on a task at every learning rate, OutOfTime when the
+    ``clock`` strikes.
     """
     if not edits:
         return []
@@ -99,47 +108,58 @@ def measure(
     low = -np.inf if settings.allow_better else -settings.tolerance
     effects = [
         Effect(edit, cost, low <= cost.low and cost.high <= settings.tolerance)
-        for edit, cost in zip(edits, compare(rules, start, settings), strict=True)
+        for edit, cost in zip(edits, compare(rules, start, settings, clock), strict=True)
     ]
     return sorted(
         effects, key=lambda e: (not e.harmless, brevity(e.edit.program), abs(e.cost.mean))
     )
 
 
-def compare(rules: Sequence[Setting], reference: Setting, settings: Ablation) -> list[Interval]:
+def compare(
+    rules: Sequence[Setting], reference: Setting, settings: Ablation, clock: Clock | None = None
+) -> list[Interval]:
     """The cost of each rule against ``reference``, paired by seed; learning rates are tuned."""
     prepare("cpu")
-    everything = [reference, *rules]
-    tables = np.stack(
-        [
-            _losses(everything, entry.task, max(1, round(entry.steps * settings.length)), settings)
-            for entry in resolve(settings.suite)
-        ],
-        axis=1,
-    )  # [rules, tasks, seeds]
+    everything, clock = [reference, *rules], clock or Clock()
+    columns = []
+    for entry in resolve(settings.suite):
+        steps = max(1, round(entry.steps * settings.length))
+        columns.append(_losses(everything, entry.task, steps, settings, clock))
+    tables = np.stack(columns, axis=1)  # [rules, tasks, seeds]
     return [scoring.compare(table, tables[0]) for table in tables[1:]]
 
 
-def _losses(rules: Sequence[Setting], task: Task, steps: int, settings: Ablation) -> np.ndarray:
-    """``[rules, seeds]``. Side by side run those of one weight decay: nearly always all."""
+def _losses(
+    rules: Sequence[Setting], task: Task, steps: int, settings: Ablation, clock: Clock
+) -> np.ndarray:
+    """``[rules, seeds]``. Side by side run those of one weight decay, nearly always all, so many
+    that the clock is looked at often enough."""
     found = np.empty((len(rules), settings.seeds), np.float32)
-    schedule = SCHEDULES[settings.schedule]
     for decay in dict.fromkeys(rule.weight_decay for rule in rules):
         places = [k for k, rule in enumerate(rules) if rule.weight_decay == decay]
-        programs = [rules[k].program for k in places]
-        make = partial(Population.of, programs)
-        grid = [s._replace(weight_decay=decay) for s in scoring.grid(settings.trials)]
-        tuned = [
-            scoring.tune(task, make, len(programs), steps, grid, seed, schedule)
-            for seed in range(settings.tuning_seeds)
-        ]
-        chosen = scoring.choose(scoring.floored(torch.stack(tuned)).log().mean(dim=0), grid)
-        seeds = scoring.FRESH_SEEDS[: settings.seeds]
-        losses = scoring.measure(task, make, chosen, steps, seeds, schedule=schedule)
-        found[places] = losses.numpy()
+        for first in range(0, len(places), AT_ONCE):
+            some = places[first : first + AT_ONCE]
+            programs = [rules[k].program for k in some]
+            found[some] = _tuned(programs, decay, task, steps, settings, clock)
     if not np.isfinite(found[0]).all():
         raise ValueError(f"ablation: the program diverges on {task.name}, before any edit")
     return found
+
+
+def _tuned(
+    programs: list[Program], decay: float, task: Task, steps: int, settings: Ablation, clock: Clock
+) -> np.ndarray:
+    """``[programs, seeds]`` losses at the learning rate that suits each best."""
+    schedule, make = SCHEDULES[settings.schedule], partial(Population.of, programs)
+    grid = [s._replace(weight_decay=decay) for s in scoring.grid(settings.trials)]
+    tuned = []
+    for seed in range(settings.tuning_seeds):
+        clock.check()
+        tuned.append(scoring.tune(task, make, len(programs), steps, grid, seed, schedule))
+    clock.check()
+    chosen = scoring.choose(scoring.floored(torch.stack(tuned)).log().mean(dim=0), grid)
+    seeds = scoring.FRESH_SEEDS[: settings.seeds]
+    return scoring.measure(task, make, chosen, steps, seeds, schedule=schedule).numpy()
 
 
 # Edits ------------------------------------------------------------------------------------------
@@ -151,11 +171,13 @@ def brevity(program: Program) -> tuple[int, int, int]:
     return program.length, len(program.states), sum(len(repr(a)) for a in constants)
 
 
-def skips(program: Program) -> list[Edit]:
-    """Valid programs with one statement, and what only it needs, left out."""
-    values = flow(program)
+def skips(program: Program, clock: Clock | None = None) -> list[Edit]:
+    """Valid programs with one statement, and what only it needs, left out. Raises OutOfTime when
+    the ``clock`` strikes."""
+    values, clock = flow(program), clock or Clock()
     found: dict[str, Edit] = {}
     for row, (_, args) in enumerate(values.rows):
+        clock.check()
         alike = [arg for arg in dict.fromkeys(args) if values.kind(arg) == values.kinds[row]]
         for arg in alike:
             try:
@@ -172,10 +194,11 @@ def skips(program: Program) -> list[Edit]:
     return list(found.values())
 
 
-def roundings(program: Program) -> list[Edit]:
-    """The program with one constant written shorter."""
-    found: dict[str, Edit] = {}
+def roundings(program: Program, clock: Clock | None = None) -> list[Edit]:
+    """The program with one constant written shorter. Raises OutOfTime as ``skips`` does."""
+    found, clock = dict[str, Edit](), clock or Clock()
     for place, statement in enumerate(program.statements):
+        clock.check()
         for position, arg in enumerate(statement.args):
             for value in _rounded(arg) if isinstance(arg, float) else ():
                 args = (*statement.args[:position], value, *statement.args[position + 1 :])

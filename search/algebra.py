@@ -5,7 +5,7 @@ Most of the work is a table of rules (``patterns``), applied wherever they match
 
 "Exact" allows for two things: rounding, and the guard of division, ``x / (y + 1e-8)``, near zero:
 ``m / abs(m)`` becomes ``sign(m)``. So no step is taken on faith: each is checked by running both
-programs (``agreement``), and one that fails is not taken.
+programs (``search.agreement``), and one that fails is not taken.
 
 Why not equality saturation: egglog (MIT, maintained) would hold all forms at once and pick the
 smallest. But these rules all have a direction that is good, so the first form that is reached is
@@ -16,65 +16,21 @@ to read; and it would bring 34 packages with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-import torch
-
 from search import linear, patterns
+from search.agreement import Agreement, Setting, agreement
 from search.analyze import canonical, live
+from search.clock import Clock, OutOfTime
 from search.flow import Expression, Flow, Reference, flow, insert, replace_row, to_program
-from search.ops import EPSILON, Kind, ProgramError
-from search.probe import respond
-from search.program import Program, Statement
-from tasks.types import Layout, ParamSpec
+from search.ops import Kind, ProgramError
 
 MOST_STEPS = 200
 NORMAL_FORM = "normal form: names, order, repeated values, equal states"
-
-
-class Agreement(NamedTuple):
-    """Updates of two programs on the same gradients.
-
-    ``largest``: relative difference of ``points`` components, division without its guard;
-    ``guarded``: how many of them differ by more than 0.1 % as the programs are, with it, where
-    gradients and rates are ``SMALL``: that is no reason to refuse a step, but one to say so.
-    """
-
-    points: int
-    largest: float
-    guarded: int
-
-    @property
-    def holds(self) -> bool:
-        return self.points > 0 and self.largest < 1e-6
-
-    def __str__(self) -> str:
-        how = f"to {self.largest:.0e}" if self.largest else "exactly"
-        text = f"{self.points} updates agree {how}"
-        if self.guarded:
-            gradients, rates = SMALL
-            text += (
-                f"; with the guard of division, of those at gradients of {gradients:g} and rates "
-                f"of {rates:g}, {self.guarded} differ by more than 0.1 %"
-            )
-        return text
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A program and how to run it: at ``lr`` times the learning rate, with a weight decay."""
-
-    program: Program
-    lr: float = 1.0
-    weight_decay: float = 0.0
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.program.length, len(self.program.states)
 
 
 class Rewriting(NamedTuple):
@@ -85,21 +41,15 @@ class Rewriting(NamedTuple):
     agreement: Agreement
 
 
-def simplify(start: Setting) -> list[Rewriting]:
+def simplify(start: Setting, clock: Clock | None = None) -> list[Rewriting]:
     """Steps to the shortest equivalent found, the first of them to normal form; [] for none.
 
-    ``start.program`` passes ``analyze.check``.
+    ``start.program`` passes ``analyze.check``. When the ``clock`` strikes, what was found by then.
     """
     steps: list[Rewriting] = []
-    now = start
-    seen = {str(now.program)}
-    while len(steps) < MOST_STEPS:
-        step = next((s for s in _steps(now) if str(s.after.program) not in seen), None)
-        if step is None:
-            break
-        steps.append(step)
-        now = step.after
-        seen.add(str(now.program))
+    with suppress(OutOfTime):
+        for step in _walk(start, clock or Clock()):
+            steps.append(step)
     if not steps:
         return []
     if steps[-1].after.size == start.size and {step.rule for step in steps} == {NORMAL_FORM}:
@@ -109,9 +59,22 @@ def simplify(start: Setting) -> list[Rewriting]:
     return steps[: best + 1] if steps[best].after.size <= start.size else []
 
 
-def _steps(now: Setting) -> Iterator[Rewriting]:
+def _walk(now: Setting, clock: Clock) -> Iterator[Rewriting]:
+    """One step after the other, never to a program that was met before."""
+    seen = {str(now.program)}
+    for _ in range(MOST_STEPS):
+        step = next((s for s in _steps(now, clock) if str(s.after.program) not in seen), None)
+        if step is None:
+            return
+        yield step
+        now = step.after
+        seen.add(str(now.program))
+
+
+def _steps(now: Setting, clock: Clock) -> Iterator[Rewriting]:
     """Everything that can be done next, in order of preference, checked."""
-    for rule, propose in _proposals(now):
+    for rule, propose in _proposals(now, clock):
+        clock.check()
         try:
             after = propose()
         except ProgramError:
@@ -125,7 +88,7 @@ def _steps(now: Setting) -> Iterator[Rewriting]:
 Propose = Callable[[], Setting | None]
 
 
-def _proposals(now: Setting) -> Iterator[tuple[str, Propose]]:
+def _proposals(now: Setting, clock: Clock) -> Iterator[tuple[str, Propose]]:
     program = now.program
     dead = program.length - live(program).length
     if dead:
@@ -135,20 +98,21 @@ def _proposals(now: Setting) -> Iterator[tuple[str, Propose]]:
         )
     yield NORMAL_FORM, lambda: replace(now, program=canonical(program))
     values = flow(program)
+    known = linear.sums(values)
     for row in range(len(values.rows)):
-        for rule, expression in _rewritings(values, row):
+        for rule, expression in _rewritings(values, row, known):
             yield rule, partial(_rewritten, now, values, row, expression)
     yield "learning rate and weight decay leave the program", partial(_factored, now, values)
     for state, total in linear.dependent_states(values):
         described = " + ".join(f"{w:.6g} * {name}" for name, w in total.items()) or "0"
         yield (
             f"state {state} is always {described}",
-            partial(_shorter, now, linear.drop_state(values, state, total)),
+            partial(_shorter, now, linear.drop_state(values, state, total), clock),
         )
     for state, factor in linear.averaged_states(values):
         yield (
             f"state {state} divided by {factor:.6g} is an average",
-            partial(_shorter, now, linear.scale_state(values, state, factor)),
+            partial(_shorter, now, linear.scale_state(values, state, factor), clock),
         )
 
 
@@ -156,31 +120,35 @@ def _rewritten(now: Setting, values: Flow, row: int, expression: Expression) -> 
     return replace(now, program=to_program(replace_row(values, row, expression)))
 
 
-def _shorter(now: Setting, values: Flow) -> Setting | None:
+def _shorter(now: Setting, values: Flow, clock: Clock) -> Setting | None:
     """A change of state, with all that follows from it, if that makes the program shorter."""
     after = replace(now, program=to_program(values))
     seen = {str(after.program)}
-    while (step := _local(after, seen)) is not None:
+    while (step := _local(after, seen, clock)) is not None:
         after = step
         seen.add(str(after.program))
     return after if after.size < now.size else None
 
 
-def _local(now: Setting, seen: set[str]) -> Setting | None:
+def _local(now: Setting, seen: set[str], clock: Clock) -> Setting | None:
     """One rewriting that makes nothing longer."""
     values = flow(now.program)
+    known = linear.sums(values)
     for row in range(len(values.rows)):
-        for _, expression in _rewritings(values, row):
+        for _, expression in _rewritings(values, row, known):
+            clock.check()
             after = _rewritten(now, values, row, expression)
             if after.size <= now.size and str(after.program) not in seen:
                 return after
     return None
 
 
-def _rewritings(values: Flow, row: int) -> Iterator[tuple[str, Expression]]:
+def _rewritings(
+    values: Flow, row: int, known: Sequence[linear.Sum]
+) -> Iterator[tuple[str, Expression]]:
     yield from patterns.rewritings(values, row)
     for propose in (linear.collect, linear.sign_of_average):
-        expression = propose(values, row)
+        expression = propose(values, row, known)
         if expression is not None:
             yield _folded(expression), expression
 
@@ -292,63 +260,3 @@ def _monomial(reference: float | str) -> Monomial:
     if isinstance(reference, float):
         return reference, 0
     return (1.0, 1) if reference == "lr" else None
-
-
-# The check --------------------------------------------------------------------------------------
-
-LAYOUT = Layout((ParamSpec("a", (6, 8)), ParamSpec("b", (16,))))
-STEPS, RUNS = 32, 32
-RATES = (0.0, *np.linspace(1.0, 0.4, STEPS - 1).tolist())
-"""A schedule may begin with 0. That update moves nothing, but may leave something in a state."""
-USUAL, SMALL = (1.0, 1.0), (1e-3, 1e-3)
-"""Sizes of gradients and of learning rates."""
-
-
-def agreement(one: Setting, other: Setting) -> Agreement:
-    """How far the updates of two settings are apart, for the same schedule of the rate."""
-    a, b = (_updates(setting, _unguarded, *USUAL) for setting in (one, other))
-    guarded_a, guarded_b = (_updates(setting, _as_it_is, *SMALL) for setting in (one, other))
-    known = np.isfinite(a)
-    if (known != np.isfinite(b)).any() or 2 * known.sum() < np.isfinite(guarded_a).sum():
-        known[:] = False
-    gaps = _gaps(a, b)[known]
-    guarded = _gaps(guarded_a, guarded_b)[known]
-    return Agreement(len(gaps), float(gaps.max(initial=0.0)), int((guarded > 1e-3).sum()))
-
-
-def _updates(
-    setting: Setting, change: Callable[[Program], Program], size: float, rate: float
-) -> np.ndarray:
-    """Where the rate is not 0."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (STEPS, RUNS, LAYOUT.n)
-    gradients = size * torch.randn(shape, dtype=torch.float64, generator=generator)
-    weights = 2 * torch.rand(LAYOUT.n, dtype=torch.float64, generator=generator) - 1
-    rates = setting.lr * rate * torch.tensor(RATES, dtype=torch.float64)
-    program, decay = change(setting.program), setting.weight_decay
-    return respond([program], gradients, weights, rates, decay, LAYOUT)[:, rates > 0].numpy()
-
-
-def _gaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Relative differences; what cancels to nearly nothing is seen beside what is typical."""
-    size = np.maximum(np.abs(a), np.abs(b))
-    typical = np.median(size[np.isfinite(size)]) if np.isfinite(size).any() else 0.0
-    with np.errstate(all="ignore"):
-        return np.where(a == b, 0.0, np.abs(a - b) / np.maximum(size, 1e-6 * typical))
-
-
-def _as_it_is(program: Program) -> Program:
-    return program
-
-
-def _unguarded(program: Program) -> Program:
-    """The same with ``x / (y - 1e-8 + 1e-8)`` for ``x / (y + 1e-8)``, if y is no constant."""
-    statements: list[Statement] = []
-    for place, statement in enumerate(program.statements):
-        if statement.op in ("div", "reciprocal") and isinstance(statement.args[-1], str):
-            name = f"{statement.args[-1]} {place}"  # of no variable that a text can have
-            less = Statement(name, "sub", (statement.args[-1], EPSILON))
-            statements.append(less)
-            statement = replace(statement, args=(*statement.args[:-1], less.target))
-        statements.append(statement)
-    return replace(program, statements=tuple(statements))

@@ -67,6 +67,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 MOST_STATES = 100
+EXACT_SECONDS, SECONDS = 10.0, 900.0
+"""What simplifying may take: exactly, where a person waits for it; and with tasks."""
 SHARERS = 2
 """Worker processes on a GPU: while one has it, the other prepares its batch. More would each take
 its memory and compile its kernels, and the process that makes candidates is slower than two."""
@@ -232,11 +234,12 @@ def simplify(arguments: Arguments) -> int:
     """The same rule in fewer statements, step by step, each with its reason.
 
     Exact steps are checked by running both programs. Then tasks decide what else makes no
-    difference: each such step is shown with its effect and a 95 % interval.
+    difference: each such step is shown with its effect and a 95 % interval. When time is up, the
+    best so far is shown.
 
     l2o simplify runs/first
     l2o simplify my_rule.txt --suite proxy --json
-    l2o simplify my_rule.txt --exact
+    l2o simplify my_rule.txt --exact --seconds 60
     """
     from search import simplify as simplifying
     from search.ablate import Ablation
@@ -246,15 +249,24 @@ def simplify(arguments: Arguments) -> int:
         "rule", type=str, help="a run, a zoo name, a program file or a shipped rule's folder"
     )
     options_of.add_argument("--exact", action="store_true", help="only what needs no tasks")
+    options_of.add_argument(
+        "--seconds",
+        type=float | None,
+        default=None,
+        help=f"for all of it; default: {EXACT_SECONDS:g} with --exact, {SECONDS:g} without",
+    )
     options_of.add_argument("--json", action="store_true", help="as one JSON document")
     options_of.add_class_arguments(Ablation, None)
     given: Any = options_of.parse_args(list(arguments))
     fields = {name: getattr(given, name) for name in Ablation.__dataclass_fields__}
     settings = None if given.exact else Ablation(**fields)
+    seconds = (
+        (EXACT_SECONDS if given.exact else SECONDS) if given.seconds is None else given.seconds
+    )
     console = Console(stderr=True)
     with console.status("simplifying") as status:
         report = simplifying.simplify(
-            rule(given.rule), settings, lambda step: status.update(step.what)
+            rule(given.rule), settings, lambda step: status.update(step.what), seconds
         )
     if given.json:
         print(json.dumps(simplifying.to_json(report), indent=2))

@@ -13,7 +13,7 @@ same combination of the other states at every step, and need not be kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,18 +31,18 @@ Sum = dict[int | str, float]
 """Atoms and their weights."""
 
 
-def expand(values: Flow, reference: Reference) -> Sum:
-    """``reference`` as a sum of atoms; weights that cancel are gone."""
-    known: dict[int, Sum] = {}
+def sums(values: Flow) -> list[Sum]:
+    """Each row as a sum of atoms; weights that cancel are gone. One pass: a value that is read
+    twice is expanded once."""
+    known: list[Sum] = []
     for row, (op, args) in enumerate(values.rows):
-        parts = [_sum(known, arg) for arg in args]
-        known[row] = _combine(op, parts, [_constant(part) for part in parts]) or {row: 1.0}
-        if row == reference:
-            break
-    return _sum(known, reference)
+        parts = [expand(known, arg) for arg in args]
+        known.append(_combine(op, parts, [_constant(part) for part in parts]) or {row: 1.0})
+    return known
 
 
-def _sum(known: dict[int, Sum], reference: Reference) -> Sum:
+def expand(known: Sequence[Sum], reference: Reference) -> Sum:
+    """``reference`` as a sum of atoms; ``known``: those of the rows."""
     if isinstance(reference, int):
         return known[reference]
     return {ONE: reference} if isinstance(reference, float) else {reference: 1.0}
@@ -80,11 +80,11 @@ def _add(x: Sum, a: float, y: Sum, b: float) -> Sum:
 # Sums as statements -----------------------------------------------------------------------------
 
 
-def collect(values: Flow, row: int) -> Expression | None:
+def collect(values: Flow, row: int, known: Sequence[Sum]) -> Expression | None:
     """``row`` written as one function of at most two atoms, if it is not yet."""
     if values.rows[row].op not in ("add", "sub", "mul", "interp"):
         return None
-    total = expand(values, row)
+    total = known[row]
     if row in total or len(total) > 2:
         return None
     short = _short(values, total)
@@ -120,12 +120,12 @@ def weighted(terms: Iterable[tuple[Reference, float]]) -> Expression:
     return 0.0 if expression is None else expression
 
 
-def sign_of_average(values: Flow, row: int) -> Expression | None:
+def sign_of_average(values: Flow, row: int, known: Sequence[Sum]) -> Expression | None:
     """``sign(a x + b y)`` as ``sign(interp(x, y, b / (a + b)))``, where a + b is positive."""
     op, args = values.rows[row]
     if op != "sign":
         return None
-    total = expand(values, args[0])
+    total = expand(known, args[0])
     scale = sum(total.values())
     if len(total) != 2 or args[0] in total or not scale > ROUNDING or abs(scale - 1) < ROUNDING:
         return None
@@ -138,11 +138,11 @@ def sign_of_average(values: Flow, row: int) -> Expression | None:
 
 def recurrence(values: Flow) -> tuple[np.ndarray, np.ndarray, list[int | str]]:
     """``A [S, S]``, ``B [S, U]`` and the atoms u of ``s' = A s + B u``."""
-    names = list(values.states)
-    sums = [expand(values, after) for after in values.states.values()]
-    atoms = list(dict.fromkeys(a for total in sums for a in total if a not in values.states))
-    a = np.array([[total.get(name, 0.0) for name in names] for total in sums])
-    b = np.array([[total.get(atom, 0.0) for atom in atoms] for total in sums])
+    names, known = list(values.states), sums(values)
+    after = [expand(known, reference) for reference in values.states.values()]
+    atoms = list(dict.fromkeys(a for total in after for a in total if a not in values.states))
+    a = np.array([[total.get(name, 0.0) for name in names] for total in after])
+    b = np.array([[total.get(atom, 0.0) for atom in atoms] for total in after])
     return a.reshape(len(names), len(names)), b.reshape(len(names), len(atoms)), atoms
 
 
@@ -176,8 +176,9 @@ def drop_state(values: Flow, state: str, total: Sum) -> Flow:
 
 def averaged_states(values: Flow) -> Iterator[tuple[str, float]]:
     """States ``s' = a s + b x`` and the factor by which they exceed an average of x."""
+    known = sums(values)
     for name, after in values.states.items():
-        total = expand(values, after)
+        total = expand(known, after)
         decay = total.get(name, 0.0)
         if len(total) == 2 and decay != 0 and abs(1 - decay) > ROUNDING:
             factor = (sum(total.values()) - decay) / (1 - decay)

@@ -4,7 +4,7 @@ import pytest
 
 from search import ablate
 from search.ablate import Ablation, Edit, brevity, compare, measure, roundings, skips
-from search.algebra import Setting
+from search.agreement import Setting
 from search.analyze import check
 from search.program import parse
 from search.zoo import ZOO

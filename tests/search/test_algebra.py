@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.algebra import NORMAL_FORM, Setting, agreement, simplify
+from search.agreement import Setting, agreement
+from search.algebra import NORMAL_FORM, simplify
 from search.analyze import canonical
 from search.flow import flow, to_program
-from search.linear import dependent_states, expand
+from search.linear import dependent_states, expand, sums
 from search.mutate import mutate, random_program
 from search.ops import ProgramError
 from search.patterns import RULES, rewritings
@@ -329,7 +330,7 @@ def test_expansion_of_nested_averages(abc):
     values = flow(
         program(f"x = interp(g, m, {a})\ny = interp(x, w, {b})\nz = y - m\nupdate = z * {c}")
     )
-    total = expand(values, values.update)
+    total = expand(sums(values), values.update)
     expected = {
         "g": (1 - b) * (1 - a) * c,
         "m": ((1 - b) * a - 1) * c,
@@ -357,7 +358,7 @@ def test_programs_that_cannot_run_are_refused():
 
 def test_constants_are_not_taken_for_rows():
     values = flow(program("x = g * 3\ny = sin(x)\nz = y + 1\nupdate = z * 2"))
-    assert expand(values, values.update) == {1: 2.0, "1": 2.0}
+    assert expand(sums(values), values.update) == {1: 2.0, "1": 2.0}
     assert values.instead(1, "g").rows[2:] == (("add", ("g", 1.0)), ("mul", (2, 2.0)))
 
 
