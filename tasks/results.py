@@ -6,7 +6,8 @@ again, whoever asks for it and in whichever evaluation. Rules and tasks are file
 (a digest of what they compute) and listed under their names; a rule whose text has changed is
 another rule.
 
-A run that diverged has a status and no loss.
+A run that diverged has a status and no loss. Rows that are written together have a digest
+(``seals.py``, since version 2), checked when the file is opened.
 """
 
 from __future__ import annotations
@@ -16,14 +17,21 @@ import fcntl
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
-from tasks.files import database, full
+from tasks import database, files, seals
+from tasks.database import WAIT
+from tasks.files import DiskFull, RunError
+from tasks.seals import Part, Seals
 
 APPLICATION = 0x6C326F01
-VERSION = 1
+VERSION = 2
+SEALED = 2
+"""The version since which there are digests."""
 FINITE = "CHECK ({0} IS NULL OR abs({0}) < 9e999)"
 SCHEMA = f"""
 PRAGMA journal_mode = WAL;
@@ -39,10 +47,18 @@ CREATE TABLE run (
     curve TEXT NOT NULL, seconds REAL NOT NULL,
     CHECK ((status = 'ok') = (loss IS NOT NULL)),
     PRIMARY KEY (rule, task, steps, schedule, seed, lr, weight_decay)) WITHOUT ROWID;
+{seals.SCHEMA}
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
+STUDY = ("rule", "task", "steps", "schedule")
+PARTS = {  # whatever columns there are
+    "fact": Part("SELECT key, * FROM fact", ("key",), "key"),
+    "rule": Part("SELECT name, * FROM rule", ("name",), "name"),
+    "task": Part("SELECT name, * FROM task", ("name",), "name"),
+    "run": Part(f"SELECT {', '.join(STUDY)}, * FROM run", STUDY, "seed, lr, weight_decay"),
+}
 
 
 class Study(NamedTuple):
@@ -69,7 +85,7 @@ class Run(NamedTuple):
     seconds: float
 
 
-class ResultsError(ValueError):
+class ResultsError(RunError):
     """One line about a results file, for the person who named it."""
 
 
@@ -90,40 +106,75 @@ class Results:
             raise ResultsError(f"{file}: {said}")
         if not readonly and not file.absolute().parent.is_dir():
             raise ResultsError(f"{file}: the directory {file.parent} does not exist")
-        mode = "ro" if readonly else "rwc"
         self._held = None if readonly else _held(file)
         try:
-            where = database(file, mode)
-            self._db = sqlite3.connect(where, uri=True, isolation_level=None, timeout=30)
-            found = self._db.execute("PRAGMA application_id").fetchone()[0]
-            empty = self._db.execute("SELECT 1 FROM sqlite_master").fetchone() is None
-            if not readonly and found == 0 and empty:  # new, or begun and stopped at once
-                self._db.executescript(SCHEMA)
-                found = APPLICATION
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-                raise full(file) from error
-            raise ResultsError(f"{file}: not a results file: {error}") from error
+            with _explained(file):
+                self._db = self._opened("ro" if readonly else "rwc")
+            self._seals = self._checked(readonly)
+            self._identity = database.identity(file)
+        except BaseException:
+            self._close()
+            raise
+
+    def _opened(self, mode: str) -> sqlite3.Connection:
+        """A connection; its file is made a results file if there was nothing in it."""
+        where = files.database(self.file, mode)
+        db = self._db = sqlite3.connect(where, uri=True, isolation_level=None, timeout=WAIT)
+        found = db.execute("PRAGMA application_id").fetchone()[0]
+        empty = db.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+        if mode == "rwc" and found == 0 and empty:  # new, or begun and stopped at once
+            db.executescript(SCHEMA)
+            found = APPLICATION
         if found != APPLICATION:
-            raise ResultsError(f"{file}: an SQLite file, but not one of results")
-        if version > VERSION:
-            raise ResultsError(f"{file}: version {version}, this program knows {VERSION}")
+            raise ResultsError(f"{self.file}: an SQLite file, but not one of results")
+        return db
+
+    def _checked(self, readonly: bool) -> Seals | None:
+        """The digests, which all rows have; none in an older file, which gets them when it is
+        written to."""
+        with _explained(self.file):
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > VERSION:
+                raise ResultsError(f"{self.file}: version {version}, this program knows {VERSION}")
+            known = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'seal'").fetchone()
+            kept = Seals(self._db, PARTS)
+            if version < SEALED and not known:
+                return None if readonly else self._upgraded(kept)
+            self._db.execute("BEGIN")  # all of one moment
+            found = [str(group) for group in kept.damaged()]
+            self._db.execute("COMMIT")
+        if found:
+            raise _damaged(self.file, f"not what was written: {', '.join(found[:3])}")
+        return kept
+
+    def _upgraded(self, kept: Seals) -> Seals:
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute(seals.SCHEMA)
+        kept.renew()
+        self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self._db.execute("COMMIT")
+        return kept
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._db.close()
+    def __exit__(self, kind: Any, error: BaseException | None, *trace: object) -> None:
+        self._close()
+        if self._seals is None and isinstance(error, database.NONSENSE):
+            raise _damaged(self.file, f"{type(error).__name__}: {error}") from error
+
+    def _close(self) -> None:
+        if hasattr(self, "_db"):
+            self._db.close()
         if self._held is not None:
             self._held.close()
 
     def set_fact(self, key: str, value: Any) -> None:
         """Something about the evaluations: what was asked for, versions, device."""
-        self._write("INSERT OR REPLACE INTO fact VALUES (?, ?)", [(key, _json(value))])
+        self._write("INSERT OR REPLACE INTO fact VALUES (?, ?)", [(key, _json(value))], "fact", key)
 
     def facts(self) -> dict[str, Any]:
-        return {key: json.loads(value) for key, value in self._rows("SELECT * FROM fact")}
+        return {key: self._loaded(text) for key, text in self._rows("SELECT * FROM fact")}
 
     def made_in(self, environment: Mapping[str, str | None]) -> None:
         """Note an environment that runs are made in, unless it is there: fact ``environments``."""
@@ -133,24 +184,27 @@ class Results:
 
     def set_rule(self, name: str, identity: str, source: str) -> None:
         """``source``: what a reader may want to see of the rule, such as its program."""
-        self._write("INSERT OR REPLACE INTO rule VALUES (?, ?, ?)", [(name, identity, source)])
+        row = (name, identity, source)
+        self._write("INSERT OR REPLACE INTO rule VALUES (?, ?, ?)", [row], "rule", name)
 
     def rules(self) -> dict[str, tuple[str, str]]:
         """name -> (identity, source)."""
         return {name: (key, text) for name, key, text in self._rows("SELECT * FROM rule")}
 
     def set_task(self, name: str, identity: str, card: Mapping[str, Any]) -> None:
-        self._write("INSERT OR REPLACE INTO task VALUES (?, ?, ?)", [(name, identity, _json(card))])
+        row = (name, identity, _json(card))
+        self._write("INSERT OR REPLACE INTO task VALUES (?, ?, ?)", [row], "task", name)
 
     def tasks(self) -> dict[str, tuple[str, dict[str, Any]]]:
         """name -> (identity, card)."""
         rows = self._rows("SELECT * FROM task")
-        return {name: (key, json.loads(card)) for name, key, card in rows}
+        return {name: (key, self._loaded(card)) for name, key, card in rows}
 
     def add(self, study: Study, runs: Iterable[Run]) -> None:
         """All of ``runs`` or none; a run that is there already is kept as it is."""
         rows = [(*study, *run._replace(curve=_json(run.curve))) for run in runs]
-        self._write(f"INSERT OR IGNORE INTO run VALUES ({', '.join('?' * 12)})", rows)
+        statement = f"INSERT OR IGNORE INTO run VALUES ({', '.join('?' * 12)})"
+        self._write(statement, rows, "run", *study)
 
     def runs(self, study: Study) -> dict[tuple[int, float, float], Run]:
         """(seed, lr, weight decay) -> run."""
@@ -161,7 +215,7 @@ class Results:
         )
         found = {}
         for row in rows:
-            curve = tuple((step, loss) for step, loss in json.loads(row[6]))
+            curve = tuple((step, loss) for step, loss in self._loaded(row[6]))
             found[row[:3]] = Run(*row)._replace(curve=curve)
         return found
 
@@ -169,24 +223,55 @@ class Results:
         """How many runs there are."""
         return self._rows("SELECT count(*) FROM run")[0][0]
 
-    def _write(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+    def _loaded(self, text: str) -> Any:
+        """The content of a column that holds JSON."""
         try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _damaged(self.file, str(error)) from error
+
+    def _write(
+        self, statement: str, rows: Sequence[Sequence[Any]], part: str, *key: str | int
+    ) -> None:
+        """Write rows of one group, and its digest."""
+        with _explained(self.file):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._db.executemany(statement, rows)
+                if self._seals is not None:
+                    self._seals.touch(part, *key)
+                    self._seals.write()
+                database.same(self.file, self._identity)
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.DatabaseError as error:
-            raise ResultsError(f"{self.file}: {error}") from error
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        try:
+        with _explained(self.file):
             return self._db.execute(query, values).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise ResultsError(f"{self.file}: {error}") from error
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """Raise what SQLite says about ``file`` in one line."""
+    try:
+        with database.explained(file, partial(_damaged, file)):
+            yield
+    except DiskFull:
+        raise
+    except RunError as error:
+        raise ResultsError(str(error)) from error
+    except sqlite3.DatabaseError as error:
+        raise ResultsError(f"{file}: {error}") from error
+
+
+def _damaged(file: Path, what: str) -> ResultsError:
+    return ResultsError(
+        f"{file}: damaged ({what}); left as it is: restore it from a copy, or begin another one "
+        "with --out"
+    )
 
 
 def _held(file: Path) -> IO[bytes]:
@@ -199,7 +284,7 @@ def _held(file: Path) -> IO[bytes]:
         raise ResultsError(f"{file}: another process is adding to it; wait, or stop it") from None
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise full(file) from error
+            raise files.full(file) from error
         raise ResultsError(f"{file}: cannot be written: {error.strerror}") from error
     return opened
 
