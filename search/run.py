@@ -26,6 +26,7 @@ from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evaluate import Calibration, Evaluator, Funnel, Job, calibrate
 from search.history import META_VALIDATION, leaders, meta_validation
+from search.judged import titles
 from search.loop import Enough, Search
 from search.mutate import mutate, random_program
 from search.ops import ProgramError
@@ -177,7 +178,8 @@ def _meta_validation(
     reference, suite = BASELINES[0], str(config.verdict.meta_validation)
     rules = {reference: to_text(lookup(reference).program)}
     rules |= {str(record.id): record.text or "" for record in leaders(archive)}
-    view.say(f"measuring {len(rules) - 1} that led the search on larger tasks …")
+    larger = titles(archive.run())["meta_validation"]
+    view.say(f"measuring {len(rules) - 1} that led the search on {larger} …")
     _stage(archive, config, META_VALIDATION, suite, rules, jobs, stop)
     curves = Curves(archive.run_dir / "tensorboard")
     for record, gap in meta_validation(archive):
@@ -193,11 +195,12 @@ def _finals(
     """Judge the finalists on the proxy tasks, then the winner on what nobody has seen: its id."""
     texts = {str(id): archive.record(id).text or "" for id in archive.run()["finalists"]}
     rules = {name: to_text(lookup(name).program) for name in BASELINES} | texts
-    view.say(f"judging {len(texts)} finalists on fresh seeds …")
+    own = titles(archive.run())["proxy"]
+    view.say(f"judging {len(texts)} finalists on fresh seeds of {own} …")
     _stage(archive, config, "proxy", config.funnel.suite, rules, jobs, stop)
     table = standings(archive.finals(), "proxy", BASELINES)
     winner = next(s.rule for s in table if s.rule not in BASELINES)
-    view.say("judging the winner on held-out tasks …")
+    view.say(f"judging the winner on {titles(archive.run())['held_out']} …")
     rules = {name: text for name, text in rules.items() if name in (*BASELINES, winner)}
     suite = config.verdict.held_out
     _stage(archive, config, "held_out", suite, rules, jobs, stop)

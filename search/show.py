@@ -20,17 +20,18 @@ from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES
 from search.history import History, found, history, meta_validation
+from search.judged import Row, own_suite, ruling, table, titles
 from search.kind import kind_of
 from search.loop import fates
 from search.program import parse, to_text
 from search.tables import Record
-from search.verdict import Standing, as_data, is_discovery, standings
+from search.verdict import as_data
 from search.view import clock
 from tasks.scoring import REFERENCE_DIVERGED
 from tasks.wording import LARGE, as_factor
 
 CHOSE = " The winner is the best of the rules in this table, which flatters what it says of it."
-STAGES = {"proxy": "proxy tasks", "held_out": "held-out tasks"}
+STAGES = ("proxy", "held_out")
 TITLES = {"adamw": "AdamW", "lion": "Lion", "momentum": "momentum"}
 
 
@@ -39,7 +40,7 @@ def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
     facts, finals = archive.run(), archive.finals()
     winner = facts.get("winner")
     best = [archive.record(winner)] if winner is not None else archive.best(1)
-    wall, past = archive.timings()[0], history(archive)
+    wall, past, word = archive.timings()[0], history(archive), ruling(archive)
     return {
         "run": str(archive.run_dir),
         "finished": "winner" in facts,
@@ -47,10 +48,11 @@ def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
         "budget": facts["config"]["budget"] if "config" in facts else None,
         "fates": fates(archive),
         "best": _entry(best[0], past) | {"kind": kind(best[0])} if best else None,
-        "discovery": _discovery(finals, winner),
-        "stages": {
-            stage: [_standing(s) for s in standings(finals, stage, BASELINES)] for stage in STAGES
-        },
+        "discovery": None if word is None else word.discovery,
+        "verdict": None if word is None else word.text,
+        "stages": {stage: [_row(row) for row in table(archive, stage)] for stage in STAGES},
+        "tasks": titles(facts),
+        "suite": own_suite(facts),
         "meta_validation": [
             {"id": record.id, "score": record.score, "against": as_data(gap)}
             for record, gap in meta_validation(archive)
@@ -93,17 +95,9 @@ def _entry(record: Record, past: History) -> dict[str, Any]:
     }
 
 
-def _standing(standing: Standing) -> dict[str, Any]:
-    against = {name: as_data(interval) for name, interval in standing.against.items()}
-    return {"rule": standing.rule, "against": against}
-
-
-def _discovery(finals: Sequence[Any], winner: int | None) -> bool | None:
-    """Whether the winner beats the reference on what the search never saw; None if not judged."""
-    for standing in standings(finals, "held_out", BASELINES):
-        if standing.rule == str(winner):
-            return is_discovery(standing, BASELINES[0])
-    return None
+def _row(row: Row) -> dict[str, Any]:
+    against = {name: as_data(interval) for name, interval in row.against.items()}
+    return {"rule": row.rule, "same": list(row.same), "against": against}
 
 
 # -- for people -------------------------------------------------------------------------------
@@ -129,16 +123,16 @@ def render(content: Mapping[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     _rule(best, console)
-    for stage, title in STAGES.items():
+    for stage in STAGES:
         if content["stages"][stage]:
-            console.print(_stage_table(content, stage, title))
+            console.print(_stage_table(content, stage))
     if content["meta_validation"]:
         console.print(_meta_validation(content), highlight=False, soft_wrap=True)
     if content["top"]:
         said = "" if content["finished"] else "Not judged yet. "
         console.print(f"{said}Best on the proxies, as the search scored them (against AdamW):")
         console.print(_top_table(content["top"]))
-    console.print(_verdict(content), highlight=False, soft_wrap=True)
+    console.print(content["verdict"] or "", highlight=False, soft_wrap=True)
     console.print(_counts(content), highlight=False, soft_wrap=True)
     console.print(_next(content), highlight=False, soft_wrap=True, markup=False)
 
@@ -159,9 +153,10 @@ def _rule(entry: Mapping[str, Any], console: Console) -> None:
         console.print(f"By experiment: {entry['kind']}.\n", highlight=False, soft_wrap=True)
 
 
-def _stage_table(content: Mapping[str, Any], stage: str, title: str) -> Table:
+def _stage_table(content: Mapping[str, Any], stage: str) -> Table:
+    tasks = content["tasks"][stage]
     table = Table(
-        title=f"Change of loss in % on {title}, {content['seeds']} fresh seeds, 95 % interval",
+        title=f"Change of loss in % on {tasks}, {content['seeds']} fresh seeds, 95 % interval",
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -173,8 +168,13 @@ def _stage_table(content: Mapping[str, Any], stage: str, title: str) -> Table:
         table.add_column(f"vs {TITLES[name]}", justify="right")
     for row in content["stages"][stage]:
         cells = [_percent(row["against"].get(name), row["rule"] == name) for name in BASELINES]
-        table.add_row(TITLES.get(row["rule"], row["rule"]), *cells)
+        table.add_row(named(row["rule"], row["same"]), *cells)
     return table
+
+
+def named(rule: str, same: Sequence[str]) -> str:
+    """A row's rule, with the finalists that are the same one."""
+    return TITLES.get(rule, rule) + (f" (the same rule: {', '.join(same)})" if same else "")
 
 
 def _percent(interval: Mapping[str, Any] | None, itself: bool) -> str:
@@ -234,26 +234,9 @@ def _meta_validation(content: Mapping[str, Any]) -> str:
         for step in content["meta_validation"]
     ]
     return (
-        f"Those that led the search, on larger tasks, against AdamW, {content['seeds']} fresh "
-        f"seeds:\n  {'  '.join(steps)}\n"
+        f"Those that led the search, on {content['tasks']['meta_validation']}, against AdamW, "
+        f"{content['seeds']} fresh seeds:\n  {'  '.join(steps)}\n"
     )
-
-
-def _verdict(content: Mapping[str, Any]) -> str:
-    if content["discovery"] is None:
-        return ""
-    if content["discovery"]:
-        return (
-            "A discovery: on held-out tasks, too, the whole interval against AdamW is below zero."
-        )
-    winner = str(content["best"]["id"])
-    rows = {row["rule"]: row["against"] for row in content["stages"]["held_out"]}
-    against = rows[winner][BASELINES[0]]
-    if against is None or against["mean"] is None:
-        return "No discovery: on held-out tasks a run of it or of AdamW diverged."
-    if against["low"] is not None and against["low"] > 0:
-        return "No discovery: on held-out tasks the whole interval against AdamW is above zero."
-    return "No discovery: on held-out tasks the interval against AdamW does not exclude zero."
 
 
 def _counts(content: Mapping[str, Any]) -> str:
@@ -280,11 +263,11 @@ def _counts(content: Mapping[str, Any]) -> str:
 
 
 def _next(content: Mapping[str, Any]) -> str:
-    run = quote(content["run"])
+    run, suite = quote(content["run"]), quote(content["suite"])
     commands = {
         f"l2o show {run} --id {content['best']['id']}": "how it came about",
         f"l2o export {run} --id best --out my_rule.py": "as torch.optim.Optimizer, one file",
-        f"l2o evaluate {run} adamw lion --suite held_out": "a fair comparison of any size",
+        f"l2o evaluate {run} adamw lion --suite {suite}": "a fair comparison of any size",
         f"tensorboard --logdir {run}": "curves",
     }
     width = max(map(len, commands))

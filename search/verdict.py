@@ -3,8 +3,8 @@
 A search that scores thousands of programs on one seed will find some that suit that seed, and
 some that suit its tasks and nothing else. So the best of a run are tuned again, each with the
 same number of learning rates on each task as the baselines get, and measured on seeds that
-nobody has seen; the winner of that then meets tasks that nobody has seen. Only a rule whose
-interval against tuned AdamW lies below zero on those is called a discovery.
+nobody has seen; the winner of that then meets tasks that nobody has seen. What is then called a
+discovery, ``judged`` says.
 """
 
 from __future__ import annotations
@@ -121,18 +121,18 @@ def standings(rows: Sequence[Final], stage: str, baselines: Sequence[str]) -> li
 
     What diverged somewhere, or has a first baseline that did, is in the order of its own losses.
     """
-    losses = _table([row for row in rows if row.stage == stage])
-    known = [name for name in baselines if name in losses]
+    measured = losses([row for row in rows if row.stage == stage])
+    known = [name for name in baselines if name in measured]
     table = [
-        Standing(rule, {name: scoring.compare(losses[rule], losses[name]) for name in known})
-        for rule in losses
+        Standing(rule, {name: scoring.compare(measured[rule], measured[name]) for name in known})
+        for rule in measured
     ]
     if not known:
         return table
 
     def place(standing: Standing) -> tuple[Any, ...]:
         mean = standing.against[known[0]].mean
-        own = _own(losses[standing.rule]) if math.isinf(mean) else ()
+        own = _own(measured[standing.rule]) if math.isinf(mean) else ()
         return mean, own, standing.rule
 
     return sorted(table, key=place)
@@ -145,7 +145,7 @@ def _own(losses: np.ndarray) -> tuple[int, float]:
         return losses.size - known.size, float(np.log(known).mean()) if known.size else math.inf
 
 
-def _table(rows: Sequence[Final]) -> dict[str, np.ndarray]:
+def losses(rows: Sequence[Final]) -> dict[str, np.ndarray]:
     """Losses ``[tasks, seeds]`` of each rule, infinite where it diverged."""
     tasks = sorted({row.task for row in rows})
     seeds = sorted({row.seed for row in rows})
@@ -165,8 +165,3 @@ def as_data(interval: Interval) -> dict[str, Any] | None:
         return nothing if interval.mean < 0 else None
     ends = (interval.low, interval.high) if math.isfinite(interval.low) else (None, None)
     return {"mean": interval.mean, "low": ends[0], "high": ends[1], "n": interval.n}
-
-
-def is_discovery(standing: Standing, reference: str) -> bool:
-    """Better than the tuned reference, and not by chance: the whole interval is below zero."""
-    return standing.against[reference].high < 0

@@ -6,14 +6,19 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from search.archive import Archive, create, open_existing
+from search.judged import one_rule
+from search.program import parse
+from search.report import page
 from search.show import _percent, lineage, render, summary
 from search.storage import ArchiveError
 from search.tables import Final
 from search.verdict import as_data, standings
+from tasks.page import Table
 
 SIGN = """def update(w, g, m, v):
     m = interp(g, m, 0.9)
@@ -36,12 +41,20 @@ CANDIDATES = (
     (8, 3, "delete", "pending", None, SIGN.replace("0.9", "0.7"), None),
 )
 GAINS = {"adamw": 1.0, "0": 1.1, "lion": 0.9, "momentum": 1.2, "3": 0.8, "7": 0.85}
-SEEDS = (1001, 1002, 1003)
+SEEDS = (1001, 1002, 1003, 1004, 1005)
+TASKS = (("digits", 1.0), ("text", 3.0), ("wine", 2.0))
+CONFIG = {
+    "start": [SCALED],
+    "seed": 0,
+    "budget": {"candidates": 100, "minutes": 60.0},
+    "funnel": {"suite": "proxy"},
+    "verdict": {"trials": 8, "held_out": "held_out", "meta_validation": "meta_validation"},
+}
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[Archive]:
-    with create(tmp_path / "run", {"seed": 0}) as archive:
+    with create(tmp_path / "run", {"seed": 0, "config": CONFIG}) as archive:
         yield archive
 
 
@@ -58,13 +71,19 @@ def searched(archive: Archive) -> None:
         archive.add_timing(0, wall=83.0, busy=1.0)
 
 
-def judged(archive: Archive, stage: str, rules: tuple[str, ...], seeds: Sequence[int]) -> None:
-    """Losses on two tasks; how the rules compare is the same on all of them."""
+def judged(
+    archive: Archive,
+    stage: str,
+    rules: tuple[str, ...],
+    seeds: Sequence[int],
+    tasks: Sequence[tuple[str, float]] = TASKS,
+) -> None:
+    """Losses on three tasks; how the rules compare is the same on all of them."""
     with archive.transaction():
         archive.add_finals(
             Final(stage, rule, task, seed, 100, 0.01, "ok", GAINS[rule] * hard * (1 + seed / 10))
             for rule in rules
-            for task, hard in (("digits", 1.0), ("text", 3.0))
+            for task, hard in tasks
             for seed in seeds
         )
 
@@ -197,11 +216,110 @@ def test_a_finished_run_ranks_by_fresh_seeds(archive: Archive) -> None:
         assert against[name]["mean"] == pytest.approx(gap)
         assert against[name]["low"] <= against[name]["mean"] + 1e-9
     text = printed(content)
-    assert "Change of loss in % on held-out tasks, 3 fresh seeds, 95 % interval" in text
+    assert "Change of loss in % on held-out tasks, 5 fresh seeds, 95 % interval" in text
     assert "-20.0 [-20.0, -20.0]" in text
     assert "A discovery" in text
     for command in ("show", "export", "evaluate", "tensorboard"):
         assert command in text[text.index("Next:") :]
+
+
+LITTLE = {
+    "seeds": (SEEDS[:4], 8, TASKS, "at least 5 seeds (here 4)."),
+    "trials": (SEEDS, 7, TASKS, "at least 8 trials (here 7)."),
+    "tasks": (SEEDS, 8, TASKS[:2], "at least 3 held-out tasks (here 2)."),
+    "all": (SEEDS[:2], 4, TASKS[:1], "5 seeds (here 2), 8 trials (here 4), 3 held-out tasks (here"),
+}
+
+
+@pytest.mark.parametrize("what", LITTLE)
+def test_the_word_is_not_used_where_the_verdict_is_small(archive: Archive, what: str) -> None:
+    seeds, trials, tasks, said = LITTLE[what]
+    searched(archive)
+    for stage in ("proxy", "held_out"):
+        judged(archive, stage, ("adamw", "lion", "momentum", "3"), seeds, tasks)
+    with archive.transaction():
+        archive.set_run("winner", 3)
+        archive.set_run("config", CONFIG | {"verdict": CONFIG["verdict"] | {"trials": trials}})
+    content = summary(archive)
+    assert content["discovery"] is False
+    assert content["verdict"].startswith("Ahead of AdamW on held-out tasks, the whole interval")
+    assert said in content["verdict"]
+    assert content["verdict"] in printed(content)
+    assert page(archive, "").lead.startswith(content["verdict"])
+
+
+def test_nor_where_the_search_s_own_tasks_say_nothing(archive: Archive) -> None:
+    finished(archive)
+    with archive.transaction():
+        archive.add_finals(
+            Final("proxy", "3", task, seed, 100, 0.01, "ok", loss * hard * (1 + seed / 10))
+            for task, hard in TASKS
+            for seed, loss in zip(SEEDS, (0.5, 1.4, 0.7, 0.9, 1.2), strict=True)
+        )
+    content = summary(archive)
+    assert content["discovery"] is False
+    why = "No discovery: on proxy tasks the interval against AdamW does not exclude zero."
+    assert content["verdict"] == why
+    assert page(archive, "").lead.startswith(why)
+
+
+def test_a_user_s_suites_are_named_and_come_first(archive: Archive) -> None:
+    finished(archive)
+    config = CONFIG | {"funnel": {"suite": "mine:suite"}}
+    with archive.transaction():
+        archive.set_run("config", config)
+    content = summary(archive)
+    text = printed(content)
+    assert "--suite mine:suite" in text[text.index("Next:") :]
+    own, other = text.index("on the tasks of mine:suite"), text.index("on the built-in held-out")
+    assert own < other
+    assert "led the search, on the built-in larger tasks, against AdamW" in text
+    assert content["verdict"].startswith(
+        "Against AdamW, fresh seeds: on the tasks of mine:suite \N{MINUS SIGN}20.0"
+    )
+    assert page(archive, "").lead.startswith("On the tasks of mine:suite its loss is 20.0 % below")
+    titles = [section.title for section in page(archive, "").sections]
+    assert titles.index("On the tasks of mine:suite") < titles.index(
+        "On the built-in held-out tasks"
+    )
+    config["verdict"] = CONFIG["verdict"] | {"held_out": "my:far", "meta_validation": "my:large"}
+    with archive.transaction():
+        archive.set_run("config", config)
+    text = printed(summary(archive))
+    assert "on the held-out tasks of my:far" in text
+    assert "led the search, on the tasks of my:large, against AdamW" in text
+
+
+SAME = {
+    "a statement without effect": SIGN.replace(
+        "update = sign(m)", "x = g * 1e-9\n    y = sign(m)\n    update = x + y"
+    ),
+    "another scale": SIGN.replace("update = sign(m)", "x = sign(m)\n    update = x * 0.5"),
+    "dead statements": DEAD,
+}
+OTHER = {
+    "another decay": SIGN.replace("0.9", "0.901"),
+    "another function": SIGN.replace("sign(m)", "tanh(m)"),
+    "the other direction": SIGN.replace("update = sign(m)", "x = sign(m)\n    update = x * -1.0"),
+}
+
+
+@pytest.mark.parametrize("what", SAME | OTHER)
+def test_finalists_that_are_one_rule_are_one_row(what: str) -> None:
+    programs = {"3": parse(SIGN), "5": parse((SAME | OTHER)[what])}
+    losses = {"3": np.full((2, 2), 0.5), "5": np.full((2, 2), 0.6)}
+    assert one_rule(programs, losses) == {"3": "3", "5": "3" if what in SAME else "5"}
+
+
+def test_so_are_those_whose_losses_are_equal(archive: Archive, monkeypatch) -> None:
+    monkeypatch.setitem(GAINS, "7", GAINS["3"])
+    finished(archive)
+    content = summary(archive)
+    rows = {row["rule"]: row["same"] for row in content["stages"]["proxy"]}
+    assert rows == {"3": ["7"], "lion": [], "adamw": [], "momentum": []}
+    assert "3 (the same rule: 7)" in printed(content)
+    tables = [p for s in page(archive, "").sections for p in s.parts if isinstance(p, Table)]
+    assert any("3 (the same rule: 7)" in row for table in tables for row in table.rows)
 
 
 def test_one_seed_has_no_interval(archive: Archive) -> None:
@@ -239,8 +357,8 @@ def test_no_discovery_where_held_out_tasks_disagree(archive: Archive) -> None:
         archive.set_run("winner", 3)
         archive.add_finals(
             Final("held_out", "3", task, seed, 100, 0.01, "ok", loss * hard * (1 + seed / 10))
-            for task, hard in (("digits", 1.0), ("text", 3.0))
-            for seed, loss in ((1001, 0.5), (1002, 1.4), (1003, 1.0))
+            for task, hard in TASKS
+            for seed, loss in zip(SEEDS, (0.5, 1.4, 1.0, 0.9, 1.3), strict=True)
         )
     content = summary(archive)
     assert content["discovery"] is False
