@@ -77,6 +77,7 @@ def cut(folder: Path, after: int) -> Path:
         later = "(SELECT id FROM candidate WHERE batch > ?)"
         db.execute(f"DELETE FROM evaluation WHERE candidate IN {later}", (after,))
         db.execute("DELETE FROM candidate WHERE batch > ?", (after + 1,))
+        db.execute("DELETE FROM batch WHERE batch > ?", (after + 1,))
         db.execute(
             "UPDATE candidate SET fate = 'pending', score = NULL, original = NULL "
             "WHERE batch > ? AND fate != 'invalid'",
