@@ -1,6 +1,7 @@
 """Programs as optimizers, and the search for better ones.
 
     import search
+    found = search.search("runs/first", preset="quick", callback=print)
     optimizer = search.load("runs/first").optimizer(model.parameters(), lr=1e-3, weight_decay=0.1)
 
 Importing the package imports nothing else but ``tasks``, which it finds beside itself: a folder or
@@ -15,10 +16,22 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from search.notebook import Result as Result
+    from search.notebook import resume as resume
+    from search.notebook import search as search
     from search.zoo.entry import Entry
+
+IN_NOTEBOOK = ("search", "resume", "Result")
+"""What ``search.notebook`` has."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in IN_NOTEBOOK:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("search.notebook"), name)
 
 
 def _own(*names: str) -> None:

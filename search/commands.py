@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -24,6 +26,7 @@ from search.salvage import salvage
 from search.verdict import Verdict
 from search.view import View
 from search.zoo import with_states
+from search.zoo.entry import Entry
 from tasks import files
 from tasks.command import KEPT, Arguments, made, parser, preset
 from tasks.interrupt import Interrupted
@@ -83,6 +86,22 @@ def search(arguments: Arguments) -> int:
     l2o search --run-dir runs/second --seed 1 --budget.minutes 10 --evolution.population 300
     l2o search --run-dir runs/third --start "[lion,my_rule.txt]" --funnel.suite my_module:my_suite
     """
+    asked_for = asked(arguments)
+    with begun(asked_for) as archive:
+        return _proceed(archive, asked_for.workers)
+
+
+class Asked(NamedTuple):
+    """What a search is begun with; ``kept``: all fields, as a configuration file has them."""
+
+    run_dir: Path
+    config: Config
+    workers: int
+    kept: str
+
+
+def asked(arguments: Arguments) -> Asked:
+    """What the ``arguments`` of ``l2o search`` say. Raises ValueError or ArgumentError."""
     options_of = parser(search)
     options_of.add_argument("--run-dir", type=Path, required=True, help="a new directory")
     options_of.add_argument("--preset", type=str, default="quick", help=" or ".join(PRESETS))
@@ -117,13 +136,18 @@ def search(arguments: Arguments) -> int:
         evolution=made(Settings, "evolution", options),
         verdict=made(Verdict, "verdict", options),
     )
-    workers = _workers(options.workers, options.device, config.evolution.ahead)
-    with run.begin(options.run_dir, config) as archive:
+    return Asked(options.run_dir, config, processes(options.workers, config), kept)
+
+
+@contextmanager
+def begun(asked: Asked) -> Iterator[Archive]:
+    """A new run; its directory is gone again where it is refused before anything was tried."""
+    with run.begin(asked.run_dir, asked.config) as archive:
         try:
-            files.save_text(options.run_dir / KEPT, kept)
-            return _proceed(archive, workers)
+            files.save_text(asked.run_dir / KEPT, asked.kept)
+            yield archive
         except ValueError:
-            if "calibration" not in archive.run():  # refused before anything was tried
+            if "calibration" not in archive.run():
                 shutil.rmtree(archive.run_dir)
             raise
 
@@ -132,8 +156,7 @@ def resume(run_dir: Path, workers: int | None = None) -> int:
     """Continue a search; see ``l2o.cli.resume``."""
     with open_existing(run_dir) as archive:
         config = Config.from_dict(archive.run()["config"])
-        count = _workers(workers, config.funnel.device, config.evolution.ahead)
-        return _proceed(archive, count)
+        return _proceed(archive, processes(workers, config))
 
 
 def _add_workers(options_of: Any) -> None:
@@ -144,6 +167,20 @@ def _add_workers(options_of: Any) -> None:
         help="worker processes; 0: none, all in this one; "
         f"default: one a core, at most evolution.ahead, {SHARERS} on a GPU",
     )
+
+
+def processes(given: int | None, config: Config) -> int:
+    """How many worker processes. A suite that was defined in ``__main__``, such as a notebook, is
+    not found by another process: ValueError where some were asked for."""
+    suites = (config.funnel.suite, config.verdict.held_out, config.verdict.meta_validation)
+    own = next((name for name in suites if str(name).startswith("__main__:")), None)
+    if given is None:
+        return 0 if own else _workers(None, config.funnel.device, config.evolution.ahead)
+    if own and given > 0:
+        raise ValueError(
+            f"workers: got {given}, which do not find {own}; expected 0, or a suite in a module"
+        )
+    return _workers(given, config.funnel.device, config.evolution.ahead)
 
 
 def _workers(given: int | None, device: str, ahead: int) -> int:
@@ -207,8 +244,6 @@ def export(arguments: Arguments) -> int:
     l2o export runs/first --id best --out my_rule.py
     l2o export lion --out lion.py
     """
-    from search.export import to_source
-
     options_of = parser(export)
     options_of.add_argument(
         "rule", type=str, help="a run, a zoo name, a program file or a shipped rule's folder"
@@ -217,17 +252,26 @@ def export(arguments: Arguments) -> int:
     options_of.add_argument("--out", type=Path, required=True, help="a new Python file")
     options_of.add_argument("--name", type=str | None, default=None, help="of the class")
     options = options_of.parse_args(list(arguments))
-    if options.out.exists():
-        raise ValueError(f"--out: {options.out} exists and is not overwritten")
-    if options.out.stem in {"torch", *sys.stdlib_module_names}:
-        raise ValueError(f"--out: {options.out} would hide a module of that name; choose another")
     given = load(options.rule, None if options.id == "best" else _number(options.id))
     name = options.name or (options.out.stem if Path(options.rule).is_dir() else given.name)
-    source = to_source(given.program, name, given.origin, given.lr, given.weight_decay)
-    files.save_text(options.out, source)
-    named = re.findall(r"^class (\w+)", source, re.MULTILINE)
-    print(f"wrote {options.out}: class {named[-1]}")
+    print(f"wrote {options.out}: class {save_optimizer(given, options.out, name)}")
     return 0
+
+
+def save_optimizer(rule: Entry, out: Path, name: str) -> str:
+    """Write ``rule`` as a Python file that defines a torch.optim.Optimizer; what it is called.
+
+    Raises ValueError for a file that exists, or would hide another.
+    """
+    from search.export import to_source
+
+    if out.exists():
+        raise ValueError(f"--out: {out} exists and is not overwritten")
+    if out.stem in {"torch", *sys.stdlib_module_names}:
+        raise ValueError(f"--out: {out} would hide a module of that name; choose another")
+    source = to_source(rule.program, name, rule.origin, rule.lr, rule.weight_decay)
+    files.save_text(out, source)
+    return re.findall(r"^class (\w+)", source, re.MULTILINE)[-1]
 
 
 def simplify(arguments: Arguments) -> int:

@@ -94,10 +94,20 @@ class Parser(ArgumentParser):
 
 def _is_text(file: str) -> bool:
     try:
-        Path(file).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        return not isinstance(error, UnicodeDecodeError)
+        _text(file)
+    except UnicodeDecodeError:
+        return False
     return True
+
+
+def _text(config: str) -> str:
+    """What a file holds, or ``config`` itself, which may be given instead of a file."""
+    try:
+        return Path(config).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise
+        return config
 
 
 def _called(action: argparse.Action) -> str:
@@ -109,7 +119,7 @@ def _called(action: argparse.Action) -> str:
 
 class _Config(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: Any = None) -> None:
-        if Path(values).is_file() and _is_text(values) and not Path(values).read_text().strip():
+        if _text(values).isspace() or not _text(values):
             raise TypeError(f"--config: got {values}, which is empty; expected field: value")
         super().__call__(parser, cfg, values, option_string)
 
@@ -172,8 +182,8 @@ def preset(arguments: Arguments, presets: Mapping[str, dict[str, Any]]) -> dict[
 
 def _preset_in(config: str) -> str | None:
     try:
-        found = _data(Path(config).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        found = _data(_text(config))
+    except (ValueError, yaml.YAMLError):
         return None
     return found.get("preset") if isinstance(found, dict) else None
 
