@@ -2,6 +2,7 @@
 
     import l2o
     optimizer = l2o.load("lo_small").optimizer(model)
+    table = l2o.evaluate(["lion", "runs/first"], "held_out", trials=8)
 
 Importing the package imports nothing else but ``tasks`` and ``search``, which it finds beside
 itself: folders or files of these names may come earlier on ``sys.path``.
@@ -19,10 +20,22 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from l2o.notebook import evaluate as evaluate
+    from l2o.notebook import meta_train as meta_train
+    from l2o.notebook import resume as resume
     from l2o.use import Learned
+
+IN_NOTEBOOK = ("evaluate", "meta_train", "resume")
+"""What ``l2o.notebook`` has."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in IN_NOTEBOOK:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("l2o.notebook"), name)
 
 
 def _own(*names: str) -> None:

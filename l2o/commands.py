@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from rich.console import Console
@@ -77,6 +77,34 @@ def meta_train(arguments: Arguments) -> int:
 
     torchrun --nproc-per-node 2 -m l2o.cli meta-train --run-dir runs/two
     """
+    beginning = asked(arguments)
+    with joined() as ranks:
+        begin(beginning, ranks)
+        return _proceed(beginning.run_dir, ranks)
+
+
+class Asked(NamedTuple):
+    """What a meta-training is begun with; ``kept``: all fields, as a configuration file has
+    them."""
+
+    run_dir: Path
+    config: Config
+    optimizer: LearnedOptimizer
+    theta: Tensor
+    command: list[str]
+    kept: str
+
+
+def begin(asked: Asked, ranks: Ranks) -> None:
+    """A new run. Raises RunExists if it is there, ValueError for what cannot be run."""
+    run_dir, config, optimizer, theta, command, kept = asked
+    ranks.own(config.estimation.particles)
+    ranks.once(lambda: meta_run.begin(run_dir, config, optimizer, theta, command))
+    ranks.once(lambda: files.save_text(run_dir / KEPT, kept))
+
+
+def asked(arguments: Arguments) -> Asked:
+    """What the ``arguments`` of ``l2o meta-train`` say. Raises ValueError or ArgumentError."""
     options_of = parser(meta_train)
     options_of.add_argument("--run-dir", type=Path, required=True, help="a new directory")
     options_of.add_argument("--preset", type=str, default="quick", help=" or ".join(PRESETS))
@@ -94,19 +122,18 @@ def meta_train(arguments: Arguments) -> int:
     _known_optimizer(arguments)
     options_of.set_defaults(preset(arguments, PRESETS))
     given = options_of.parse_args(list(arguments))
-    kept, options = options_of.dump(given), cast(Any, options_of.instantiate(given))
+    kept, options = (
+        options_of.dump(given, skip_unset=False),
+        cast(Any, options_of.instantiate(given)),
+    )
     check_device(options.device)
     parts = {name: made(kind, name, options) for name, kind in PARTS.items()}
     config = Config(seed=options.seed, mup=options.mup, device=options.device, **parts)
     if options.start and any(word.startswith("--optimizer") for word in arguments):
         raise ValueError("--start: got it beside --optimizer, expected one of the two")
     optimizer, theta = _beginning(options.start, options.optimizer, options.seed, config.mup)
-    with joined() as ranks:
-        ranks.own(config.estimation.particles)
-        command = ["l2o", "meta-train", *arguments]
-        ranks.once(lambda: meta_run.begin(options.run_dir, config, optimizer, theta, command))
-        ranks.once(lambda: files.save_text(options.run_dir / KEPT, kept))
-        return _proceed(options.run_dir, ranks)
+    command = ["l2o", "meta-train", *arguments]
+    return Asked(options.run_dir, config, optimizer, theta, command, kept)
 
 
 def _known_optimizer(arguments: Arguments) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,13 @@ from tasks.targets import FACTORS
 from tasks.wording import OF_SETTINGS, change, times, too_few
 
 REFERENCE = "adamw"
+Told = Callable[[str], object]
+"""Is given a line after each rule and task."""
 
 
-def evaluate(arguments: Arguments) -> int:
+def evaluate(
+    arguments: Arguments, console: Console | None = None, told: Told = lambda line: None
+) -> int:
     """Judge update rules: all tuned alike on every task of a suite, then run on fresh seeds.
 
     A RULE is a zoo name, a program file, a run, a checkpoint, a file that defines a
@@ -66,14 +70,19 @@ def evaluate(arguments: Arguments) -> int:
     evaluation.check(plan, rules)
     prepare(options.device)
     torch.set_num_threads(_positive(options.threads))
-    console = Console()
+    console = console or Console()
+
+    def say(line: str) -> None:
+        console.print(line)
+        told(line)
+
     with Results(options.out) as results:
         before = results.facts().get("plan")
         made_in = environment(options.device)
         results.set_fact("command", ["l2o", "evaluate", *arguments])
         results.set_fact("reference", options.reference)
         try:
-            evaluation.evaluate(plan, rules, results, options.device, console.print, made_in)
+            evaluation.evaluate(plan, rules, results, options.device, say, made_in)
         except KeyboardInterrupt:
             console.print("stopped; what was finished is kept, and the same command goes on")
             return 130

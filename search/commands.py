@@ -123,7 +123,7 @@ def asked(arguments: Arguments) -> Asked:
     options_of.link_arguments("device", "funnel.device")
     options_of.set_defaults(preset(arguments, PRESETS))
     options: Any = options_of.parse_args(list(arguments))
-    kept = options_of.dump(options)
+    kept = options_of.dump(options, skip_unset=False)
     options.evolution.mutation = made(Mutation, "evolution.mutation", options)
     names = [options.start] if isinstance(options.start, str) else options.start
     if not 0 <= options.states <= MOST_STATES:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from importlib import import_module
@@ -63,7 +63,3 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Any:
     if find_spec("pandas") is None:
         return [*rows]
     return import_module("pandas").DataFrame([*rows])
-
-
-Told = Callable[[Any], object]
-"""A callback: what it is given is the progress, and True asks for an end."""
