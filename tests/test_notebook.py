@@ -195,7 +195,7 @@ def test_the_guide_runs(tmp_path, monkeypatch, capsys):
     assert sum(bool(line) for line in block.splitlines()) <= 12
     block = block.replace("2000", "60").replace('"held_out"', '"tests.search.tiny_suites:held_out"')
     block = block.replace('preset="quick"', '**small, preset="quick"').replace(
-        'outer={"steps": 20}, held_out={"data": ["digits"]}', "**brief"
+        'outer={"steps": 20}', "**brief"
     )
     small = {name: TINY[name] for name in ("workers", "evolution", "funnel", "verdict")}
     monkeypatch.chdir(tmp_path)
