@@ -14,11 +14,9 @@ from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
 
-from rich.console import Console
-
 from tasks.command import Arguments, Command, parser
 from tasks.interrupt import Interrupted
-from tasks.plain import in_plain_words
+from tasks.plain import Console, in_plain_words
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "search": ("search.commands:search", "evolve update rules; does the best beat AdamW?"),
@@ -37,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("search.commands:data", "which data sets there are; fetch those that need it"),
 }
 
+TRUST = "run the code that the run names as its suites or families"
 WORKERS = "worker processes of a search; 0: none; default: as when it begins"
 DEVICE_ERRORS = ("AcceleratorError", "OutOfMemoryError")
 """What torch raises where a GPU breaks or is too small, which nobody can mend here."""
@@ -92,9 +91,12 @@ def resume(arguments: Arguments) -> int:
     options_of = parser(resume)
     options_of.add_argument("run", type=Path, help="the directory of the run")
     options_of.add_argument("--workers", type=int | None, default=None, help=WORKERS)
+    options_of.add_argument("--trust", action="store_true", help=TRUST)
     options = options_of.parse_args(list(arguments))
     more = _workers(options.run, options.workers)
-    return import_module(f"{_engine(options.run)}.commands").resume(options.run, **more)
+    return import_module(f"{_engine(options.run)}.commands").resume(
+        options.run, trusted=options.trust, **more
+    )
 
 
 def watch(arguments: Arguments) -> int:
@@ -130,9 +132,12 @@ def reproduce(arguments: Arguments) -> int:
     options_of = parser(reproduce)
     options_of.add_argument("run", type=Path, help="the directory of a finished run")
     options_of.add_argument("--workers", type=int | None, default=None, help="default: 1; 0: none")
+    options_of.add_argument("--trust", action="store_true", help=TRUST)
     options = options_of.parse_args(list(arguments))
     more = _workers(options.run, options.workers)
-    return import_module(f"{_engine(options.run)}.reproduce").reproduce(options.run, **more)
+    return import_module(f"{_engine(options.run)}.reproduce").reproduce(
+        options.run, trusted=options.trust, **more
+    )
 
 
 def _engine(run: Path) -> str:

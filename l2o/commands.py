@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -21,7 +20,9 @@ from tasks import files
 from tasks.command import KEPT, Arguments, made, parser, preset
 from tasks.environment import check_device
 from tasks.files import or_shipped, resuming
+from tasks.imports import agreed
 from tasks.interrupt import Interrupted
+from tasks.plain import Console
 
 
 def _small_fc(hidden_size: int, step_mult: float, weight_decay: float = 0.0) -> dict[str, Any]:
@@ -176,13 +177,15 @@ def _beginning(
     return optimizer, optimizer.initial(seed)
 
 
-def resume(run_dir: Path) -> int:
+def resume(run_dir: Path, trusted: bool = False) -> int:
     """Continue a meta-training from its last save; see ``l2o.cli.resume``.
 
     It ends with the very numbers it would have had; on another number of processes, with the same
-    numbers to rounding.
+    numbers to rounding. Raises ValueError for one that names code, unless that is ``trusted``.
     """
     with joined() as ranks:
+        names = Config.from_dict(meta_run.facts(run_dir)["config"]).imports()
+        ranks.once(lambda: agreed(names, trusted, run_dir))
         return _proceed(run_dir, ranks)
 
 
@@ -192,12 +195,16 @@ def _proceed(run_dir: Path, ranks: Ranks) -> int:
         try:
             meta_run.proceed(run_dir, ranks, view)
         except Interrupted:
-            view.say(f"stopped, nothing is lost; go on with: {resuming(run_dir)}")
+            view.say(f"stopped, nothing is lost; go on with: {_resuming(run_dir)}")
             return 130
     if ranks.first:
         Console().print(_verdict(checkpoint.read_card(run_dir / meta_run.BEST)))
         print(f"wrote {run_dir / meta_run.BEST}")
     return 0
+
+
+def _resuming(run_dir: Path) -> str:
+    return resuming(run_dir, bool(Config.from_dict(meta_run.facts(run_dir)["config"]).imports()))
 
 
 def _verdict(card: dict[str, Any]) -> Table:

@@ -23,7 +23,7 @@ from tasks.datasets import DATASETS
 from tasks.fields import one_of, positive
 from tasks.mlp import MLP
 from tasks.mup import mup, update_multiplier
-from tasks.suites import imported, resolve
+from tasks.suites import SUITES, imported, resolve
 from tasks.transformer import Transformer
 from tasks.types import Task
 from tasks.unroll import evaluate
@@ -67,6 +67,12 @@ class Distribution:
         for name in self.data:
             one_of("data", name, DATASETS)
         positive(batch_size=self.batch_size)
+
+    def imports(self) -> list[str]:
+        """The import paths of code that is none of ours, which ``tasks`` runs."""
+        if self.suite is not None:
+            return [self.suite] if self.suite not in [*SUITES] else []
+        return [name for name in self.families if name not in [*FAMILIES]]
 
     def tasks(self) -> list[Task]:
         """All of them. Raises ValueError for a family that lacks a width, depth or such data."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from l2o.rules import entrants
@@ -19,6 +18,7 @@ from tasks.command import Arguments, parser
 from tasks.environment import environment, prepare
 from tasks.evaluation import Plan
 from tasks.files import save_text
+from tasks.plain import Console
 from tasks.results import Results
 from tasks.statistics import Measured, Standing
 from tasks.suites import SUITES, names, resolve

@@ -156,6 +156,10 @@ class Config:
             kind = type(error).__name__
             raise ValueError(f"config: not that of a meta-training: {kind}: {error}") from error
 
+    def imports(self) -> list[str]:
+        """The import paths of other people's code that the tasks are made by."""
+        return [*self.train.imports(), *self.held_out.imports()]
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

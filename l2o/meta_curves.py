@@ -1,7 +1,8 @@
-"""Figures of what a meta-training run wrote down of itself: the meta-loss, the held-out curves."""
+"""What a meta-training run wrote down of itself: the meta-loss, the held-out objectives."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -12,7 +13,8 @@ from l2o.meta_config import Config
 from l2o.meta_run import Saved
 from tasks.averages import mean, over_tasks
 from tasks.figures import sparse_ticks
-from tasks.page import COLOURS, GREY, Figure, drawing
+from tasks.page import COLOURS, GREY, Figure, Part, Table, drawing, label
+from tasks.wording import distance
 
 
 def adam_at(config: Config) -> str:
@@ -42,7 +44,7 @@ def meta_loss(config: Config, found: Saved) -> Figure:
         axes.set_xlabel("outer step")
         axes.set_ylabel("meta-loss")
         axes.legend(loc="best")
-    tasks, particles = len(config.train.tasks()), config.estimation.particles
+    tasks, particles = by_task.shape[1], config.estimation.particles
     caption = (
         "Meta-loss: the mean bounded training loss (2/3: as good as predicting nothing, 1: "
         f"diverged) over n = {tasks} tasks × {particles} particles of 1 run (seed {config.seed}). "
@@ -109,7 +111,7 @@ def held_out(config: Config, found: Saved) -> Figure:
             colour = COLOURS[k % len(COLOURS)]
             each = [past["objectives"][name] for past in found.history]
             centre = [fmean(seeds) for seeds in each]
-            axes.plot(steps, centre, "o-", color=colour, ms=3, label=name)
+            axes.plot(steps, centre, "o-", color=colour, ms=3, label=label(name))
             low, high = (list(map(end, each)) for end in (min, max))
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
             axes.axhline(fmean(adam), color=colour, linestyle="--", linewidth=0.8)
@@ -124,3 +126,28 @@ def held_out(config: Config, found: Saved) -> Figure:
         f"{_seeds(config)}, mean and range over seeds."
     )
     return Figure("held-out", figure, caption)
+
+
+def recorded_lead(config: Config, found: Saved) -> str:
+    """A sentence, where the kept optimizer is not measured for the report."""
+    best = min(past["score"] for past in found.history)
+    return (
+        f"The kept optimizer's objective on the held-out tasks was {distance(best)} that of "
+        f"{adam_at(config)} on the seeds that chose it, which flatters it."
+    )
+
+
+def recorded(config: Config, found: Saved, names: Sequence[str]) -> list[Part]:
+    """The objectives that were written down. ``names``: of the code that is not run."""
+    best = min(found.history, key=lambda past: past["score"])
+    kept, start = best["objectives"], found.history[0]["objectives"]
+    rows = [
+        (task, *(f"{fmean(seeds):.4g}" for seeds in (kept[task], start[task], adam)))
+        for task, adam in zip(kept, found.adam, strict=True)
+    ]
+    return [
+        Table(("task", "kept", "untrained", adam_at(config)), rows),
+        f"Objectives as the run recorded them: means of n = {config.evaluation.seeds} seeds, which "
+        "chose the optimizer. It was not measured again, on fresh ones: the held-out tasks are "
+        f"code that the run names, {', '.join(names)}; if you know it, add --trust.",
+    ]

@@ -22,6 +22,7 @@ def report(arguments: Arguments) -> int:
     options_of = parser(report)
     options_of.add_argument("source", type=Path, help="a run's directory, or a results file")
     options_of.add_argument("--out", type=Path | None, default=None, help="default: beside it")
+    options_of.add_argument("--trust", action="store_true", help=TRUST)
     options = options_of.parse_args(list(arguments))
     source = options.source
     if not source.exists():
@@ -36,15 +37,19 @@ def report(arguments: Arguments) -> int:
         raise ValueError(f"--out: the directory {out.parent} does not exist")
     if not replaceable(out):
         raise ValueError(f"--out: {out} exists and is no report; choose another name")
-    paths = write(page(source, f"l2o report {quote(str(source))}"), out)
+    again = f"l2o report {quote(str(source))}{' --trust' if options.trust else ''}"
+    paths = write(page(source, again, options.trust), out)
     print(f"wrote {paths[0]} and {len(paths) - 1} figures in {paths[-1].parent}")
     return 0
 
 
-def page(source: Path, remade_by: str) -> Page:
-    """The page about whatever ``source`` is."""
+TRUST = "measure a meta-training on held-out tasks that are code which the run names"
+
+
+def page(source: Path, remade_by: str, trusted: bool = False) -> Page:
+    """The page about whatever ``source`` is. ``trusted``: what that names may be run for it."""
     if meta_run.is_run(source):
-        return meta_report.page(source, remade_by)
+        return meta_report.page(source, remade_by, trusted)
     if source.is_dir():
         from search.archive import open_existing
         from search.report import page as search_page

@@ -17,14 +17,19 @@ from l2o.meta_view import View
 from l2o.ranks import Ranks
 from tasks.environment import changes, prepare
 from tasks.files import resuming
+from tasks.imports import agreed
 
 
-def reproduce(run_dir: Path) -> int:
-    """Repeat a finished meta-training, in one process; see ``l2o.cli.reproduce``."""
+def reproduce(run_dir: Path, trusted: bool = False) -> int:
+    """Repeat a finished meta-training, in one process; see ``l2o.cli.reproduce``.
+
+    Raises ValueError for one that names code, unless that is ``trusted``.
+    """
     facts, old = meta_run.facts(run_dir), meta_run.saved(run_dir)
     config = Config.from_dict(facts["config"])
     if old is None or len(old.tensors["losses"]) < config.outer.steps:
         raise ValueError(f"{run_dir}: not finished; go on with: {resuming(run_dir)}")
+    agreed(config.imports(), trusted, run_dir)
     prepare(config.device)  # so that threads are those of the run
     with View() as view:
         for change in changes(facts["environment"], config.device):

@@ -8,13 +8,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from l2o import meta_run
 from l2o.meta_config import Config
 from l2o.meta_run import Saved
 from l2o.meta_view import Progress, View
 from l2o.training import learning_rate
+from tasks.plain import Console
 from tasks.wording import duration
 
 SEEN = ("step", "skipped", "norm", "losses")

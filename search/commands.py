@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from search import run
 from search import show as showing
 from search.archive import Archive, open_existing
@@ -29,7 +27,9 @@ from search.zoo import with_states
 from search.zoo.entry import Entry
 from tasks import files
 from tasks.command import KEPT, Arguments, made, parser, preset
+from tasks.imports import agreed
 from tasks.interrupt import Interrupted
+from tasks.plain import Console
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Ends within three minutes on two cores.
@@ -152,10 +152,14 @@ def begun(asked: Asked) -> Iterator[Archive]:
             raise
 
 
-def resume(run_dir: Path, workers: int | None = None) -> int:
-    """Continue a search; see ``l2o.cli.resume``."""
+def resume(run_dir: Path, workers: int | None = None, trusted: bool = False) -> int:
+    """Continue a search; see ``l2o.cli.resume``.
+
+    Raises ValueError for one that names code, unless that is ``trusted``.
+    """
     with open_existing(run_dir) as archive:
         config = Config.from_dict(archive.run()["config"])
+        agreed(config.imports(), trusted, run_dir)
         return _proceed(archive, processes(workers, config))
 
 
@@ -197,7 +201,9 @@ def _proceed(archive: Archive, workers: int) -> int:
         with view:
             run.proceed(archive, workers, view)
     except (Interrupted, KeyboardInterrupt):
-        view.say(f"stopped, nothing is lost; go on with: {files.resuming(archive.run_dir)}")
+        names = Config.from_dict(archive.run()["config"]).imports()
+        again = files.resuming(archive.run_dir, bool(names))
+        view.say(f"stopped, nothing is lost; go on with: {again}")
         return 130
     showing.render(showing.summary(archive, top=0), view.console)
     return 0

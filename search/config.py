@@ -10,6 +10,7 @@ from search.evaluate import Funnel
 from search.evolve import Settings
 from search.mutate import Mutation
 from search.verdict import Verdict
+from tasks.suites import SUITES
 
 BASELINES = ("adamw", "lion", "momentum")
 """What winners are measured against; the first is the reference of all scores, and what a discovery
@@ -52,6 +53,11 @@ class Config:
             raise ValueError("start: got none, expected at least one program")
         if self.seed < 0:
             raise ValueError(f"seed: got {self.seed}, expected at least 0")
+
+    def imports(self) -> list[str]:
+        """The import paths of other people's code that the suites are made by."""
+        suites = (self.funnel.suite, self.verdict.held_out, self.verdict.meta_validation)
+        return [name for name in suites if name is not None and name not in [*SUITES]]
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> Config:

@@ -23,6 +23,7 @@ from search.loop import fates
 from search.view import View
 from tasks.environment import changes
 from tasks.files import resuming
+from tasks.imports import agreed
 
 Row = tuple[Any, ...]
 NO_LIMIT = 1e9
@@ -39,14 +40,18 @@ class Difference(NamedTuple):
     after: Row | None
 
 
-def reproduce(run_dir: Path, workers: int = 1) -> int:
-    """Repeat a finished search; see ``l2o.cli.reproduce``."""
+def reproduce(run_dir: Path, workers: int = 1, trusted: bool = False) -> int:
+    """Repeat a finished search; see ``l2o.cli.reproduce``.
+
+    Raises ValueError for one that names code, unless that is ``trusted``.
+    """
     if workers < 0:
         raise ValueError(f"workers: got {workers}, expected at least 0")
     with open_existing(run_dir, readonly=True) as old, View() as view:
         facts = old.run()
         if "winner" not in facts:
             raise ValueError(f"{old.run_dir}: not finished; go on with: {resuming(old.run_dir)}")
+        agreed(Config.from_dict(facts["config"]).imports(), trusted, run_dir)
         device = facts["config"]["funnel"].get("device", "cpu")
         for change in changes(facts.get("environment", {}), device):
             view.say(change)

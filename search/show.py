@@ -12,7 +12,6 @@ from shlex import quote
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.syntax import Syntax
 from rich.table import Table
 
@@ -27,6 +26,7 @@ from search.program import parse, to_text
 from search.tables import Record
 from search.verdict import as_data
 from search.view import clock
+from tasks.plain import Console
 from tasks.scoring import REFERENCE_DIVERGED
 from tasks.wording import LARGE, as_factor
 

@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from search import view
 from search.analyze import live
 from search.archive import Archive, open_existing
@@ -16,6 +14,7 @@ from search.config import BASELINES
 from search.loop import fates
 from search.program import parse, to_text
 from search.view import Progress, View
+from tasks.plain import Console
 
 
 def follow(run_dir: Path, every: float, console: Console) -> None:

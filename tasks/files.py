@@ -77,7 +77,7 @@ def database(file: Path, mode: str) -> str:
 def lock(file: Path) -> int:
     """Hold ``file`` until the descriptor is closed or this process dies; RunBusy if it is held."""
     with writable(file):
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -127,9 +127,9 @@ def _exists(path: Path) -> RunExists:
     )
 
 
-def resuming(run_dir: Path) -> str:
-    """The command that goes on with a run, to be pasted."""
-    return f"l2o resume {quote(str(run_dir))}"
+def resuming(run_dir: Path, trusted: bool = False) -> str:
+    """The command that goes on with a run, to be pasted; ``trusted``: one that names code."""
+    return f"l2o resume {quote(str(run_dir))}{' --trust' if trusted else ''}"
 
 
 def save_text(path: Path, text: str) -> None:

@@ -37,6 +37,22 @@ def module(name: str) -> ModuleType:
     return places.load(name) if places.hold(name) else import_module(name)
 
 
+def agreed(names: Sequence[str], trusted: bool, run: Path) -> None:
+    """Say which code the files of a ``run`` name, and that it is imported now.
+
+    Raises ValueError unless the user has agreed to that.
+    """
+    if not names:
+        return
+    listed = ", ".join(dict.fromkeys(map(repr, names)))  # whose characters a terminal may show
+    if not trusted:
+        raise ValueError(
+            f"{run}: names code that would be run, from here or from what is installed: {listed}; "
+            "if you know it, add --trust"
+        )
+    print(f"--trust: running {listed}", file=sys.stderr)
+
+
 def file(path: Path) -> ModuleType:
     """What a Python file defines; what it imports may lie beside it, or where the user is."""
     return folders(path.absolute().parent, *here()).run(path.absolute())

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from tasks.files import save_text, writable
+from tasks.files import RunError, save_bytes, save_text, writable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
 """Told apart by most colour-blind readers (Okabe and Ito), darkest first."""
@@ -137,9 +137,13 @@ def write(page: Page, file: Path) -> list[Path]:
         for part in section.parts:
             if isinstance(part, Figure):
                 written.append(folder / f"{part.name}.png")
+                drawn = io.BytesIO()
+                part.drawing.savefig(drawn, dpi=200)
                 with writable(written[-1]):
+                    if folder.is_symlink():
+                        raise RunError(f"{folder}: a link to elsewhere, expected a directory")
                     folder.mkdir(exist_ok=True)
-                    part.drawing.savefig(written[-1], dpi=200)
+                save_bytes(written[-1], drawn.getvalue())
     save_text(file, html(page))
     return written
 

@@ -1,13 +1,42 @@
-"""What the library that reads the command line says, and what is said instead.
+"""What is said to people on a terminal: in plain words, and as plain text.
 
-It speaks of classes and of the names that fields have in the program. People know values by
-kinds, such as a whole number, and fields by their flags.
+The library that reads the command line speaks of classes and of the names that fields have in the
+program. People know values by kinds, such as a whole number, and fields by their flags.
+
+Names come from files that anybody may have written. What would steer a terminal is written out,
+and square brackets mean themselves.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
+from unicodedata import category
+
+from rich import console
+from rich.text import Text
+
+STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of characters that no reader sees."""
+
+
+def printable(text: str) -> str:
+    """``text`` with lines and tabs, and such as an escape character as ``\\x1b``."""
+    return "".join(
+        c.encode("unicode_escape").decode() if category(c) in STEERING and c not in "\n\t" else c
+        for c in text
+    )
+
+
+class Console(console.Console):
+    """Prints text as it stands."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:  # pyright: ignore
+        return super().render_str(printable(text), **options)
 
 
 def in_plain_words(message: object, called: Mapping[str, str] | None = None) -> str:
@@ -17,7 +46,7 @@ def in_plain_words(message: object, called: Mapping[str, str] | None = None) -> 
         line = re.sub(said, plain, line)
     for field, flag in (called or {}).items():
         line = re.sub(rf"(^|[\s\"'])(--)?{re.escape(field)}(?=:| is not|$)", rf"\1{flag}", line)
-    return line
+    return printable(line)
 
 
 def _kind(found: re.Match[str]) -> str:

@@ -174,7 +174,7 @@ def test_nothing_short_beats_the_front(finished):
 
 
 def test_a_run_is_reproduced(finished, capsys):
-    assert main(["reproduce", str(finished), "--workers", "0"]) == 0
+    assert main(["reproduce", str(finished), "--workers", "0", "--trust"]) == 0
     assert "identical: " in capsys.readouterr().out
 
 
@@ -193,7 +193,7 @@ def test_a_run_of_an_older_version_is_reproduced(copied, capsys):
                 del island["since"]
             values = json.dumps(counters), batch
             db.execute("UPDATE snapshot SET counters = ? WHERE batch = ?", values)
-    assert main(["reproduce", str(copied), "--workers", "0"]) == 0
+    assert main(["reproduce", str(copied), "--workers", "0", "--trust"]) == 0
     assert "identical: " in capsys.readouterr().out
 
 
@@ -237,7 +237,7 @@ def test_a_budget_in_minutes_can_be_reproduced(tmp_path, capsys):
     """The clock stops the first run; the second gets as many candidates."""
     config = replace(CONFIG, budget=Budget(candidates=100_000, minutes=0.01))
     folder = make(tmp_path / "run", config)
-    assert main(["reproduce", str(folder), "--workers", "0"]) == 0
+    assert main(["reproduce", str(folder), "--workers", "0", "--trust"]) == 0
     said = capsys.readouterr().out
     assert "identical: " in said
 
@@ -253,5 +253,5 @@ def test_the_environment_is_kept_and_compared(copied, capsys):
         (text,) = db.execute("SELECT value FROM run WHERE key = 'environment'").fetchone()
         then = json.dumps(json.loads(text) | {"torch": "0.4"})
         db.execute("UPDATE run SET value = ? WHERE key = 'environment'", (then,))
-    assert main(["reproduce", str(copied), "--workers", "0"]) == 0
+    assert main(["reproduce", str(copied), "--workers", "0", "--trust"]) == 0
     assert "torch was 0.4 then" in capsys.readouterr().out

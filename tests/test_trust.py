@@ -1,0 +1,179 @@
+"""What somebody sent is looked at without running anything that it names.
+
+Every command that looks meets a run, an archive and results whose names are import paths, markup
+and letters that steer a terminal; every command that goes on asks before it imports.
+"""
+
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+
+import l2o
+import search
+from l2o import meta_report, meta_run
+from l2o.cli import main
+from l2o.distribution import Distribution
+from l2o.meta_config import Config, Estimation, Evaluation, Outer
+from l2o.meta_view import View
+from l2o.ranks import Ranks
+from l2o.tuned import TunedAdam
+from search.config import Budget, Funnel, Verdict
+from search.config import Config as SearchConfig
+from search.run import begin
+from tasks.files import RunError, lock
+from tasks.page import Figure, Page, Section, drawing, write
+from tasks.plain import Console, printable
+
+HOSTILE = "x[/red][bold]<script>alert(1)</script>$\\frac$"
+STEERING = "\x1b]0;owned\x07\u202e"
+PLANTED = f"""
+open("ran", "a").write("planted")
+from dataclasses import dataclass
+from tasks.datasets import breast_cancer
+from tasks.linear import Logistic
+from tasks.mlp import MLP
+
+@dataclass(frozen=True)
+class Named(MLP):
+    name = {HOSTILE!r}
+
+@dataclass(frozen=True)
+class Family(MLP):
+    name = "family"
+
+suite = Named(width=6, depth=1, batch_size=8)
+other = Logistic(data=breast_cancer(), batch_size=8)
+"""
+RULE = "def update(w, g, m, v):\n    update = sign(g)\n    return update, m, v\n"
+CONFIG = Config(
+    train=Distribution(families=("planted:Family",), widths=(4,), batch_size=8),
+    held_out=Distribution(suite="planted:suite"),
+    estimation=Estimation(particles=1, truncation=2, horizon=(4, 6)),
+    outer=Outer(steps=2, warmup=1, save_every=1),
+    evaluation=Evaluation(every=1, steps=4, seeds=1),
+)
+SEARCH = SearchConfig(
+    (RULE,),
+    budget=Budget(candidates=6),
+    funnel=Funnel(suite="planted:suite", length=0.04, rungs=(0.5, 1.0)),
+    verdict=Verdict(held_out="planted:other", meta_validation=None, finalists=1, trials=1, seeds=1),
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A meta-training, a search that has begun, and results, whose tasks are planted."""
+    folder = tmp_path_factory.mktemp("sent")
+    (folder / "planted.py").write_text(PLANTED)
+    (folder / f"{HOSTILE.replace('/', '')}.txt").write_text(RULE)
+    optimizer = TunedAdam(lr=0.01)
+    with pytest.MonkeyPatch.context() as patch, View(silent=True) as view:
+        patch.chdir(folder)
+        command = ["l2o", HOSTILE + STEERING]
+        meta_run.begin(folder / "learned", CONFIG, optimizer, optimizer.initial(0), command)
+        meta_run.proceed(folder / "learned", Ranks(), view)
+        begin(folder / "found", SEARCH).close()
+        few = ["--trials", "1", "--seeds", "1", "--length", "0.02", "--suite", "planted:suite"]
+        (rule,) = folder.glob("*.txt")
+        assert main(["evaluate", rule.name, *few, "--out", "results.sqlite"]) == 0
+    (folder / "ran").unlink()
+    return folder
+
+
+@pytest.fixture
+def sent(made, tmp_path, monkeypatch):
+    """Somewhere else, where a module of the planted name lies, too."""
+    monkeypatch.setattr(meta_report, "WIDTHS", (4, 8))
+    folder = Path(shutil.copytree(made, tmp_path / "sent"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+LOOKS = [
+    "report learned", "report found", "report results.sqlite", "watch learned --once",
+    "watch found --once", "show found", "show learned", "export found --out rule.py",
+    "simplify found --exact", "export learned --out rule.py",
+    "coord-check --rule learned --widths [4,8] --steps 1 --seeds 1 --out check",
+    "coord-check --rule learned/best --widths [4,8] --steps 1 --seeds 1 --out check",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", LOOKS)
+def test_looking_runs_nothing(sent, command, capsys):
+    assert main(command.split()) in (0, 1, 2)
+    assert not (sent / "ran").exists()
+    said = "".join(capsys.readouterr())
+    assert "\x1b" not in said
+    assert "Traceback" not in said
+    for page in sent.rglob("*.html"):
+        assert "<script" not in page.read_text()
+
+
+def test_loading_runs_nothing(sent):
+    assert l2o.load("learned").architecture == TunedAdam(lr=0.01)
+    with pytest.raises(ValueError, match="nothing has been evaluated"):
+        search.load("found")
+    assert not (sent / "ran").exists()
+
+
+def test_a_report_says_what_was_recorded_and_what_it_did_not_run(sent):
+    assert main(["report", "learned"]) == 0
+    text = (sent / "learned" / "report.html").read_text()
+    assert "was not measured again" in text
+    assert "planted:suite; if you know it, add --trust" in text
+    assert main(["report", "learned", "--trust"]) == 0
+    assert (sent / "ran").exists()
+    assert "5 seeds that did not choose it" in (sent / "learned" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("resume learned", "'planted:Family', 'planted:suite'"),
+        ("reproduce learned", "'planted:Family', 'planted:suite'"),
+        ("resume found --workers 0", "'planted:suite', 'planted:other'"),
+    ],
+)
+def test_going_on_asks_first(sent, command, named, capsys):
+    assert main(command.split()) == 2
+    said = capsys.readouterr().err
+    assert f"names code that would be run, from here or from what is installed: {named}" in said
+    assert "add --trust" in said
+    assert not (sent / "ran").exists()
+    assert main([*command.split(), "--trust"]) == 0
+    assert f"--trust: running {named}" in capsys.readouterr().err
+    assert (sent / "ran").exists()
+
+
+# ------------------------------------------------------------------------- terminals and links
+
+
+def test_a_terminal_is_not_steered():
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, color_system=None, width=80)
+    console.print(HOSTILE + STEERING + " :smile:", soft_wrap=True)
+    assert file.getvalue() == HOSTILE + r"\x1b]0;owned\x07\u202e :smile:" + "\n"
+    assert printable("a\tb\nü\N{NO-BREAK SPACE}–") == "a\tb\nü\N{NO-BREAK SPACE}–"
+
+
+def test_errors_do_not_steer_it(tmp_path, capsys):
+    assert main(["show", str(tmp_path / STEERING)]) == 2
+    assert r"\x1b]0;owned\x07\u202e: no such run" in capsys.readouterr().err
+
+
+def test_links_in_what_was_sent_lead_nowhere(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "report-figures").mkdir()
+    (tmp_path / "report-figures" / "a.png").symlink_to(tmp_path / "mine")
+    (tmp_path / "writer.lock").symlink_to(tmp_path / "mine")
+    with drawing() as (figure, _):
+        page = Page("", "", [Section("", [Figure("a", figure, "")])], "")
+    write(page, tmp_path / "report.html")
+    with pytest.raises(RunError, match=r"writer\.lock"):
+        lock(tmp_path / "writer.lock")
+    assert (tmp_path / "mine").read_text() == "precious"
+    (tmp_path / "other-figures").symlink_to(tmp_path / "report-figures")
+    with pytest.raises(RunError, match="other-figures: a link to elsewhere"):
+        write(page, tmp_path / "other.html")
