@@ -14,6 +14,7 @@ elsewhere. Exit status 1 if anything went wrong.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import platform
 import random
@@ -24,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from typing import Any
 import torch
 from torture_faults import FAULTS, Case, Job, completed, damage, small_disk
 from torture_subjects import SUBJECTS, Subject, same
+
+from l2o.cli import main as l2o
 
 HERE = Path(__file__).parent
 IN_A_ROW = 12
@@ -126,6 +129,15 @@ def damaged(one: Peace, place: Path, rng: random.Random, tally: Tally) -> None:
         shutil.rmtree(place)
 
 
+def warmed(place: Path) -> None:
+    """Every subject once in this process: copies of it find modules loaded and kernels compiled."""
+    for number, subject in enumerate(SUBJECTS):
+        if not subject.workers:
+            (place / f"warm-{number}").mkdir()
+            with redirect_stdout(io.StringIO()):
+                l2o(subject.commands(place / f"warm-{number}"))
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A folder, with that of the suites on ``sys.path``."""
@@ -138,6 +150,7 @@ def torture(faults: int, files: int, seconds: float, seed: int) -> Tally:
     """As many faults and damaged files, or as many as there is time for."""
     tally, rng, start = Tally(), random.Random(seed), time.monotonic()
     with scratch() as folder:
+        warmed(folder)
         references = [peace(subject, folder / f"peace-{k}") for k, subject in enumerate(SUBJECTS)]
         for number in range(files):
             if time.monotonic() - start > seconds / 2:
