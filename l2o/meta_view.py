@@ -10,6 +10,7 @@ from typing import NamedTuple
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from tasks.events import Events
 from tasks.live import LiveView
 from tasks.plain import Console
 
@@ -77,11 +78,8 @@ class Curves:
     """The same numbers in TensorBoard, over the outer step."""
 
     def __init__(self, folder: Path, done: int) -> None:
-        # Imported here: tensorboard costs most of a second, which --help should not.
-        from torch.utils.tensorboard import SummaryWriter
-
         # What an earlier process showed after its last save comes again; before one, all of it.
-        self.writer = SummaryWriter(str(folder), purge_step=done + 1 if done else 0)
+        self.writer = Events(folder, done + 1 if done else 0)
 
     def show(self, p: Progress) -> None:
         scalars = {

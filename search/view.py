@@ -17,6 +17,7 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 
+from tasks.events import Events
 from tasks.live import LiveView
 from tasks.plain import Console
 
@@ -107,10 +108,7 @@ class Curves:
     """The same numbers in TensorBoard, the batch as the step."""
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
-        # Imported here: tensorboard costs most of a second, which --help should not.
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self.writer = Events(folder, purge_step)
         self.best = ""
 
     def show(self, p: Progress) -> None:

@@ -20,6 +20,18 @@ SHIPPED = Path(__file__).parents[1] / "checkpoints"
 """What was found and is delivered with the project, a folder each."""
 
 
+ADVICE = {
+    errno.EFBIG: ", beyond the limit that this shell sets (ulimit -f)",
+    errno.EROFS: ": give a place that can be written to",
+    errno.EACCES: ": give a place that you may write to",
+    errno.EPERM: ": give a place that you may write to",
+    errno.ENOENT: ": a folder of it is not there, or not any more",
+    errno.EIO: ": the disk fails",
+    errno.EMFILE: ", beyond the limit that this shell sets (ulimit -n)",
+}
+"""What to do, by what the system says."""
+
+
 class RunError(ValueError):
     """One line about a run directory or a file, for the person who named it."""
 
@@ -50,7 +62,7 @@ def writable(file: Path) -> Iterator[None]:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise full(file) from error
-        raise NotWritable(f"{file}: {error.strerror}") from error
+        raise NotWritable(f"{file}: {error.strerror}{ADVICE.get(error.errno, '')}") from error
 
 
 def or_shipped(name: str | os.PathLike[str], shipped: Path = SHIPPED) -> Path:

@@ -92,7 +92,5 @@ def test_what_an_older_file_leads_to_is_said_of_it(file: Path) -> None:
 def test_a_file_that_vanishes_is_not_written_to(file: Path, how: str) -> None:
     with Results(file) as results:
         file.unlink() if how == "deleted" else file.rename(file.with_name("elsewhere"))
-        with pytest.raises(
-            ResultsError, match=r"gone .*: deleted or moved while"
-        ):
+        with pytest.raises(ResultsError, match=r"gone .*: deleted or moved while"):
             results.set_fact("plan", {})
