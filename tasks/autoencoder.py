@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ class Autoencoder(Task):
     The loss is the mean squared error of a (standardised) pixel.
     """
 
+    compared: ClassVar[bool] = True
     width: int = 32
     depth: int = 1
     latent: int = 8

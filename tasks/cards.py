@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib.resources import files
@@ -12,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 from torch.utils.flop_counter import FlopCounterMode
 
+from tasks.lifting import CPU, Losses, seeded, slopes
 from tasks.results import digest
 from tasks.suites import Entry
-from tasks.types import Split, Task
+from tasks.types import Batch, Split, Task
 from tasks.unroll import initial
 
 REFERENCES = "references.json"
@@ -43,12 +44,21 @@ def fingerprint(task: Task) -> str:
     for split in splits:
         size = task.data.size(split)
         batch = task.data.batch(split, torch.arange(min(size, 64)) * size // min(size, 64))
-        grads, loss = grad_and_value(task.loss)(aside, batch)
-        slope = torch.stack([grad.norm() for grad in grads.values()]).norm()
         parts += [str(size), *(_bytes(part) for part in batch)]
         parts += [_bytes(part) for part in task.data.contents(split)]
-        parts.append(f"{float(loss):.4g} {float(slope):.4g}")
+        parts.append(_sizes(task.loss, aside, batch))
+        training = _sizes(task.training_loss, aside, batch)
+        if training != parts[-1]:  # dropout and the like
+            parts.append(training)
     return digest(*parts, *(_bytes(value) for value in params.values()))
+
+
+def _sizes(loss: Losses, params: Mapping[str, Tensor], batch: Batch) -> str:
+    """Of a loss and of its gradient."""
+    with seeded(0, CPU):
+        value, *grads = slopes(loss, params, batch)
+    slope = torch.stack([grad.norm() for grad in grads]).norm()
+    return f"{float(value):.4g} {float(slope):.4g}"
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -14,6 +14,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -127,6 +128,8 @@ class Composite(Task):
 class Lasso(Composite):
     """``f(x) = 1/2 |A x - b|^2``; columns of ``A`` have length 1, ``b = A x*`` without noise."""
 
+    compared: ClassVar[bool] = True
+
     def draw(self, generator: torch.Generator) -> Problems:
         matrix = torch.randn(self.problems, self.rows, self.columns, generator=generator)
         matrix = matrix / matrix.norm(dim=1, keepdim=True)
@@ -151,6 +154,7 @@ class Lasso(Composite):
 class SparseLogistic(Composite):
     """``f(x)``: mean cross-entropy of sigmoid(a x) over the rows ``a``; targets are a x* >= 0."""
 
+    compared: ClassVar[bool] = True
     rows: int = 1000
     columns: int = 50
     nonzeros: int = 20

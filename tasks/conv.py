@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ class Conv(Task):
     ``readout [width * rows * columns, outputs]`` and ``readout_bias``.
     """
 
+    compared: ClassVar[bool] = True
     width: int = 8
     depth: int = 2
     data: Arrays = field(default_factory=digits)

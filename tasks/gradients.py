@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from tasks.data import draw
+from tasks.lifting import CPU, Losses, batching, dense, lifted, rows, seeded, ways
 from tasks.types import Batch, Task, UpdateRule
 
 STREAM = 1 << 61
@@ -47,11 +47,40 @@ def derivatives(
     batch: Batch,
     shared: bool,
     signs: Mapping[str, Tensor] | None = None,
+    noise: Tensor | None = None,
 ) -> Derivatives:
     """``gradients``, and the estimate for ``signs`` ``{name: [N, *shape]}`` if these are given.
 
-    Instances share nothing, so the gradient of the sum of their losses holds each one's own. That
-    is what ``vmap(grad(loss))`` computes, bit for bit, but the backward pass runs in plain
+    Instances run together where that is right, else in turn (``lifting.py``). ``noise`` (``[]``, or
+    ``[N]`` if not ``shared``) is what random numbers of the loss are drawn from, zeros if None.
+    """
+    known, loss = ways(task), task.training_loss
+    device = next(iter(views.values())).device
+    noise = torch.zeros((), dtype=torch.int64, device=CPU) if noise is None else noise
+    with batching():
+        if known.steady(shared):
+            return _taken(lifted(loss, shared), views, batch, signs)
+        if known.together(shared):
+            with seeded(noise, device):
+                return _taken(lifted(loss, shared), views, batch, signs)
+        found = []
+        numbers = noise.expand(len(next(iter(views.values())))).tolist()
+        for k, (one, own) in enumerate(rows(views, batch, shared)):
+            along = signs and {name: z[k] for name, z in signs.items()}
+            with seeded(numbers[k], device):
+                found.append(_taken(loss, one, own, along))
+    return _joined(found)
+
+
+def _taken(
+    losses: Losses,
+    views: Mapping[str, Tensor],
+    batch: Batch,
+    signs: Mapping[str, Tensor] | None,
+) -> Derivatives:
+    """Of the sum of ``losses``. Instances share nothing, so it holds each one's own.
+
+    That is what ``vmap(grad(loss))`` computes, bit for bit, but the backward pass runs in plain
     autograd: a step of few or small instances takes half the time.
     """
     differentiable = torch.is_grad_enabled()
@@ -60,7 +89,7 @@ def derivatives(
             name: view if differentiable and view.requires_grad else view.detach().requires_grad_()
             for name, view in views.items()
         }
-        loss = vmap(task.loss, in_dims=(0, None if shared else 0))(at, batch)
+        loss = losses(at, batch)
         where = [*at.values()]
         curved = differentiable or signs is not None
         found = torch.autograd.grad(
@@ -73,26 +102,25 @@ def derivatives(
             second = {
                 name: z * product for name, z, product in zip(at, along, products, strict=True)
             }
-    if not differentiable:
-        found = [grad.detach() for grad in found]
+    found = [dense(grad if differentiable else grad.detach()) for grad in found]
     history = any(view is views[name] for name, view in at.items())
     return Derivatives(
         dict(zip(at, found, strict=True)), loss if history else loss.detach(), second
     )
 
 
-def attempt(task: Task) -> None:
-    """Take the gradients of two instances of a task that others wrote, which may raise anything;
-    ValueError where its loss is no single number."""
-    hash(task)  # what is known of a task is kept under it
-    params = task.init(torch.Generator().manual_seed(0))
-    twice = {name: torch.stack([p, p]) for name, p in params.items()}
-    index = torch.arange(2 * task.batch_size) % task.data.size("train")
-    batch = task.data.batch("train", index.view(2, task.batch_size))
-    losses = vmap(task.loss)(twice, batch)
-    if losses.shape != (2,):
-        raise ValueError(f"its loss has shape {tuple(losses.shape[1:])}, expected one number")
-    gradients(task, twice, batch, shared=False)
+def _joined(found: Sequence[Derivatives]) -> Derivatives:
+    """Of one instance each to those of all."""
+
+    def stacked(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+    second = [each.hessian for each in found if each.hessian is not None]
+    return Derivatives(
+        stacked([each.grads for each in found]),
+        torch.stack([each.loss for each in found]),
+        stacked(second) if second else None,
+    )
 
 
 def hessian_products(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from tasks.types import Batch, Task
 class Linear(Task):
     """Least squares: ``data`` must have real targets. Parameters ``w0 [in, out]`` and ``b0``."""
 
+    compared: ClassVar[bool] = True
     data: Arrays = field(default_factory=diabetes)
     batch_size: int = 32
 
@@ -44,6 +46,7 @@ class Linear(Task):
 class Logistic(Linear):
     """Softmax regression: ``data`` must have class numbers as targets."""
 
+    compared: ClassVar[bool] = True
     data: Arrays = field(default_factory=breast_cancer)
 
     def __post_init__(self) -> None:

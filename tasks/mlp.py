@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +62,7 @@ class MLP(Task):
     cross-entropy or squared error, as the targets demand.
     """
 
+    compared: ClassVar[bool] = True
     width: int = 32
     depth: int = 1
     activation: str = "relu"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from tasks.fields import positive
-from tasks.gradients import attempt
+from tasks.lifting import CPU, attempt, seeded
 from tasks.suites import yours
 from tasks.types import Batch, Dataset, Task
 
@@ -26,10 +27,13 @@ class ModuleTask(Task):
     ``build`` makes a fresh, randomly initialised module; its parameters are trained, in the order
     of ``named_parameters`` and under those names, but for those that need no gradient. These and
     buffers keep the values that ``build`` gives them with torch's generator at seed 0, whatever
-    ran before. Raises ValueError for a module whose gradient cannot be taken for two instances at
-    once: layers that write to their buffers (batch normalisation with running
-    statistics) or draw random numbers (active dropout), recurrent layers, data of other types than
-    the module and the loss expect.
+    ran before. Training takes the module as ``build`` returns it, parts in eval mode included;
+    losses are measured with all of it in eval mode.
+
+    Instances that cannot run together run in turn, as slowly as a plain loop (``lifting.py``):
+    recurrent layers, active dropout on batches that differ. Raises ValueError for a module that
+    writes to its buffers in training (batch normalisation with running statistics), that fails, or
+    whose loss is no function of parameters, batch and torch's random numbers.
 
     >>> from tasks.datasets import digits
     >>> def network() -> nn.Module:
@@ -53,7 +57,7 @@ class ModuleTask(Task):
         positive(batch_size=self.batch_size)
         module = self._built(0)
         for path, part in module.named_modules():
-            if getattr(part, "track_running_stats", False):
+            if part.training and getattr(part, "track_running_stats", False):
                 raise ValueError(
                     f"build: got {type(part).__name__} {path!r} with running statistics, expected "
                     "track_running_stats=False"
@@ -71,8 +75,24 @@ class ModuleTask(Task):
         }
         object.__setattr__(self, "_skeleton", module)
         object.__setattr__(self, "_fixed", fixed)
-        with yours("build", self.name, "cannot be differentiated for many instances at once"):
+        object.__setattr__(self, "_modes", [(part, part.training) for part in module.modules()])
+        with yours("build", self.name, "cannot be trained"):
+            self._check_buffers()
             attempt(self)
+
+    def _check_buffers(self) -> None:
+        params = self.init(torch.Generator().manual_seed(0))
+        batch = self.data.to("cpu").batch("train", torch.zeros(self.batch_size, dtype=torch.int64))
+        fixed: Mapping[str, Tensor] = getattr(self, "_fixed")  # noqa: B009
+        given = {**params, **{name: x.clone() for name, x in fixed.items()}}
+        with torch.no_grad(), seeded(0, CPU):
+            self._call(given, batch, training=True)
+        for name, x in fixed.items():
+            if not torch.equal(given[name].nan_to_num(), x.nan_to_num()):
+                raise ValueError(
+                    f"its buffer {name!r} is written in training, expected buffers that stay as "
+                    "they are: leave that layer out, or return it in eval mode"
+                )
 
     def _built(self, seed: int) -> nn.Module:
         # Modules initialise themselves from torch's global generator and take no other. So it is
@@ -90,9 +110,20 @@ class ModuleTask(Task):
         }
 
     def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        inputs, *targets = batch
-        skeleton: nn.Module = getattr(self, "_skeleton")  # noqa: B009
+        return self._loss(params, batch, training=False)
+
+    def training_loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        return self._loss(params, batch, training=True)
+
+    def _loss(self, params: Mapping[str, Tensor], batch: Batch, training: bool) -> Tensor:
         kept: Mapping[str, Tensor] = getattr(self, "_fixed")  # noqa: B009
-        fixed = {name: x.to(inputs.device) for name, x in kept.items()}
-        outputs = functional_call(skeleton, {**params, **fixed}, (inputs,))
-        return self.loss_fn(outputs, *targets)
+        fixed = {name: x.to(batch[0].device) for name, x in kept.items()}
+        return self.loss_fn(self._call({**params, **fixed}, batch, training), *batch[1:])
+
+    def _call(self, given: dict[str, Tensor], batch: Batch, training: bool) -> Any:
+        """What the module makes of a batch's inputs, with tensors of its own all ``given``."""
+        skeleton: nn.Module = getattr(self, "_skeleton")  # noqa: B009
+        modes: list[tuple[nn.Module, bool]] = getattr(self, "_modes")  # noqa: B009
+        for part, as_built in modes:
+            part.training = training and as_built
+        return functional_call(skeleton, given, (batch[0],))

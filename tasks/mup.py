@@ -79,6 +79,10 @@ class Mup(Task):
         return self.task.batch_size
 
     @property
+    def compared(self) -> bool:  # type: ignore[override]
+        return self.task.compared
+
+    @property
     def evaluation_size(self) -> int:  # type: ignore[override]
         return self.task.evaluation_size
 
@@ -97,6 +101,9 @@ class Mup(Task):
 
     def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         return self.task.loss({**params, **self.forward(params)}, batch)
+
+    def training_loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        return self.task.training_loss({**params, **self.forward(params)}, batch)
 
     def forward(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The readouts as the network sees them: times their forward multiplier."""

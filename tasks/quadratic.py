@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class Quadratic(Task):
     and centres.
     """
 
+    compared: ClassVar[bool] = True
     dimension: int = 32
     spectrum: str | tuple[float, ...] = "log"
     condition: float = 100.0

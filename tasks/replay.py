@@ -26,6 +26,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from tasks import gradients
 from tasks.gradients import Derivatives
+from tasks.lifting import ways
 from tasks.types import Batch, Task
 
 WORTH = 200
@@ -55,11 +56,14 @@ def derivatives(
     batch: Batch,
     shared: bool,
     signs: Mapping[str, Tensor] | None = None,
+    noise: Tensor | None = None,
 ) -> Derivatives:
-    """See ``gradients.derivatives``, of which this is a faster one on CPUs."""
+    """See ``gradients.derivatives``, of which this is a faster one on CPUs, where instances run
+    together and no random numbers are drawn."""
     given = [*(views[spec.name] for spec in task.layout.specs), *batch]
-    if signs is not None or torch.is_grad_enabled() or not all(x.is_cpu for x in given):
-        return gradients.derivatives(task, views, batch, shared, signs)
+    plain = signs is not None or torch.is_grad_enabled() or not all(x.is_cpu for x in given)
+    if plain or not ways(task).steady(shared):
+        return gradients.derivatives(task, views, batch, shared, signs, noise)
     *grads, loss = recording(task, id(task), shared, tuple(map(_form, given)))(*given)
     names = (spec.name for spec in task.layout.specs)
     return Derivatives(dict(zip(names, grads, strict=True)), loss)
@@ -92,6 +96,8 @@ class Recording:
 
     def record(self, *given: Tensor) -> bool:
         """Replay from now on; whether that can be done. A loss may do what cannot be recorded."""
+        if not ways(self.task).steady(self.shared):
+            return False
         try:
             play = recorded(self.plain, *given)
         except Exception as error:  # of any kind: losses are other people's code

@@ -35,8 +35,8 @@ from tasks.datasets import (
     python_source,
 )
 from tasks.fields import positive
-from tasks.gradients import attempt
 from tasks.imports import module as module_named
+from tasks.lifting import attempt
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP
 from tasks.quadratic import Quadratic

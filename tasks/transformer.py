@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,7 @@ class Transformer(Task):
     multiplies the attention logits; muP makes it fall with the width (``mup.py``).
     """
 
+    compared: ClassVar[bool] = True
     width: int = 32
     depth: int = 2
     heads: int = 2

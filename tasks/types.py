@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -202,6 +202,13 @@ class Task(ABC):
     name: str
     evaluation_size: ClassVar[int] = 512
     """Validation and test losses are means over this many examples, evenly spaced in the split."""
+    compared: bool = False
+    """Tests of this project have shown that instances together are what each is by itself; else it
+    is found out when a task is first used (``lifting.py``). Subclasses do not inherit it."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.compared = vars(cls).get("compared", False)
 
     @abstractmethod
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -210,6 +217,11 @@ class Task(ABC):
     @abstractmethod
     def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Mean loss (a scalar tensor) of one instance's ``params`` over ``batch``."""
+
+    def training_loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """What gradients are taken of: ``loss``, unless training differs from being measured. May
+        draw random numbers from torch's generator, which is seeded by (seed, step)."""
+        return self.loss(params, batch)
 
     @cached_property
     def layout(self) -> Layout:

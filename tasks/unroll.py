@@ -24,12 +24,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from tasks import graphs
 from tasks.chunks import chunk_size, in_chunks
 from tasks.data import draw
 from tasks.gradients import hessian_every, is_due, random_signs
+from tasks.lifting import each, noise, ways
 from tasks.replay import derivatives
 from tasks.types import Batch, Inner, Params, Split, StepInfo, Task, UpdateRule
 
@@ -190,7 +190,10 @@ def _advance_chunk(
     now = clock.to(torch.float32)
     rates = schedule(now, torch.as_tensor(horizon, dtype=torch.float32, device=device)) * lr
     every = hessian_every(rule)
-    if device.type == "cuda" and not every and not torch.is_grad_enabled():
+    known = ways(task)
+    flat = flat.clone() if known.writes else flat
+    plain = every or torch.is_grad_enabled() or not known.steady(shared)
+    if device.type == "cuda" and not plain:
         return graphs.advance(task, rule, inner, steps, horizon, rates, weight_decay)
     differentiable = torch.is_grad_enabled()
     # Without a graph into one block: small tensors that stay among large ones that come and go
@@ -201,7 +204,9 @@ def _advance_chunk(
         signs = None
         if is_due(every, step):
             signs = layout.views(random_signs(layout.n, inner.seed, step, flat).expand_as(flat))
-        grads, loss, curved = derivatives(task, layout.views(flat), batch, shared, signs)
+        drawn = noise(inner.seed, step, device) if known.random else None
+        views = layout.views(flat)
+        grads, loss, curved = derivatives(task, views, batch, shared, signs, drawn)
         hessian = None if curved is None else layout.flatten(curved)
         info = StepInfo(step, horizon, rates[k], weight_decay, loss, hessian)
         updates, state = rule.update(layout.flatten(grads), state, Params(flat, layout), info)
@@ -237,13 +242,12 @@ def evaluate(
     count = min(size, task.evaluation_size)
     index = torch.arange(count, device=flat.device) * size // count
     batches = [(data.batch(split, part), len(part)) for part in index.split(task.batch_size)]
-    loss = vmap(task.loss, in_dims=(0, None))
 
     def work(rows: slice) -> Tensor:
         views = task.layout.views(flat[rows])
         mean = flat.new_zeros(rows.stop - rows.start)
         for batch, weight in batches:
-            mean = mean + loss(views, batch) * (weight / count)
+            mean = mean + each(task, task.loss, views, batch) * (weight / count)
         return mean
 
     most = chunk_size(task, flat, {}) if chunk is None else chunk

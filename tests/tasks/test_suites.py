@@ -184,11 +184,11 @@ def test_import_paths(mine, attribute, steps):
         ("my_tasks_fail:many", r"holds mine, .*its loss has shape \(8, 10\), expected one number"),
         (
             "my_tasks_fail:misfit",
-            "holds mine, which cannot be trained: RuntimeError: Expected size",
+            "holds mine, which cannot be trained: RuntimeError: mat1 and mat2 shapes",
         ),
         (
             "my_tasks_fail:double",
-            "holds linear-some, which cannot be trained: RuntimeError: .*Float",
+            "holds linear-some, which cannot be trained: RuntimeError: .*double != float",
         ),
         ("my_tasks_fail:below", "holds mlp-some.*, which cannot be trained: RuntimeError: .*index"),
     ],
