@@ -13,7 +13,7 @@ from rich import box
 from rich.table import Table
 
 from l2o.rules import entrants
-from tasks import cards, evaluation, statistics
+from tasks import cards, evaluation, metric_tables, statistics
 from tasks.command import Arguments, parser
 from tasks.environment import environment, prepare
 from tasks.evaluation import Plan
@@ -89,7 +89,10 @@ def evaluate(
         measured = evaluation.measured(results)
         table = statistics.standings(measured, options.reference)
         save_text(document, json.dumps(summary(results, measured, table), indent=2) + "\n")
+        rows = metric_tables.found(results, measured)
     console.print(ranking(table, measured, options.reference))
+    if rows:
+        console.print(metrics(metric_tables.lines(rows)))
     if before and (before["suite"] != plan.suite or not {*before["rules"]} <= {*measured.rules}):
         console.print(
             f"{options.out} has runs of {', '.join(before['rules'])} on {before['suite']}, too: "
@@ -139,6 +142,16 @@ def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Ta
     return shown
 
 
+def metrics(lines: Sequence[Sequence[str]]) -> Table:
+    """What the tasks are measured in besides their losses."""
+    shown = Table(caption=metric_tables.CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in metric_tables.HEAD:
+        shown.add_column(name, overflow="fold")
+    for line in lines:
+        shown.add_row(*line)
+    return shown
+
+
 def summary(results: Results, measured: Measured, table: Sequence[Standing]) -> dict[str, Any]:
     """Everything that was found, as JSON can hold it; what is not finite is null."""
     facts = results.facts()
@@ -166,6 +179,7 @@ def summary(results: Results, measured: Measured, table: Sequence[Standing]) -> 
                     )
                 ),
             },
+            "metrics": [_named(row) for row in metric_tables.found(results, measured)],
             "losses": {
                 rule: dict(zip(measured.tasks, measured.final[r].tolist(), strict=True))
                 for r, rule in enumerate(measured.rules)

@@ -41,6 +41,8 @@ def fingerprint(task: Task) -> str:
     parts: list[str | bytes] = [task.name, str(task.batch_size), repr(task.layout.specs)]
     if task.evaluation_size != Task.evaluation_size:
         parts.append(f"{task.evaluation_size} examples")
+    if task.metric is not None:
+        parts.append(f"metric {task.metric}")
     for split in splits:
         size = task.data.size(split)
         batch = task.data.batch(split, torch.arange(min(size, 64)) * size // min(size, 64))

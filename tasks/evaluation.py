@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from scipy.stats import qmc
 
-from tasks import replay
+from tasks import metric_tables, replay
 from tasks.cards import card, fingerprint
 from tasks.results import Results, ResultsError, Run, Study
 from tasks.scoring import FRESH_SEEDS, TUNING_SEED, Setting, comparable
@@ -228,6 +228,8 @@ class _Bench:
         curves = list(zip(before, *validation, strict=True))
         test = losses_of(task, trajectory.inner.params, "test").tolist()
         comparable(torch.tensor([before, *validation, test]), task.name)
+        if curve:  # before the runs are filed, which nobody makes again
+            metric_tables.note(self.results, self.study, task, trajectory.inner.params, wanted)
         return [
             _run(seed, setting, (0, *at), losses, last, self.seconds)
             for (seed, setting), losses, last in zip(wanted, curves, test, strict=True)

@@ -124,10 +124,11 @@ def rows(
 
 
 def each(task: Task, function: Losses, views: Mapping[str, Tensor], batch: Batch) -> Tensor:
-    """``function`` of each instance, ``[N]``: the loss of ``task``, or what else is measured."""
+    """``function`` of each instance, ``[N]``: the loss of ``task``, or its metric, which few runs
+    are measured in, and which nobody has compared: in turn."""
     device = next(iter(views.values())).device
     with seeded(0, device), batching(), torch.no_grad():
-        if ways(task).measured:
+        if ways(task).measured and function == task.loss:
             return lifted(function, shared=True)(views, batch)
         return _in_turn(function, views, batch)
 

@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from tasks.fields import positive
 from tasks.lifting import CPU, attempt, seeded
+from tasks.metrics import Metric
 from tasks.suites import yours
 from tasks.types import Batch, Dataset, Task
 
@@ -29,6 +30,9 @@ class ModuleTask(Task):
     buffers keep the values that ``build`` gives them with torch's generator at seed 0, whatever
     ran before. Training takes the module as ``build`` returns it, parts in eval mode included;
     losses are measured with all of it in eval mode.
+
+    ``steps`` is how long a run is in a suite that does not say; ``metric`` is what runs are
+    measured in besides their loss (``metrics.accuracy``), in ``l2o evaluate`` and its report.
 
     Instances that cannot run together run in turn, as slowly as a plain loop (``lifting.py``):
     recurrent layers, active dropout on batches that differ. Raises ValueError for a module that
@@ -52,9 +56,16 @@ class ModuleTask(Task):
     data: Dataset
     batch_size: int
     name: str
+    steps: int = 200
+    metric: Metric | None = None
 
     def __post_init__(self) -> None:
-        positive(batch_size=self.batch_size)
+        positive(batch_size=self.batch_size, steps=self.steps)
+        if not (self.metric is None or isinstance(self.metric, Metric)):
+            raise ValueError(
+                f"metric: got {self.metric!r}, expected tasks.metrics.accuracy or a Metric(name, "
+                "function of outputs and targets, whether higher is better)"
+            )
         module = self._built(0)
         for path, part in module.named_modules():
             if part.training and getattr(part, "track_running_stats", False):
@@ -79,6 +90,8 @@ class ModuleTask(Task):
         with yours("build", self.name, "cannot be trained"):
             self._check_buffers()
             attempt(self)
+        with yours("metric", str(self.metric), "cannot be taken"):
+            self._check_metric()
 
     def _check_buffers(self) -> None:
         params = self.init(torch.Generator().manual_seed(0))
@@ -93,6 +106,16 @@ class ModuleTask(Task):
                     f"its buffer {name!r} is written in training, expected buffers that stay as "
                     "they are: leave that layer out, or return it in eval mode"
                 )
+
+    def _check_metric(self) -> None:
+        if self.metric is None:
+            return
+        batch = self.data.to("cpu").batch("validation", torch.zeros(2, dtype=torch.int64))
+        with torch.no_grad():
+            found = self.figure(self.init(torch.Generator().manual_seed(0)), batch)
+        if not (isinstance(found, Tensor) and found.shape == ()):
+            kind = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else repr(found)
+            raise ValueError(f"it is {kind}, expected a tensor of one number")
 
     def _built(self, seed: int) -> nn.Module:
         # Modules initialise themselves from torch's global generator and take no other. So it is
@@ -110,15 +133,19 @@ class ModuleTask(Task):
         }
 
     def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        return self._loss(params, batch, training=False)
+        return self.loss_fn(self._outputs(params, batch, training=False), *batch[1:])
 
     def training_loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        return self._loss(params, batch, training=True)
+        return self.loss_fn(self._outputs(params, batch, training=True), *batch[1:])
 
-    def _loss(self, params: Mapping[str, Tensor], batch: Batch, training: bool) -> Tensor:
+    def figure(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        assert self.metric is not None
+        return self.metric.of(self._outputs(params, batch, training=False), *batch[1:])
+
+    def _outputs(self, params: Mapping[str, Tensor], batch: Batch, training: bool) -> Any:
         kept: Mapping[str, Tensor] = getattr(self, "_fixed")  # noqa: B009
         fixed = {name: x.to(batch[0].device) for name, x in kept.items()}
-        return self.loss_fn(self._call({**params, **fixed}, batch, training), *batch[1:])
+        return self._call({**params, **fixed}, batch, training)
 
     def _call(self, given: dict[str, Tensor], batch: Batch, training: bool) -> Any:
         """What the module makes of a batch's inputs, with tensors of its own all ``given``."""

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tasks.gradients import hessian_every
+from tasks.metrics import Metric
 from tasks.roles import INIT, Parts, WidthError, compare, layout, parts
 from tasks.types import Batch, Dataset, Layout, Params, ParamSpec, State, StepInfo, Task, UpdateRule
 
@@ -77,6 +78,17 @@ class Mup(Task):
     @property
     def batch_size(self) -> int:  # type: ignore[override]
         return self.task.batch_size
+
+    @property
+    def steps(self) -> int:  # type: ignore[override]
+        return self.task.steps
+
+    @property
+    def metric(self) -> Metric | None:  # type: ignore[override]
+        return self.task.metric
+
+    def figure(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        return self.task.figure({**params, **self.forward(params)}, batch)
 
     @property
     def compared(self) -> bool:  # type: ignore[override]

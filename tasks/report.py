@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import environment, figures, statistics
+from tasks import environment, figures, metric_tables, statistics
 from tasks.evaluation import TIMED
 from tasks.evaluation import measured as measured_in
 from tasks.page import Page, Part, Program, Section, Table, Tiles
@@ -40,7 +40,7 @@ def page(results: Results, remade_by: str) -> Page:
             Section("Learning curves", _curves(measured, names)),
             Section("Tuning", _tuning(measured, table, names)),
             *_transfer(results, measured, names),
-            Section("Task by task", [_tasks(measured)]),
+            Section("Task by task", [_tasks(measured), *_metrics(results, measured)]),
             Section("What was compared", _facts(results, measured, facts)),
         ),
     )
@@ -278,6 +278,11 @@ def _tasks(measured: Measured) -> Table:
         "a step",
     )
     return Table(head, rows)
+
+
+def _metrics(results: Results, measured: Measured) -> list[Part]:
+    rows = metric_tables.lines(metric_tables.found(results, measured))
+    return [Table(metric_tables.HEAD, rows), metric_tables.CAPTION] if rows else []
 
 
 def _number(x: float) -> str:

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
@@ -46,12 +46,14 @@ from tasks.types import Task
 
 @dataclass(frozen=True)
 class Entry:
-    """A task and how many steps a run of it has unless one says otherwise."""
+    """A task and how many steps a run of it has unless one says otherwise: those of the task."""
 
     task: Task
-    steps: int = 200
+    steps: int = cast(int, None)
 
     def __post_init__(self) -> None:
+        if self.steps is None:
+            object.__setattr__(self, "steps", self.task.steps)
         positive(steps=self.steps)
 
 
@@ -207,7 +209,7 @@ def resolve(name: str) -> Suite:
     """The suite called ``name``, or what the import path ``package.module:attribute`` leads to.
 
     The attribute is a ``Task`` or an ``Entry``, several of them, or a function of no arguments
-    that returns any of these; a bare task gets the default number of steps. Raises ValueError
+    that returns any of these; a bare task gets the steps that it asks for. Raises ValueError
     when there is no such thing, or the gradient of one of them cannot be taken.
     """
     if name in SUITES:

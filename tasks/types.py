@@ -26,6 +26,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from tasks.metrics import Metric
+
 Role = Literal["input", "hidden", "output", "vector"]
 Split = Literal["train", "validation", "test"]
 State = dict[str, Tensor]
@@ -202,6 +204,10 @@ class Task(ABC):
     name: str
     evaluation_size: ClassVar[int] = 512
     """Validation and test losses are means over this many examples, evenly spaced in the split."""
+    steps: int = 200
+    """How long a run of it is in a suite that does not say."""
+    metric: Metric | None = None
+    """What it is measured in besides its loss, when an evaluation has ended."""
     compared: bool = False
     """Tests of this project have shown that instances together are what each is by itself; else it
     is found out when a task is first used (``lifting.py``). Subclasses do not inherit it."""
@@ -222,6 +228,10 @@ class Task(ABC):
         """What gradients are taken of: ``loss``, unless training differs from being measured. May
         draw random numbers from torch's generator, which is seeded by (seed, step)."""
         return self.loss(params, batch)
+
+    def figure(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """What ``metric`` says of one instance's ``params`` (a scalar tensor) over ``batch``."""
+        raise NotImplementedError(f"{self.name}: has no metric")
 
     @cached_property
     def layout(self) -> Layout:

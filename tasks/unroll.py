@@ -230,9 +230,15 @@ def _minibatches(task: Task, seed: int | Tensor, clock: Tensor) -> Iterator[Batc
 
 @torch.no_grad()
 def evaluate(
-    task: Task, flat: Tensor, split: Split = "validation", chunk: int | None = None
+    task: Task,
+    flat: Tensor,
+    split: Split = "validation",
+    chunk: int | None = None,
+    *,
+    metric: bool = False,
 ) -> Tensor:
-    """Mean loss ``[N]`` of parameters ``[N, n]`` over the split's fixed examples.
+    """Mean loss ``[N]`` of parameters ``[N, n]`` over the split's fixed examples; ``metric``: the
+    mean of what the task is measured in besides.
 
     Where all instances meet in one matrix product, as in a ``Quadratic``, the last bits depend on
     how many run at a time.
@@ -242,12 +248,13 @@ def evaluate(
     count = min(size, task.evaluation_size)
     index = torch.arange(count, device=flat.device) * size // count
     batches = [(data.batch(split, part), len(part)) for part in index.split(task.batch_size)]
+    function = task.figure if metric else task.loss
 
     def work(rows: slice) -> Tensor:
         views = task.layout.views(flat[rows])
         mean = flat.new_zeros(rows.stop - rows.start)
         for batch, weight in batches:
-            mean = mean + each(task, task.loss, views, batch) * (weight / count)
+            mean = mean + each(task, function, views, batch) * (weight / count)
         return mean
 
     most = chunk_size(task, flat, {}) if chunk is None else chunk

@@ -6,11 +6,17 @@ import pytest
 import torch
 
 from tasks.composite import Composite, Lasso, SparseLogistic, fista
+from tasks.lifting import TOGETHER, _ways, ways
 from tasks.unroll import evaluate
 
 LASSO = Lasso(problems=2, rows=20, columns=40, nonzeros=4)
 LOGISTIC = SparseLogistic(problems=2, rows=60, columns=10, nonzeros=4, penalty=0.01)
 problems = pytest.mark.parametrize("task", [LASSO, LOGISTIC], ids=lambda task: task.name)
+
+
+@problems
+def test_instances_run_together(task: Composite) -> None:
+    assert _ways(task, id(task)) == ways(task) == TOGETHER
 
 
 @problems
