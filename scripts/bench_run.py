@@ -106,8 +106,8 @@ class Measured(Executor):
         self.submitted[ticket] = before
         return ticket
 
-    def cancel(self, ticket: int) -> None:
-        self.inner.cancel(ticket)
+    def withdraw(self, ticket: int) -> bool:
+        return self.inner.withdraw(ticket)
 
     def completed(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
         for ticket, result in self.inner.completed(timeout):

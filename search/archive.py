@@ -118,6 +118,14 @@ class Archive:
         self._write("INSERT INTO batch VALUES (?, ?)", [(batch, to_json(job))])
         self._touch("batch", batch)
 
+    def withdraw(self, batch: int) -> None:
+        """Take back the newest batch, as if it had never been asked."""
+        for part in ("candidate", "batch"):
+            self._write(f"DELETE FROM {part} WHERE batch = ?", [(batch,)])
+            self._touch(part, batch)
+        unused = "SELECT id FROM program EXCEPT SELECT program FROM candidate"
+        self._write(f"DELETE FROM program WHERE id IN ({unused})", [()])
+
     def add_candidate(
         self,
         id: int,
@@ -129,8 +137,7 @@ class Archive:
         lr: float | None = None,
         original: int | None = None,
     ) -> None:
-        """A child as it was born: pending, or already known to be invalid or a duplicate of
-        ``original``. ``program`` comes from ``add_program``."""
+        """A child at birth: pending, invalid or a duplicate of ``original``."""
         row = (id, batch, parent, program, mutation, fate, lr, None, "[]", original)
         self._write("INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", [row])
         self._touch("candidate", batch)

@@ -24,7 +24,8 @@ class Budget:
     Attributes:
         candidates: children tried, invalid ones and duplicates included; batches that are being
             measured by then are finished
-        minutes: of wall clock, over all resumptions
+        minutes: of wall clock, over all resumptions; batches that no worker has begun by then
+            are withdrawn, those begun are finished
     """
 
     candidates: int = 30_000

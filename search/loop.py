@@ -3,6 +3,9 @@
 The archive is the only state. A batch's results, the batch asked next and the population commit
 together; ``restore`` makes of them what was in memory, so a search that is killed anywhere goes
 on from its last commit and ends with the very rows it would have had.
+
+When time is up, batches that no worker has begun are withdrawn, the newest first, so that what is
+left is the search that had asked for fewer: a search of that many candidates has the same rows.
 """
 
 from __future__ import annotations
@@ -88,8 +91,8 @@ class Search:
                 new.append(self._ask())
         for batch in new:
             self._submit(batch)
-        while self.waiting:
-            self._integrate(self._result(self.evolution.told))
+        while self.waiting and self._arrived(self.evolution.told):
+            self._integrate(self.results.pop(self.evolution.told))
             if self.stop():
                 raise Interrupted
         self._close()
@@ -103,7 +106,12 @@ class Search:
     def _more(self) -> bool:
         budget = self.config.budget
         used = self.evolution.tried >= budget.candidates
-        return not used and not self.found and self._seconds() < 60 * budget.minutes
+        late = self.evolution.asked > 0 and self._left() <= 0  # founders are always measured
+        return not used and not self.found and not late
+
+    def _left(self) -> float:
+        """Seconds."""
+        return 60 * self.config.budget.minutes - self._seconds()
 
     def _ask(self) -> Batch:
         """Make the next batch and write it down, pending."""
@@ -127,14 +135,39 @@ class Search:
     def _submit(self, batch: Batch) -> None:
         self.tickets[self.jobs.submit(batch.job, self.limit)] = batch.number
 
-    def _result(self, number: int) -> Any:
-        """The outcomes of batch ``number``, however many others arrive first."""
+    def _arrived(self, number: int) -> bool:
+        """Wait for the outcomes of batch ``number``, however many others arrive first; False if it
+        was withdrawn."""
         while number not in self.results:
-            for ticket, result in self.jobs.completed(timeout=1.0):
+            if self._left() <= 0:
+                self._withdraw()
+            if number not in self.waiting:
+                return False
+            patience = self._left() if 0 < self._left() < 1 else 1.0
+            for ticket, result in self.jobs.completed(patience):
                 self.results[self.tickets.pop(ticket)] = result
                 if number in self.results:
                     break
-        return self.results.pop(number)
+        return True
+
+    def _withdraw(self) -> None:
+        """Take back what no worker has begun. The first batch, of the founders, stays."""
+        tickets = {number: ticket for ticket, number in self.tickets.items()}
+        gone = []
+        for number in sorted(self.waiting, reverse=True):
+            if not number or number not in tickets or not self.jobs.withdraw(tickets[number]):
+                break
+            gone.append(number)
+        if not gone:
+            return
+        with self.archive.transaction():
+            for number in gone:
+                self.archive.withdraw(number)
+        for number in gone:
+            del self.tickets[tickets[number]], self.waiting[number]
+        self.evolution.asked = min(gone)
+        self.fates = Counter(fates(self.archive))
+        self.evolution.tried = sum(self.fates.values())
 
     def _integrate(self, result: Any) -> None:
         """One step of the search, in one transaction."""

@@ -1,7 +1,7 @@
 """Worker processes that may hang, crash or be killed without harming the run.
 
 The search hands out *jobs* (plain data) and takes results back as they finish, through three
-calls: ``submit``, ``cancel``, ``completed``. ``Inline`` runs jobs in this process, ``Processes``
+calls: ``submit``, ``withdraw``, ``completed``. ``Inline`` runs jobs in this process, ``Processes``
 in several; an engine for a cluster is one more class with the same calls.
 
 A thread of the driver hands jobs to processes and takes their results, so that no worker waits
@@ -66,8 +66,9 @@ class Executor(Protocol):
         for longer than ``limit`` seconds may be taken for hung."""
 
     @abstractmethod
-    def cancel(self, ticket: int) -> None:
-        """Never report ``ticket``. A job that is already running runs out and is then dropped."""
+    def withdraw(self, ticket: int) -> bool:
+        """Take back a job that nobody has begun, which is then never reported. False where somebody
+        has: it is reported as if nothing had been asked."""
 
     @abstractmethod
     def completed(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
@@ -108,8 +109,8 @@ class Inline(Executor):
         self._jobs[self._tickets] = job
         return self._tickets
 
-    def cancel(self, ticket: int) -> None:
-        self._jobs.pop(ticket, None)
+    def withdraw(self, ticket: int) -> bool:
+        return self._jobs.pop(ticket, None) is not None
 
     def completed(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
         while self._jobs:
@@ -197,7 +198,7 @@ class Processes(Executor):
             raise ValueError(f"retries: {retries}; must be 0 or more")
         self._start = pickle.dumps((name_of(function), context))
         self._retries = retries
-        self._jobs: dict[int, _Job] = {}  # everything outstanding, so not what was cancelled
+        self._jobs: dict[int, _Job] = {}  # everything outstanding, so not what was withdrawn
         self._queue: deque[_Job] = deque()
         self._finished: deque[tuple[int, Any]] = deque()
         self._tickets = 0
@@ -226,9 +227,10 @@ class Processes(Executor):
         self._button.send_bytes(b"job")
         return self._tickets
 
-    def cancel(self, ticket: int) -> None:
+    def withdraw(self, ticket: int) -> bool:
         with self._news:
-            self._jobs.pop(ticket, None)
+            job = self._jobs.get(ticket)
+            return job is not None and not job.attempts and self._jobs.pop(ticket) is job
 
     def completed(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
         while True:

@@ -188,31 +188,32 @@ def test_a_lost_worker_takes_its_children_with_it(tmp_path: Path) -> None:
     assert until(lambda: not any(map(alive, pids)))
 
 
-def test_a_cancelled_ticket_is_never_reported() -> None:
+def test_what_nobody_has_begun_can_be_withdrawn() -> None:
     with Processes(JOBS, 0, workers=1) as workers:
         running, queued, kept = (workers.submit(("sleep", s)) for s in (0.5, 0.0, 0.1))
         list(workers.completed(timeout=0.2))
-        workers.cancel(running)
-        workers.cancel(queued)
-        assert list(workers.completed(PATIENCE)) == [(kept, 0.1)]
+        assert not workers.withdraw(running)
+        assert workers.withdraw(queued)
+        assert not workers.withdraw(queued)
+        assert list(workers.completed(PATIENCE)) == [(running, 0.5), (kept, 0.1)]
         assert list(workers.completed(PATIENCE)) == []
+        assert not workers.withdraw(kept)
 
 
-def test_a_finished_ticket_can_still_be_cancelled(pair: Processes) -> None:
+def test_what_has_finished_cannot(pair: Processes) -> None:
     tickets = [pair.submit(("add", i)) for i in range(6)]
     reports = pair.completed(PATIENCE)
     first, _ = next(reports)
-    time.sleep(0.2)  # others have finished, unreported
-    for ticket in tickets:
-        pair.cancel(ticket)
-    assert first in tickets
-    assert list(reports) == []
+    assert until(lambda: len(pair._finished) == 5)  # unreported
+    assert not any(pair.withdraw(ticket) for ticket in tickets)
+    assert {first, *(ticket for ticket, _ in reports)} == {*tickets}
 
 
 def test_inline_is_lazy_and_in_order() -> None:
     engine = Inline(JOBS, 0)
     tickets = [engine.submit(("add", i)) for i in range(4)]
-    engine.cancel(tickets[1])
+    assert engine.withdraw(tickets[1])
+    assert not engine.withdraw(tickets[1])
     assert list(engine.completed()) == [(tickets[0], 0), (tickets[2], 2), (tickets[3], 3)]
 
 
