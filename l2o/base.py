@@ -14,6 +14,7 @@ own, ``theta + noise``, which is what the form ``[N, D]`` is for.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, replace
@@ -118,6 +119,14 @@ class LearnedRule:
         """Meta-parameters ``[N, *shape]``, or ``[1, *shape]`` when all instances share them."""
         rows = self.theta if self.theta.ndim == 2 else self.theta[None]
         return self.optimizer.layout.views(rows)
+
+    @cached_property
+    def identity(self) -> str:
+        """What tells its memory from that of other architectures and meta-parameters."""
+        theta = self.theta.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()
+        text = repr(sorted(self.optimizer.arguments().items()))
+        digest = hashlib.blake2b(text.encode() + theta, digest_size=4).hexdigest()
+        return f"{type(self.optimizer).__name__} {digest}"
 
     def select(self, index: Tensor) -> Self:
         return replace(self, theta=self.theta[index]) if self.theta.ndim == 2 else self

@@ -15,6 +15,7 @@ from l2o import checkpoint
 from l2o.base import LearnedOptimizer
 from tasks.files import SHIPPED, or_shipped
 from tasks.gradients import hessian_every
+from tasks.memory import identity
 from tasks.mup import param_groups
 from tasks.optimizer import RuleOptimizer
 from tasks.types import Params, State, StepInfo, UpdateRule
@@ -29,6 +30,7 @@ class Placed:
         rule = architecture.rule(theta)
         self.reads_loss = getattr(rule, "reads_loss", False)
         self.hessian_every = hessian_every(rule)
+        self.identity = identity(rule)
         self.rules: dict[tuple[str, torch.dtype], UpdateRule] = {_place(theta): rule}
 
     def init(self, params: Params) -> State:

@@ -7,6 +7,7 @@ the same signature and are tested against it as trajectories; ``Population`` pic
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -156,6 +157,12 @@ class Population:
             raise ValueError(f"hessian_every: got {hessian_every}, expected at least 1")
         table = assemble(programs)
         return cls(tuple(programs), owner, step, table, hessian_every if table.hessian else 0)
+
+    @property
+    def identity(self) -> str:
+        """What tells its memory from that of other programs."""
+        text = "".join(map(str, self.programs))
+        return f"program {hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
     def init(self, params: Params) -> State:
         instances, n = params.flat.shape

@@ -17,8 +17,7 @@ from textwrap import fill, indent
 from search.analyze import check, live
 from search.export import parts, skeleton
 from search.export.functions import Functions
-from search.export.naming import TAKEN, fold, hyper_parameters, single_names, state_keys
-from search.export.statements import GLOBAL
+from search.export.naming import TAKEN, digest, fold, hyper_parameters, single_names, state_keys
 from search.program import Program
 
 WIDTH = 100
@@ -95,10 +94,14 @@ class _Export:
         columns = [*self.keys.values(), *(["hessian"] if curved else [])]
         columns += ["step"] if self.functions.reads("t") else []
         missing = parts.MISSING.rstrip() if curved else self.create
-        in_groups = indent(self.create.replace("group[", "groups[p]["), 8 * " ")
+        in_groups = self.create.replace("group[", "groups[p][")
         loop, foreach = self.functions.loop(), self.functions.foreach()
+        number = 'group[name] if name != "lr" else _number(group[name])'
+        number = number if self.functions.reads("lr") else "group[name]"
+        update = parts.UPDATE_MODEL if self.functions.is_global else parts.UPDATE_GROUPS
         slots = {
             "NAME": self.name,
+            "DIGEST": digest(self.program, self.constants, self.keys),
             "PROVENANCE": _docstring(self.provenance),
             "FORM": FORMS[self.program.form],
             "PROGRAM": str(self.original),
@@ -110,9 +113,15 @@ class _Export:
             "ARGUMENTS": "\n".join(f"{n}: float = {value!r}," for n, value in self.hyper.items()),
             "CHECKS": "\n".join(self.checks()),
             "DEFAULTS": "\n".join(f'"{name}": {name},' for name in self.hyper),
-            "UPDATE": parts.UPDATE_MODEL if self.functions.is_global else parts.UPDATE_GROUPS,
-            "COLLECT": parts.COLLECT.format(create=missing) if columns else "",
-            "CURVATURE": parts.CURVATURE.replace("{create}", in_groups),
+            "UPDATE": update.replace("{number}", number),
+            "COLLECT": parts.COLLECT.format(create=missing) if columns else parts.COLLECT_NOTHING,
+            "BEGINS": parts.BEGINS,
+            "CURVATURE": "\n".join(
+                (
+                    parts.CURVATURE.replace("{create}", indent(in_groups, 8 * " ")),
+                    parts.ONLY_BEGINS.replace("{create}", indent(in_groups, 4 * " ")),
+                )
+            ),
             "FLIP": parts.FLIP,
             "TICK": parts.TICK if self.functions.reads("t") else "",
             "LOCAL": "" if self.functions.reduces else parts.LOCAL,
@@ -128,7 +137,7 @@ class _Export:
             "FOREACH": foreach,
         }
         if not curved:
-            slots |= {"CURVATURE": "", "FLIP": ""}
+            slots |= {"CURVATURE": "", "FLIP": "", "BEGINS": ""}
         text = skeleton.fill(skeleton.SKELETON, slots)
         lines = (f"{x}  # noqa: E501" if len(x) > WIDTH else x for x in text.splitlines())
         return "\n".join(lines) + "\n"
@@ -167,11 +176,13 @@ class _Export:
                 yield _refusal(name, "a number in [0, 1]")
 
     def helpers(self, code: str) -> str:
-        """The functions that ``code`` calls and torch does not have, each once."""
-        text = parts.SCALAR if "_scalar(" in code or "_power(" in code else ""
+        """The functions that the file calls and torch does not have, each once."""
+        reduces = [name for name in parts.HELPERS if self.functions.calls(name)]
+        text = parts.NUMBER if self.functions.reads("lr") else ""
+        text += parts.SCALAR if "_scalar(" in code or "_power(" in code else ""
         text += parts.POWER if "_power(" in code else ""
-        used = {statement.op for statement in self.program.statements} & GLOBAL
-        return text + "".join(dict.fromkeys(p for op in sorted(used) for p in parts.HELPERS[op]))
+        text += "".join(dict.fromkeys(p for op in sorted(reduces) for p in parts.HELPERS[op]))
+        return (parts.WIDE if text or self.functions.reads("t") else "") + text
 
 
 def _refusal(name: str, accepted: str) -> str:

@@ -44,6 +44,9 @@ class Functions:
         """Whether some statement needs whole tensors."""
         return any(OPS[statement.op].reduces for statement in self.program.statements)
 
+    def calls(self, op: str) -> bool:
+        return any(statement.op == op for statement in self.program.statements)
+
     def reads(self, name: str) -> bool:
         return any(name in statement.args for statement in self.program.statements)
 

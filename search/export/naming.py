@@ -8,6 +8,7 @@ stay. States are called what other optimizers, and the frameworks around them, c
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 from search.analyze import constant_of
@@ -22,7 +23,8 @@ TAKEN = {
     "exp_avg", "exp_avg_sq", "exp_avgs", "exp_avg_sqs", "weight_decay", "maximize", "foreach",
     "capturable", "differentiable", "fused", "move", "hessian", "hessians", "isinstance", "BLOCK",
     "TOGETHER", "Iterator", "_scalar", "_power", "_dot", "_global_norm", "_cosine_sim",
-    "_clip_by_global_norm", "_tensor", "ValueError", "RuntimeError", "OverflowError",
+    "_clip_by_global_norm", "_tensor", "_wide", "_number", "_norm", "_sum", "warnings", "RULE",
+    "ValueError", "RuntimeError", "OverflowError",
 }
 # fmt: on
 """Names that the exported code uses for itself."""
@@ -110,6 +112,21 @@ def _role(program: Program, statement: Statement, place: int) -> str:
     if decays and isinstance(value, float) and value >= 0:
         return "weight_decay"
     return "c"
+
+
+def digest(program: Program, constants: dict[float, str], keys: dict[str, str]) -> str:
+    """What tells the memory of a rule from that of others, whatever its variables are called and
+    its hyper-parameters are set to: eight digits."""
+    names, lines = dict(keys), [program.form]
+    for statement in program.statements:
+        args = [
+            constants.get(arg, repr(arg)) if isinstance(arg, float) else names.get(arg, arg)
+            for arg in statement.args
+        ]
+        target = names.setdefault(statement.target, f"x{len(names)}")
+        lines.append(f"{target} = {statement.op}({', '.join(args)})")
+    end = names.get("update", "update")
+    return hashlib.blake2b("\n".join([*lines, end]).encode(), digest_size=4).hexdigest()
 
 
 def state_keys(program: Program) -> dict[str, str]:

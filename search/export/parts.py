@@ -18,6 +18,7 @@ if not state:
 for column, name in zip(columns, COLUMNS, strict=True):
     column.append(state[name])
 """
+COLLECT_NOTHING = "self.state.setdefault(p, {})  # nothing to remember, of all that were moved"
 CURVATURE = '''\
 def set_hessian(self, loss: Tensor, generator: torch.Generator | None = None) -> None:
     """Estimate the diagonal of the Hessian of ``loss``: before ``loss.backward()``, unscaled.
@@ -42,6 +43,26 @@ def set_hessian(self, loss: Tensor, generator: torch.Generator | None = None) ->
         h = torch.view_as_complex(h) if p.is_complex() else h.view_as(p)
         state["hessian"] = h.to(_working_dtype(p))
 '''
+BEGINS = """\
+if self._only_begins():
+    return loss
+"""
+ONLY_BEGINS = '''\
+def _only_begins(self) -> bool:
+    """Make the states, and no step, where nothing can move: at a learning rate of zero, without
+    gradients. Distributed checkpoints ask for states so; Hessians are NaN until they are known."""
+    if self.state or any(float(group["lr"]) != 0 for group in self.param_groups):
+        return False
+    groups = {p: group for group in self.param_groups for p in group["params"]}
+    groups = {p: group for p, group in groups.items() if p.grad is not None}
+    if any(bool((p.grad != 0).any()) for p in groups):
+        return False
+    for p in groups:
+        state = self.state[p]
+{create}
+        state["hessian"] = torch.full_like(p, float("nan"), dtype=_working_dtype(p))
+    return True
+'''
 MISSING = """\
     raise RuntimeError("the rule reads a Hessian: call set_hessian(loss) before step()")
 """
@@ -49,7 +70,9 @@ FLIP = "columns[-1] = [-h for h in columns[-1]]"
 TICK = """\
 *columns, steps = columns
 torch._foreach_add_(steps, 1)
-if not (group["capturable"] or torch.compiler.is_compiling()):
+if group["capturable"] or torch.compiler.is_compiling():
+    steps = [_wide(step) for step in steps]
+else:
     steps = [step.item() for step in steps]
 """
 
@@ -74,7 +97,7 @@ for group in self.param_groups:
     if not params:
         continue
     lists = _prepare(group, params, grads, *columns)
-    hyper = {name: group[name] for name in HYPER}
+    hyper = {name: {number} for name in HYPER}
     if _wants_fused(group, params):
         lists = _fused(*lists, **hyper)
     if not _wants_foreach(group, params):
@@ -97,7 +120,7 @@ for group in self.param_groups:
     for whole, part in zip(lists, _prepare(group, params, grads, *columns), strict=True):
         whole.extend(part)
     for name in HYPER:
-        hyper[name] += [group[name]] * len(params)
+        hyper[name] += [{number}] * len(params)
     foreach = foreach and _wants_foreach(group, params)
     fused = fused and _wants_fused(group, params)
 if not lists[0]:
@@ -225,10 +248,24 @@ MODEL_NOTE = """
     under ZeroRedundancyOptimizer only of the process's own share.
 """
 
+WIDE = '''\
+def _wide(x: Tensor) -> Tensor:
+    """In float64, which holds all squares of float32 and adds up without loss."""
+    return x if x.device.type == "mps" else x.double()  # there it has none
+
+
+'''
+NUMBER = '''\
+def _number(x: float | Tensor) -> float | Tensor:
+    """A hyper-parameter that the formula reads, not to be rounded to float32 on the way."""
+    return _wide(x).reshape(()) if isinstance(x, Tensor) else x
+
+
+'''
 SCALAR = '''\
 def _scalar(x: float | Tensor) -> Tensor:
     """A number as a tensor, for functions that raise where torch's give infinity or NaN."""
-    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
+    return _wide(x) if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
 
 
 '''
@@ -244,26 +281,40 @@ def _power(x: float | Tensor, y: float | Tensor) -> float | Tensor:
 
 
 '''
+NORM = """\
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(_wide(x)).to(x.dtype)
+
+
+"""
+SUM = '''\
+def _sum(xs: list[Tensor], ys: list[Tensor]) -> Tensor:
+    """The inner product of two lists, each as one vector, unrounded."""
+    terms = [(_wide(x) * _wide(y)).sum() for x, y in zip(xs, ys, strict=True)]
+    terms = [x.full_tensor() if hasattr(x, "full_tensor") else x for x in terms]  # sharded
+    return torch.stack([x.to(terms[0].device) for x in terms]).sum()
+
+
+'''
 DOT = '''\
 def _dot(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
-    """The inner product of two lists, each as one vector; a copy for every parameter's device."""
-    terms = [(x * y).sum() for x, y in zip(xs, ys, strict=True)]
-    terms = [x.full_tensor() if hasattr(x, "full_tensor") else x for x in terms]  # sharded
-    total = torch.stack([x.to(terms[0].device) for x in terms]).sum()
-    return [total.to(x.device) for x in terms]
+    """A copy of the inner product for every parameter's device."""
+    total = _sum(xs, ys)
+    return [total.to(x.device, x.dtype) for x in xs]
 
 
 '''
 GLOBAL_NORM = """\
 def _global_norm(xs: list[Tensor]) -> list[Tensor]:
-    return [x.sqrt() for x in _dot(xs, xs)]
+    total = _sum(xs, xs).sqrt()
+    return [total.to(x.device, x.dtype) for x in xs]
 
 
 """
 COSINE_SIM = """\
 def _cosine_sim(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
-    products = zip(_dot(xs, ys), _dot(xs, xs), _dot(ys, ys), strict=True)
-    return [xy / ((xx * yy).sqrt() + 1e-8) for xy, xx, yy in products]
+    total = _sum(xs, ys) / ((_sum(xs, xs) * _sum(ys, ys)).sqrt() + 1e-8)
+    return [total.to(x.device, x.dtype) for x in xs]
 
 
 """
@@ -275,9 +326,10 @@ def _clip_by_global_norm(xs: list[Tensor], limits: list[Any]) -> list[Tensor]:
 
 """
 HELPERS = {
-    "dot": (DOT,),
-    "global_norm": (DOT, GLOBAL_NORM),
-    "cosine_sim": (DOT, COSINE_SIM),
-    "clip_by_global_norm": (DOT, GLOBAL_NORM, CLIP),
+    "norm": (NORM,),
+    "dot": (SUM, DOT),
+    "global_norm": (SUM, GLOBAL_NORM),
+    "cosine_sim": (SUM, COSINE_SIM),
+    "clip_by_global_norm": (SUM, GLOBAL_NORM, CLIP),
 }
-"""What each function of the whole model calls."""
+"""What each reduction calls."""

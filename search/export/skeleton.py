@@ -42,6 +42,7 @@ It moves the parameters by $FORM.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import $ABC
 from functools import cache
 from typing import Any
@@ -54,6 +55,8 @@ from torch.optim import Optimizer
 STATES = ($STATES)
 COLUMNS = ($COLUMNS)
 HYPER = ($HYPER)
+# The formula's digest ends the name by which a state dict is told from another rule's:
+RULE = "$NAME $DIGEST"
 $BLOCK
 $TOGETHER
 
@@ -97,6 +100,7 @@ class $NAME(Optimizer):
             "capturable": capturable,
             "differentiable": differentiable,
             "fused": fused,
+            "rule": RULE,
         }
         super().__init__(params, defaults)
 
@@ -114,20 +118,25 @@ class $NAME(Optimizer):
             group["lr"] = group["lr"].clone()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but states are copied, and never rounded to a parameter's half precision."""
+        """As torch's, but states are copied, and never rounded to a parameter's half precision.
+
+        Raises ValueError, and changes nothing, where they are another rule's or do not fit. Warns
+        where that cannot be known, because the rule is not named.
+        """
         saved: dict[str, Any] = {}
 
-        def remember(_: Optimizer, given: dict[str, Any]) -> None:
-            saved.update(given)
+        def remember(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
+            saved.update(given, state=_examined(given, self.param_groups))
+            return saved
 
         def restore(_: Optimizer) -> None:
             keys = [key for group in saved["param_groups"] for key in group["params"]]
             params = [p for group in self.param_groups for p in group["params"]]
             for key, p in zip(keys, params, strict=True):
-                for name in COLUMNS if key in saved["state"] else ():
-                    value, loaded = saved["state"][key][name], self.state[p][name]
+                for name, value in saved["state"].get(key, {}).items():
+                    device = self.state[p][name].device
                     dtype = value.dtype if name == "step" else _working_dtype(p)
-                    self.state[p][name] = value.to(loaded.device, dtype, copy=True)
+                    self.state[p][name] = value.to(device, dtype, copy=True)
 
         before = self.register_load_state_dict_pre_hook(remember)
         after = self.register_load_state_dict_post_hook(restore, prepend=True)
@@ -142,6 +151,7 @@ class $NAME(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        $BEGINS
         with torch.set_grad_enabled(any(group["differentiable"] for group in self.param_groups)):
             self._update()
         return loss
@@ -159,6 +169,51 @@ class $NAME(Optimizer):
             params.append(p)
             grads.append(p.grad)
             $COLLECT
+
+
+def _examined(given: dict[str, Any], groups: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """The states of a state dict, if it is this rule's; else ValueError."""
+    if not {"state", "param_groups"} <= set(given):
+        raise _foreign(", ".join(map(str, given)) or "nothing", "state and param_groups")
+    said = given["param_groups"]
+    got, expected = ([len(group["params"]) for group in x] for x in (said, groups))
+    if got != expected:
+        raise ValueError(f"param_groups: got groups of {got} parameters, expected {expected}")
+    for group in said:
+        missing = [name for name in HYPER if name not in group and "rule" not in group]
+        if missing:
+            raise _foreign(f"groups without {', '.join(missing)}", f"those of {RULE}")
+        if str(group.get("rule", RULE)).split()[-1:] != RULE.split()[-1:]:
+            raise _foreign(f"that of {group['rule']}", f"that of {RULE}")
+    keys = [key for group in said for key in group["params"]]
+    params = [p for group in groups for p in group["params"]]
+    pairs = [pair for pair in zip(keys, params, strict=True) if pair[0] in given["state"]]
+    states = {key: _fitting(given["state"][key], p) for key, p in pairs}
+    if not all("rule" in group for group in said):
+        text = "state: the state dict does not say which rule it is of; names and shapes decide"
+        warnings.warn(text, stacklevel=2)
+    return {key: state for key, state in states.items() if state}
+
+
+def _fitting(state: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
+    """What is kept of one parameter, if it is what this rule keeps; else ValueError."""
+    # Distributed checkpoints make empty dictionaries of what was not there.
+    state = {name: x for name, x in state.items() if isinstance(x, Tensor) or x != {}}
+    if state and set(state) != set(COLUMNS):
+        got, expected = (", ".join(sorted(x)) or "none" for x in (state, COLUMNS))
+        raise _foreign(got, expected)
+    for name, x in state.items():
+        shape = () if name == "step" else tuple(p.shape)
+        if not isinstance(x, Tensor):
+            raise _foreign(f"{name} = {x!r}", "a tensor")
+        if tuple(x.shape) != shape:
+            raise _foreign(f"{name} of shape {tuple(x.shape)}", f"{shape}")
+    return state
+
+
+def _foreign(got: str, expected: str) -> ValueError:
+    text = f"state: got {got}, expected {expected}: the state dict is another optimizer's"
+    return ValueError(text)
 
 
 def _prepare(group: dict[str, Any], params: list, grads: list, *columns: list) -> list[list]:

@@ -59,7 +59,7 @@ def expression(op: str, args: Sequence[Operand]) -> str:
     if op == "sqrt" and args[0].positive:
         return f"torch.sqrt({texts[0]})"
     if op == "norm":
-        return f"torch.linalg.vector_norm({texts[0]})"
+        return f"_norm({texts[0]})"
     if op in ("maximum", "minimum") and Kind.SCALAR in (args[0].kind, args[1].kind):
         tensor, number = texts if args[1].kind == Kind.SCALAR else texts[::-1]
         bound = "min" if op == "maximum" else "max"
@@ -164,8 +164,6 @@ class _Calls:
             self.call("mul", 0, self.args[0].text)
         elif op == "cube":
             self.call("pow", 0, "3")
-        elif op == "norm":
-            self.result = f"torch._foreach_norm({self.args[0].text})"
         elif op in POWERS:
             self.result = f"torch._foreach_pow({POWERS[op]}, {self.args[0].text})"
         elif _is_lerp(op, self.args):

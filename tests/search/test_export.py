@@ -344,6 +344,7 @@ def test_files_import_torch_and_the_standard_library_alone() -> None:
         "from typing",
         "from torch",
         "import torch",
+        "import warnings",
     )
     for source in sources():
         imports = [x for x in source.splitlines() if x.startswith(("import ", "from "))]
@@ -384,7 +385,7 @@ HYPER = {
 def test_constants_become_hyper_parameters(name: str) -> None:
     exported = load(to_source(ZOO[name].program, name, "", 0.3, 0.1))
     group = exported([torch.zeros(1)]).param_groups[0]
-    flags = ("params", "lr", "maximize", "foreach", "capturable", "differentiable", "fused")
+    flags = ("params", "lr", "rule", "maximize", "foreach", "capturable", "differentiable", "fused")
     assert {key: value for key, value in group.items() if key not in flags} == HYPER[name]
     assert group["lr"] == 0.3
 
