@@ -51,7 +51,8 @@ Make = Callable[..., Any]
 
 
 def exported(name: str) -> Make:
-    return lambda params: to_class(PROGRAMS[name], name, "")(params, lr=0.01)
+    made: Any = to_class(PROGRAMS[name], name, "")
+    return lambda params: made(params, lr=0.01)
 
 
 def ruled(name: str) -> Make:
@@ -78,7 +79,7 @@ MAKERS |= {f"ruled {name}": ruled(name) for name in PROGRAMS}
 
 def model(seed: int = 0, tied: bool = False) -> nn.Sequential:
     torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 1))
+    net: Any = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 1))
     if tied:
         net.extra = nn.Linear(5, 5, bias=False)
         net.extra.weight = net[2].weight
@@ -97,7 +98,8 @@ def train(net: nn.Module, optimizer: Any, steps: Iterable[int], read: bool = Tru
         if read and reads and hasattr(optimizer, "set_hessian"):
             optimizer.set_hessian(loss, torch.Generator().manual_seed(step))
         loss.backward()
-        optimizer.step(**({"loss": loss} if type(optimizer) is RuleOptimizer else {}))
+        given: Any = {"loss": loss} if type(optimizer) is RuleOptimizer else {}
+        optimizer.step(**given)
     optimizer.zero_grad()
 
 
