@@ -15,6 +15,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from tasks.command import Arguments, Command, parser
+from tasks.fields import meant
 from tasks.interrupt import Interrupted
 from tasks.plain import Console, in_plain_words
 
@@ -55,7 +56,8 @@ def main(arguments: Arguments | None = None) -> int:
         return 0
     name, *rest = given
     if name not in COMMANDS:
-        return _refuse("l2o", f"no command {name!r}; there are {', '.join(COMMANDS)}")
+        likely = meant(name, COMMANDS)
+        return _refuse("l2o", f"no command {name!r}{likely}; there are {', '.join(COMMANDS)}")
     try:
         return command(name)(rest)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough

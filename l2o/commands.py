@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -19,9 +21,11 @@ from l2o.small_fc import SmallFC
 from tasks import files
 from tasks.command import KEPT, Arguments, made, parser, preset
 from tasks.environment import check_device
+from tasks.fields import inside, meant
 from tasks.files import or_shipped, resuming
 from tasks.imports import agreed
 from tasks.interrupt import Interrupted
+from tasks.mup import has_width
 from tasks.plain import Console
 
 
@@ -114,7 +118,11 @@ def asked(arguments: Arguments) -> Asked:
     )
     options_of.add_argument("--seed", type=int, default=0, help="of everything random")
     options_of.add_argument(
-        "--mup", type=bool, default=True, help="all tasks in the maximal update parametrisation"
+        "--mup",
+        type=bool | None,
+        default=None,
+        help="all tasks in the maximal update parametrisation; default: as --start, else where all "
+        "have a width",
     )
     options_of.add_argument("--device", type=str, default="cpu", help="where inner runs live")
     options_of.add_subclass_arguments(LearnedOptimizer, "optimizer", skip={"nominal"})
@@ -123,18 +131,29 @@ def asked(arguments: Arguments) -> Asked:
     _known_optimizer(arguments)
     options_of.set_defaults(preset(arguments, PRESETS))
     given = options_of.parse_args(list(arguments))
-    kept, options = (
-        options_of.dump(given, skip_unset=False),
-        cast(Any, options_of.instantiate(given)),
-    )
+    kept = options_of.dump(given, skip_unset=False)
+    options = cast(Any, options_of.instantiate(given))
     check_device(options.device)
     parts = {name: made(kind, name, options) for name, kind in PARTS.items()}
-    config = Config(seed=options.seed, mup=options.mup, device=options.device, **parts)
+    in_mup = _in_mup(options.start, parts) if options.mup is None else options.mup
+    config = Config(seed=options.seed, mup=in_mup, device=options.device, **parts)
     if options.start and any(word.startswith("--optimizer") for word in arguments):
         raise ValueError("--start: got it beside --optimizer, expected one of the two")
     optimizer, theta = _beginning(options.start, options.optimizer, options.seed, config.mup)
     command = ["l2o", "meta-train", *arguments]
     return Asked(options.run_dir, config, optimizer, theta, command, kept)
+
+
+def _in_mup(start: Path | None, parts: Mapping[str, Any]) -> bool:
+    """What is meant where ``--mup`` is left out."""
+    card = None if start is None else _start(start).card
+    if card and "mup" in card:
+        return bool(card["mup"])
+    tasks = []
+    for name in ("train", "held_out"):
+        with inside(f"--{name}"):
+            tasks += parts[name].tasks()
+    return all(map(has_width, tasks))
 
 
 def _known_optimizer(arguments: Arguments) -> None:
@@ -145,7 +164,9 @@ def _known_optimizer(arguments: Arguments) -> None:
         name = value if word == "--optimizer" else word.removeprefix("--optimizer=")
         if name != word and name not in ours and not {".", "{", "/"} & set(name):
             known = ", ".join(ours)
-            raise ValueError(f"--optimizer: got {name!r}, expected one of {known}")
+            raise ValueError(
+                f"--optimizer: got {name!r}, expected one of {known}{meant(name, ours)}"
+            )
 
 
 def _beginning(
@@ -153,19 +174,7 @@ def _beginning(
 ) -> tuple[LearnedOptimizer, Tensor]:
     """The optimizer to train and its first theta."""
     if start is not None:
-        folder = or_shipped(start)
-        if not folder.exists():
-            raise ValueError(
-                f"--start: got {start}, where nothing is; expected the folder of a checkpoint, a "
-                "run, or lo_small or mulo_small"
-            )
-        folder = folder / meta_run.BEST if meta_run.is_run(folder) else folder
-        if not (folder / checkpoint.TENSORS).is_file():
-            raise ValueError(
-                f"--start: got {start}, which has no {checkpoint.TENSORS}; expected a checkpoint, "
-                "or a meta-training that has saved one"
-            )
-        loaded = checkpoint.load(folder)
+        loaded = _start(start)
         if loaded.card.get("mup", mup) != mup:
             kind = "not for muP" if mup else "for muP"
             raise ValueError(
@@ -175,6 +184,23 @@ def _beginning(
         return loaded.optimizer, loaded.theta
     optimizer = optimizer or SmallFC()
     return optimizer, optimizer.initial(seed)
+
+
+def _start(start: Path) -> checkpoint.Checkpoint:
+    """What ``--start`` names. Raises ValueError where it is neither a checkpoint nor a run."""
+    folder = or_shipped(start)
+    if not folder.exists():
+        raise ValueError(
+            f"--start: got {start}, where nothing is; expected the folder of a checkpoint, a "
+            "run, or lo_small or mulo_small"
+        )
+    folder = folder / meta_run.BEST if meta_run.is_run(folder) else folder
+    if not (folder / checkpoint.TENSORS).is_file():
+        raise ValueError(
+            f"--start: got {start}, which has no {checkpoint.TENSORS}; expected a checkpoint, "
+            "or a meta-training that has saved one"
+        )
+    return checkpoint.load(folder)
 
 
 def resume(run_dir: Path, trusted: bool = False) -> int:
@@ -200,7 +226,23 @@ def _proceed(run_dir: Path, ranks: Ranks) -> int:
     if ranks.first:
         Console().print(_verdict(checkpoint.read_card(run_dir / meta_run.BEST)))
         print(f"wrote {run_dir / meta_run.BEST}")
+        print(_next(run_dir, meta_run.facts(run_dir)["config"]))
     return 0
+
+
+def _next(run_dir: Path, config: Mapping[str, Any]) -> str:
+    """What to do with it."""
+    run, more = quote(str(run_dir)), ", base=narrower, inputs=(x,)" if config["mup"] else ""
+    suite = config["held_out"]["suite"]
+    lines = {
+        f"l2o.load({str(run_dir)!r}).optimizer(model{more})": "in a training script: docs/guide.md",
+        f"l2o evaluate {run} adamw"
+        + (f" --suite {suite}" if suite else ""): "against AdamW, tuned",
+        f"l2o report {run}": "a page with all curves",
+    }
+    width = max(map(len, lines))
+    said = "" if config["mup"] else "Not in muP: widths far from those of training are a risk.\n"
+    return f"\n{said}Next:\n" + "\n".join(f"  {c:{width}}  {what}" for c, what in lines.items())
 
 
 def _resuming(run_dir: Path) -> str:

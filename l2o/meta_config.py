@@ -114,12 +114,29 @@ class Evaluation:
             raise ValueError(f"adam_lr: got {self.adam_lr}, expected a positive number")
 
 
+@dataclass(frozen=True)
+class Budget:
+    """When to stop before the last outer step.
+
+    Attributes:
+        minutes: of wall clock; what was done is saved, and l2o resume goes on for as many again;
+            null: no limit
+    """
+
+    minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ValueError(f"minutes: got {self.minutes}, expected a number above 0, or null")
+
+
 PARTS: dict[str, type] = {
     "train": Distribution,
     "held_out": Distribution,
     "estimation": Estimation,
     "outer": Outer,
     "evaluation": Evaluation,
+    "budget": Budget,
 }
 """Of a configuration, those that have fields of their own."""
 
@@ -140,6 +157,7 @@ class Config:
     estimation: Estimation = field(default_factory=Estimation)
     outer: Outer = field(default_factory=Outer)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
         natural(seed=self.seed)
@@ -150,7 +168,8 @@ class Config:
     def from_dict(cls, facts: dict[str, Any]) -> Config:
         """From what ``asdict`` made and JSON kept. Raises ValueError for anything else."""
         try:
-            parts = {name: _rebuilt(kind, facts[name]) for name, kind in PARTS.items()}
+            older = {"budget": {}} | facts
+            parts = {name: _rebuilt(kind, older[name]) for name, kind in PARTS.items()}
             return cls(**{**facts, **parts})
         except (KeyError, TypeError, AttributeError) as error:
             kind = type(error).__name__

@@ -188,6 +188,7 @@ class Run:
         self.held_out: HeldOut | None = None
         self.seconds = 0.0
         adam = self._restore()
+        self.before = self.seconds
         self.since = time.monotonic() - self.seconds
         self.saved = self.training.step if adam else -1
         self.curves = None
@@ -217,9 +218,20 @@ class Run:
             self._show()
             if last or training.step % outer.save_every == 0:
                 self._save()
-            if self.ranks.any(stop()) and not last:
+            pressed, late = (self.ranks.any(x) for x in (stop(), self._is_late()))
+            if (pressed or late) and not last:
                 self._save()
-                raise Interrupted
+                if pressed:
+                    raise Interrupted
+                again = files.resuming(self.run_dir)
+                self.view.say(f"time was up at outer step {training.step}; go on with: {again}")
+                return
+
+    def _is_late(self) -> bool:
+        """Whether this process has had its minutes."""
+        minutes = self.config.budget.minutes
+        gone = time.monotonic() - self.since - self.before
+        return minutes is not None and gone >= 60 * minutes
 
     def close(self) -> None:
         if self.curves:

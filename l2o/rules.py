@@ -24,7 +24,7 @@ from l2o import checkpoint, meta_run
 from search import rules as programs
 from search.program import to_text
 from search.vm import Population
-from search.zoo import NAMED
+from search.zoo import NAMED, like
 from tasks.evaluation import Entrant
 from tasks.files import or_shipped
 from tasks.mup import mup, update_multiplier
@@ -56,7 +56,7 @@ def entrant(name: str) -> Entrant:
         return _program(name)
     raise ValueError(
         f"no rule {name!r}: expected torch.optim.NAME, a run, a checkpoint, a file with a program "
-        f"or an optimizer, or one of {', '.join(NAMED)}"
+        f"or an optimizer, or a known one{like(name)}"
     )
 
 

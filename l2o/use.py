@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
+from tasks.fields import meant
 from tasks.files import SHIPPED, or_shipped
 from tasks.gradients import hessian_every
 from tasks.memory import identity
@@ -142,6 +143,6 @@ def load(name: str | PathLike[str], shipped: Path = SHIPPED) -> Learned:
     raise ValueError(
         f"no learned optimizer {str(name)!r}: expected a folder with {checkpoint.TENSORS}, "
         + "a meta-training run"
-        + (f" or one of {', '.join(known)}" if known else "")
+        + (f" or one of {', '.join(known)}{meant(str(name), known)}" if known else "")
         + "; programs are loaded by search.load"
     )

@@ -29,6 +29,7 @@ from search.program import Program
 from search.vm import Population
 from tasks import scoring
 from tasks.environment import prepare
+from tasks.fields import meant
 from tasks.scoring import Interval
 from tasks.suites import LONGEST, resolve
 from tasks.types import Task
@@ -71,7 +72,10 @@ class Ablation:
         if not 0 < self.length <= LONGEST:
             raise ValueError(f"length: got {self.length}, expected above 0, at most {LONGEST:,}")
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
+            likely = meant(self.schedule, SCHEDULES)
+            raise ValueError(
+                f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}{likely}"
+            )
 
 
 class Edit(NamedTuple):

@@ -27,6 +27,7 @@ from search.program import Program, parse
 from search.vm import Population
 from tasks import scoring
 from tasks.environment import check_device, prepare
+from tasks.fields import meant
 from tasks.suites import LONGEST, names, resolve
 from tasks.types import Task
 from tasks.unroll import SCHEDULES, unroll
@@ -81,7 +82,10 @@ class Funnel:
                 f"them below {fresh}: from there on they are kept for the verdict"
             )
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
+            likely = meant(self.schedule, SCHEDULES)
+            raise ValueError(
+                f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}{likely}"
+            )
         check_device(self.device)
 
     def tasks(self) -> list[tuple[Task, int]]:

@@ -28,6 +28,7 @@ from functools import cached_property
 from typing import Literal
 
 from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramError, ProgramTypeError, result_kind
+from tasks.fields import meant
 
 Form = Literal["direction", "full"]
 Argument = str | float
@@ -173,7 +174,8 @@ def _faults(program: Program) -> Iterator[_Fault]:
     for row, statement in enumerate(program.statements):
         op = OPS.get(statement.op)
         if op is None:
-            yield _Fault(f"no function {statement.op!r}; there are {', '.join(OPS)}", row)
+            likely = meant(statement.op, OPS)
+            yield _Fault(f"no function {statement.op!r}{likely}; there are {', '.join(OPS)}", row)
         elif len(statement.args) != op.arity:
             count = len(statement.args)
             yield _Fault(f"{op.name} takes {op.arity} arguments, {count} given", row)

@@ -25,7 +25,8 @@ def one_of(name: str, value: str, accepted: Iterable[str]) -> None:
     """``value`` must be among ``accepted``."""
     names = sorted(accepted)
     if value not in names:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(names)}")
+        known = f"{', '.join(names)}{meant(value, names)}"
+        raise ValueError(f"{name}: got {value!r}, expected one of {known}")
 
 
 def meant(value: str, accepted: Iterable[str], most: int = 1) -> str:

@@ -135,6 +135,11 @@ class Mup(Task):
         return list(zip(self.specs.specs, base, strict=True))
 
 
+def has_width(task: Task) -> bool:
+    """Whether ``task`` is a dataclass with a field ``width``, and so of a family that grows."""
+    return is_dataclass(task) and "width" in (field.name for field in fields(task))
+
+
 def mup(task: Task, base_width: int | None = None, zero_readout: bool | None = None) -> Mup:
     """A member of a family (a dataclass with a field ``width``) in muP.
 
@@ -142,7 +147,7 @@ def mup(task: Task, base_width: int | None = None, zero_readout: bool | None = N
     one output. Raises WidthError (a ValueError) for a task without a width and where a parameter
     fits no role, and ValueError for several outputs to set to zero (an autoencoder's).
     """
-    if not is_dataclass(task) or "width" not in (field.name for field in fields(task)):
+    if not has_width(task):
         raise WidthError(f"task: got {task.name}, whose family has no field width")
 
     def make(width: int) -> Task:

@@ -34,7 +34,7 @@ from tasks.datasets import (
     mnist5k,
     python_source,
 )
-from tasks.fields import positive
+from tasks.fields import meant, positive
 from tasks.imports import module as module_named
 from tasks.lifting import attempt
 from tasks.linear import Linear, Logistic
@@ -215,6 +215,7 @@ def resolve(name: str) -> Suite:
     if name in SUITES:
         return SUITES[name]()
     form = f"one of {', '.join(SUITES)}, or an import path package.module:attribute"
+    form += meant(name, SUITES)
     found = imported("suite", name, form)
     if callable(found):
         with yours("suite", name):

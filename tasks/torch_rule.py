@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks import imports
+from tasks.fields import meant
 from tasks.types import Params, State, StepInfo
 
 Build = Callable[..., torch.optim.Optimizer]
@@ -144,7 +145,8 @@ def torch_optimizer(text: str) -> TorchRule:
     name = ast.unparse(call.func).removeprefix("torch.optim.")
     found = getattr(torch.optim, name, None)
     if call.args or not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)):
-        raise ValueError(f"{text!r}: {form}, where torch.optim has NAME")
+        likely = meant(name, [n for n in vars(torch.optim) if n[:1].isupper()])
+        raise ValueError(f"{text!r}: {form}, where torch.optim has NAME{likely}")
     if tuned := set(TUNED) & arguments.keys():
         raise ValueError(f"{text!r}: {', '.join(sorted(tuned))} is tuned, leave it out")
     return _tried(TorchRule(found, arguments))

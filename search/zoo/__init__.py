@@ -16,6 +16,8 @@ from search.zoo.curvature import CURVATURE
 from search.zoo.entry import Entry
 from search.zoo.lions import LIONS
 from search.zoo.literature import LITERATURE
+from tasks.fields import meant
+from tasks.files import SHIPPED
 
 ZOO: Mapping[str, Entry] = MappingProxyType(
     {entry.name: entry for entry in (*CLASSICS, *LITERATURE, *LIONS)}
@@ -28,10 +30,16 @@ NAMED: Mapping[str, Entry] = MappingProxyType(
 
 
 def lookup(name: str) -> Entry:
-    """The optimizer called ``name``. Raises ValueError listing the names there are."""
+    """The optimizer called ``name``. Raises ValueError with the names that are like it."""
     if name not in NAMED:
-        raise ValueError(f"no optimizer called {name!r}; there are {', '.join(NAMED)}")
+        raise ValueError(f"no optimizer called {name!r}{like(name)}")
     return NAMED[name]
+
+
+def like(name: str) -> str:
+    """``; did you mean lion? l2o zoo lists all``: too many names for a line."""
+    shipped = [path.parent.name for path in SHIPPED.glob("*/card.json")]
+    return f"{meant(name, [*NAMED, *shipped], most=3) or ';'} l2o zoo lists those there are"
 
 
 def load(name: str | Path) -> Program:
@@ -45,10 +53,9 @@ def load(name: str | Path) -> Program:
     try:
         text = Path(name).read_text(encoding="utf-8-sig")  # as some editors write it
     except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(NAMED)
         raise ValueError(
-            f"{str(name)!r} is neither a run, nor a shipped rule, nor a text file ({error}), nor "
-            f"one of {known}"
+            f"{str(name)!r} is neither a run, nor a shipped rule, nor a text file ({error}), nor a "
+            f"known optimizer{like(str(name))}"
         ) from None
     program = parse(text, filename=str(name))
     try:
