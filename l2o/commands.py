@@ -234,10 +234,10 @@ def _next(run_dir: Path, config: Mapping[str, Any]) -> str:
     """What to do with it."""
     run, more = quote(str(run_dir)), ", base=narrower, inputs=(x,)" if config["mup"] else ""
     suite = config["held_out"]["suite"]
+    other = f" --suite {quote(suite)}" if suite else ""
     lines = {
         f"l2o.load({str(run_dir)!r}).optimizer(model{more})": "in a training script: docs/guide.md",
-        f"l2o evaluate {run} adamw"
-        + (f" --suite {suite}" if suite else ""): "against AdamW, tuned",
+        f"l2o evaluate {run} adamw{other}": "against AdamW, tuned",
         f"l2o report {run}": "a page with all curves",
     }
     width = max(map(len, lines))

@@ -223,7 +223,7 @@ class Run:
                 self._save()
                 if pressed:
                     raise Interrupted
-                again = files.resuming(self.run_dir)
+                again = files.resuming(self.run_dir, bool(self.config.imports()))
                 self.view.say(f"time was up at outer step {training.step}; go on with: {again}")
                 return
 

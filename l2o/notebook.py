@@ -15,14 +15,15 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from l2o import commands, judging, meta_run, use
+from l2o.meta_config import Config
 from l2o.meta_view import Progress, View
 from l2o.ranks import Ranks, joined
 from l2o.use import Learned
 from tasks import notebook
+from tasks.imports import agreed
 from tasks.interrupt import Interrupted
+from tasks.plain import Console
 
 Callback = Callable[[Progress], object]
 
@@ -94,9 +95,17 @@ def meta_train(
 
 
 def resume(
-    run_dir: str | PathLike[str], *, callback: Callback | None = None, show: bool = False
+    run_dir: str | PathLike[str],
+    *,
+    trusted: bool = False,
+    callback: Callback | None = None,
+    show: bool = False,
 ) -> Learned:
-    """Go on with a meta-training, as ``l2o resume`` does. Raises RunError where there is none."""
+    """Go on with a meta-training, as ``l2o resume`` does. Raises RunError where there is none,
+    ValueError for one that names code to be run, unless that is ``trusted``."""
+    if not trusted:
+        names = Config.from_dict(meta_run.facts(Path(run_dir))["config"]).imports()
+        agreed(names, trusted, Path(run_dir))
     with notebook.as_a_function(f"l2o.resume({fspath(run_dir)!r})"), joined() as ranks:
         return _proceed(Path(run_dir), ranks, callback, show)
 

@@ -8,10 +8,11 @@ otherwise, which is then what is found.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from l2o import checkpoint, meta_run
-from l2o.meta_config import Config
+from l2o.meta_config import Budget, Config
 from l2o.meta_run import Saved
 from l2o.meta_view import View
 from l2o.ranks import Ranks
@@ -26,7 +27,7 @@ def reproduce(run_dir: Path, trusted: bool = False) -> int:
     Raises ValueError for one that names code, unless that is ``trusted``.
     """
     facts, old = meta_run.facts(run_dir), meta_run.saved(run_dir)
-    config = Config.from_dict(facts["config"])
+    config = replace(Config.from_dict(facts["config"]), budget=Budget())
     if old is None or len(old.tensors["losses"]) < config.outer.steps:
         raise ValueError(f"{run_dir}: not finished; go on with: {resuming(run_dir)}")
     agreed(config.imports(), trusted, run_dir)

@@ -13,8 +13,6 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from search import commands, report, rules, run
 from search import show as showing
 from search.archive import Archive, open_existing
@@ -23,7 +21,9 @@ from search.history import front, trimmed
 from search.view import Progress, View
 from search.zoo.entry import Entry
 from tasks import notebook, page
+from tasks.imports import agreed
 from tasks.interrupt import Interrupted
+from tasks.plain import Console
 
 Callback = Callable[[Progress], object]
 
@@ -56,15 +56,19 @@ def resume(
     run_dir: str | PathLike[str],
     *,
     workers: int | None = None,
+    trusted: bool = False,
     callback: Callback | None = None,
     show: bool = False,
 ) -> Result:
-    """Go on with a search, as ``l2o resume`` does. Raises RunError where there is none."""
+    """Go on with a search, as ``l2o resume`` does. Raises RunError where there is none, ValueError
+    for one that names code to be run, unless that is ``trusted``."""
     with (
         notebook.as_a_function(f"search.resume({fspath(run_dir)!r})"),
         open_existing(Path(run_dir)) as archive,
     ):
         config = Config.from_dict(archive.run()["config"])
+        if not trusted:
+            agreed(config.imports(), trusted, Path(run_dir))
         return _proceed(archive, commands.processes(workers, config), callback, show)
 
 

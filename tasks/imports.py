@@ -48,7 +48,7 @@ def agreed(names: Sequence[str], trusted: bool, run: Path) -> None:
     if not trusted:
         raise ValueError(
             f"{run}: names code that would be run, from here or from what is installed: {listed}; "
-            "if you know it, add --trust"
+            "if you know it, add --trust (in Python, trusted=True)"
         )
     print(f"--trust: running {listed}", file=sys.stderr)
 

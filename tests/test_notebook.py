@@ -100,7 +100,9 @@ def test_stopping_keeps_the_run(capfd, tmp_path, found):
     with pytest.raises(KeyboardInterrupt, match=r"go on with search.resume\('.*run'\)"):
         search.search(run, callback=lambda _: os.kill(os.getpid(), signal.SIGINT), **TINY)
     assert not search.Result(run).finished
-    assert search.resume(run, workers=0, callback=seen.append).finished
+    with pytest.raises(ValueError, match="trusted=True"):
+        search.resume(run, workers=0)
+    assert search.resume(run, workers=0, trusted=True, callback=seen.append).finished
     assert [progress.batch for progress in seen] == [*range(2, len(seen) + 2)]
     assert capfd.readouterr() == ("", "")
     assert torch.get_num_threads() == threads

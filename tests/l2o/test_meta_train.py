@@ -32,7 +32,7 @@ from l2o.cli import main
 from l2o.distribution import Distribution, lessons
 from l2o.episodes import Estimate
 from l2o.held_out import HeldOut
-from l2o.meta_config import METHODS, Config, Estimation, Evaluation, Outer
+from l2o.meta_config import METHODS, Budget, Config, Estimation, Evaluation, Outer
 from l2o.meta_view import Curves, View
 from l2o.ranks import Ranks, join, share
 from l2o.small_fc import SmallFC
@@ -446,6 +446,41 @@ def test_config_survives_json() -> None:
     assert Config.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG
 
 
+def test_minutes_stop_a_run_that_goes_on_as_if_they_had_not(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, finished: Path
+) -> None:
+    folder = begin(tmp_path / "run", replace(CONFIG, budget=Budget(minutes=1e-9)))
+    for step in range(1, CONFIG.outer.steps):
+        with View() as view:
+            meta_run.proceed(folder, Ranks(), view)
+        assert (
+            f"time was up at outer step {step}; go on with: l2o resume" in capsys.readouterr().out
+        )
+    proceed(folder)
+    assert_same(folder, finished)
+
+
+@pytest.mark.parametrize(
+    ("start", "train", "expected"),
+    [
+        (None, TINY, True),
+        (None, Distribution(suite="meta_train"), False),
+        (Path("lo_small"), TINY, False),
+        (Path("mulo_small"), TINY, True),
+    ],
+)
+def test_mup_where_nobody_says(start: Path | None, train: Distribution, expected: bool) -> None:
+    assert commands._in_mup(start, {"train": train, "held_out": TINY}) is expected
+
+
+def test_it_says_what_to_do_next() -> None:
+    suite = replace(CONFIG, mup=False, held_out=Distribution(suite="my_tasks:suite"))
+    said = commands._next(Path("my runs/one"), suite.to_dict())
+    assert "l2o.load('my runs/one').optimizer(model) " in said
+    assert "l2o evaluate 'my runs/one' adamw --suite my_tasks:suite " in said
+    assert "base=narrower, inputs=(x,)" in commands._next(Path("one"), CONFIG.to_dict())
+
+
 # ------------------------------------------------------------------------------- what it refuses
 
 
@@ -466,7 +501,8 @@ def test_config_survives_json() -> None:
             "no transformer of width 7 on help_text: heads: got 2",
         ),
         (["--train.families", "[conv]", "--train.data", "[diabetes]"], "no conv of width"),
-        (["--train.suite", "meta_train"], "whose family has no field width"),
+        (["--train.suite", "meta_train", "--mup", "true"], "whose family has no field width"),
+        (["--budget.minutes", "0"], "--budget.minutes: got 0.0, expected a number above 0"),
         (["--estimation.truncation", "500"], "truncation: got 500, expected at most the horizon"),
         (["--estimation.method", "magic"], "method: got 'magic', expected one of backprop"),
         (["--estimation.method", "full-es"], "truncation: got 20, expected None for full noise"),
@@ -483,7 +519,7 @@ def test_config_survives_json() -> None:
         (["--seed", str(2**64)], "seed: got 18446744073709551616, expected at most"),
         (["--start", "nowhere"], "--start: got nowhere, where nothing is; expected the folder of"),
         (
-            ["--start", "lo_small"],
+            ["--start", "lo_small", "--mup", "true"],
             "--mup: got true, but lo_small is not for muP; expected --mup fa",
         ),
     ],
@@ -514,7 +550,7 @@ class Odd(MLP):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--optimizer", "my_own.Mine"], "SmallFC, Velo, L2OPA: checkpoints name these only"),
+        (["--optimizer", "my_own.Mine"], "--optimizer: got my_own.Mine, expected a class"),
         (["--train.families=[my_own:Odd]", "--mup=false"], "task: mlp-digits-w8-d2 has a loss of"),
         (["--train.families=[my_own:Odd]"], "nan where all its parameters are 0, expected a posit"),
     ],
