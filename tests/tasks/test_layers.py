@@ -305,7 +305,9 @@ def test_a_neighbour_that_is_lost_changes_nothing(name: str, shared: bool) -> No
     assert torch.equal(*ends)
 
 
-@pytest.mark.parametrize("name", ["padding", "dropout", "attention", "encoder dropout", "GRU"])
+@pytest.mark.parametrize(
+    "name", ["padding", "dropout", "attention", "encoder dropout", "GRU", "LSTM"]
+)
 @torch.no_grad()
 def test_hessians_and_recorded_gradients_are_those_of_a_run_alone(name: str) -> None:
     problem = task(name)
