@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.caches import settle_matplotlib
 from tasks.fields import positive
 from tasks.page import label
 from tasks.trace import trace
@@ -147,6 +148,7 @@ def draw(checks: Mapping[str, Coordinates], path: Path) -> None:
     below, the change of the layer
     with the largest ratio against the step, a line a width.
     """
+    settle_matplotlib()
     import matplotlib
 
     matplotlib.use("Agg")

@@ -84,8 +84,11 @@ SOURCES = {
 
 
 def cache_folder() -> Path:
-    """``$L2O_DATA`` if set, else ``~/.cache/l2o``."""
-    return Path(os.environ.get("L2O_DATA") or Path.home() / ".cache" / "l2o")
+    """``$L2O_DATA`` if set, else ``~/.cache/l2o``. Raises DataMissing where nobody has a home."""
+    folder = os.environ.get("L2O_DATA") or os.path.expanduser("~/.cache/l2o")
+    if folder.startswith("~"):
+        raise DataMissing("L2O_DATA: got nothing, and there is no home; expected a folder for data")
+    return Path(folder)
 
 
 def fetch(name: str, folder: Path | None = None) -> Path:
@@ -213,7 +216,12 @@ def _check(name: str, arrays: Mapping[str, np.ndarray], where: str) -> None:
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataMissing(
+            f"{path}: {error.strerror}; L2O_DATA=FOLDER in the environment names another place"
+        ) from error
     stored = io.BytesIO()
     np.savez_compressed(stored, allow_pickle=False, **arrays)
     save_bytes(path, stored.getvalue())

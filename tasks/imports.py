@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module, util
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,7 +82,8 @@ def shared_path() -> list[str]:
 def give_way() -> None:
     """Where a user's module of one of our names comes before ours on ``sys.path``, let the files
     of its folder find that one, and no others."""
-    places = {Path(entry).absolute() for entry in sys.path if _has_ours(entry)} - {ROOT}
+    before = takewhile(lambda entry: Path(entry).resolve() != ROOT, sys.path)
+    places = {Path(entry).absolute() for entry in before if _has_ours(entry)}
     if not places or builtins.__import__ is not _ORDINARY:
         return
     theirs = folders(*sorted(places))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from tasks.caches import settle_matplotlib
 from tasks.files import RunError, save_bytes, save_text, writable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
@@ -101,6 +102,7 @@ class Page:
 @contextmanager
 def drawing(size: tuple[float, float] = SIZE) -> Iterator[tuple[Any, Any]]:
     """Yields a matplotlib (figure, axes) to draw on in the style of the reports."""
+    settle_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure as Drawing
 

@@ -11,7 +11,8 @@ numba caches a function by the file it is in: after a change to these files in a
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from tasks import caches
 
 WIDTH = 272
 """Elements of a block. Not a power of two: rows would compete for the same places in the cache."""
@@ -22,10 +23,9 @@ V_EPS = F(1e-6)
 
 # Nothing may assume that there are no NaN and no infinities. No memory is allocated in compiled
 # code, so that arrays need not be counted (``_nrt``): that took as long as the arithmetic.
-compiled = njit(
-    cache=True,
+compiled = caches.compiled(
     error_model="numpy",
     nogil=True,
     fastmath={"contract", "reassoc", "nsz", "arcp"},
-    _nrt=False,  # pyright: ignore[reportCallIssue]
+    _nrt=False,
 )

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from search.assemble import CONSTANT, LR, STATES, G, T, Table, W
 from search.ops import OPS, Kind
+from tasks import caches
 from tasks.types import Layout
 
 CHUNK = 4096
@@ -36,7 +36,7 @@ SCALAR, ARRAY, TENSOR = int(Kind.SCALAR), int(Kind.ARRAY), int(Kind.TENSOR)
 # fmt: on
 
 ARITY = np.array([op.arity for op in OPS.values()])
-compiled = njit(cache=True, error_model="numpy", nogil=True)
+compiled = caches.compiled(error_model="numpy", nogil=True)
 
 
 def step(
