@@ -8,12 +8,15 @@ never a traceback; a traceback is a defect of ours.
 from __future__ import annotations
 
 import math
+import os
 import sys
 from argparse import ArgumentError
+from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
 
+from l2o.failures import explained
 from tasks.command import Arguments, Command, parser
 from tasks.fields import meant
 from tasks.interrupt import Interrupted
@@ -38,15 +41,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 TRUST = "run the code that the run names as its suites or families"
 WORKERS = "worker processes of a search; 0: none; default: as when it begins"
-DEVICE_ERRORS = ("AcceleratorError", "OutOfMemoryError")
-"""What torch raises where a GPU breaks or is too small, which nobody can mend here."""
-BEYOND_US = ("can't allocate memory", "gloo/transport")
-"""What else it says, in a RuntimeError, where that is the computer's doing: it has too little
-memory, or another process of a meta-training was killed."""
 
 
 def main(arguments: Arguments | None = None) -> int:
     """Run ``l2o COMMAND ...``; the exit status."""
+    # Before numpy is loaded: where no threads may be started, its library interrupts the process.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):  # ASCII terminals get ? for what they do not have
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -59,21 +59,21 @@ def main(arguments: Arguments | None = None) -> int:
         likely = meant(name, COMMANDS)
         return _refuse("l2o", f"no command {name!r}{likely}; there are {', '.join(COMMANDS)}")
     try:
-        return command(name)(rest)
+        status = command(name)(rest)
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         return 0
-    except (ArgumentError, ValueError, OSError) as error:
-        return _refuse(f"l2o {name}", error)
-    except MemoryError as error:
-        return _refuse(f"l2o {name}", f"not enough memory: {error}")
-    except RuntimeError as error:
-        known = type(error).__name__ in DEVICE_ERRORS
-        if not known and not any(words in str(error) for words in BEYOND_US):
-            raise
-        return _refuse(f"l2o {name}", str(error).partition("\n")[0])
     except (Interrupted, KeyboardInterrupt):
         print(f"l2o {name}: stopped by Ctrl-C", file=sys.stderr)
         return 130
+    except (ArgumentError, ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
+        said = explained(error)
+        if said is None:
+            raise
+        return _refuse(f"l2o {name}", said)
+    finally:
+        _flushed()
 
 
 def command(name: str) -> Command:
@@ -164,6 +164,15 @@ def overview() -> str:
     lines = ["usage: l2o COMMAND ...", "", "Discover optimizers.", ""]
     lines += [f"  {name:12}{what}" for name, (_, what) in COMMANDS.items()]
     return "\n".join([*lines, "", "l2o COMMAND --help explains a command."])
+
+
+def _flushed() -> None:
+    """Leave nothing for the interpreter to write when it ends, where that cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):  # no descriptor of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(who: str, error: object) -> int:

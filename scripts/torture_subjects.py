@@ -65,7 +65,7 @@ class Search(NamedTuple):
     def commands(self, place: Path) -> list[str]:
         run = place / "run"
         if (run / FILE).exists():
-            return ["resume", str(run), "--workers", str(self.workers)]
+            return ["resume", str(run), "--workers", str(self.workers), "--trust"]
         fields = {
             "seed": 3,
             "workers": self.workers,

@@ -102,8 +102,8 @@ def serve(fileno: int) -> None:
     os.set_inheritable(fileno, False)
     pipe = Connection(fileno)
     inbox: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
     try:
+        threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
         name, context = pickle.loads(inbox.get())
         run = load(name)(context)
     except Exception as error:

@@ -25,7 +25,6 @@ ADVICE = {
     errno.EROFS: ": give a place that can be written to",
     errno.EACCES: ": give a place that you may write to",
     errno.EPERM: ": give a place that you may write to",
-    errno.ENOENT: ": a folder of it is not there, or not any more",
     errno.EIO: ": the disk fails",
     errno.EMFILE: ", beyond the limit that this shell sets (ulimit -n)",
 }
