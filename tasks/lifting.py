@@ -181,7 +181,7 @@ class _Trial:
 
     def check(self) -> None:
         """Raises what ``ways`` does."""
-        first, again = self._first(), self._first()
+        first, _, again = (self._alone(k) for k in (0, 1, 0))
         if first[0].shape != ():
             raise ValueError(f"its loss has shape {tuple(first[0].shape)}, expected one number")
         if self._differing(again, first):
@@ -190,8 +190,8 @@ class _Trial:
                 "parameters and batch, and of random numbers from torch's generator alone"
             )
 
-    def _first(self) -> list[Tensor]:
-        one, batch = next(rows(self.views, self.batch, shared=False))
+    def _alone(self, number: int) -> list[Tensor]:
+        one, batch = [*rows(self.views, self.batch, shared=False)][number]
         with seeded(self.number, CPU):
             return slopes(self.task.training_loss, one, batch)
 

@@ -79,7 +79,9 @@ MAKERS |= {f"ruled {name}": ruled(name) for name in PROGRAMS}
 
 def model(seed: int = 0, tied: bool = False) -> nn.Sequential:
     torch.manual_seed(seed)
-    net: Any = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 1))
+    net: Any = nn.Sequential(
+        nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 1)
+    )
     if tied:
         net.extra = nn.Linear(5, 5, bias=False)
         net.extra.weight = net[2].weight
