@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("search.commands:show", "the best programs of a run, and how they came about"),
     "export": ("search.commands:export", "write a rule as a torch.optim.Optimizer in one file"),
     "simplify": ("search.commands:simplify", "a rule in fewer statements, with reasons"),
-    "zoo": ("search.commands:zoo", "known optimizers as programs"),
+    "zoo": ("search.known:zoo", "known optimizers as programs"),
     "evaluate": ("l2o.judging:evaluate", "judge rules on a suite: tuned alike, fresh seeds"),
     "reproduce": ("l2o.cli:reproduce", "run a run again, compare every number"),
     "report": ("l2o.report:report", "an HTML report of a run or of results, with figures"),

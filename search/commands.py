@@ -1,4 +1,4 @@
-"""The commands of the search engine: search, show, export, simplify, zoo, data."""
+"""The commands of the search engine: search, show, export, simplify, data."""
 
 from __future__ import annotations
 
@@ -329,33 +329,6 @@ def _number(text: str) -> int:
     if not text.isdecimal():
         raise ValueError(f"--id: got {text!r}, expected a candidate's number, or best")
     return int(text)
-
-
-def zoo(arguments: Arguments) -> int:
-    """Known optimizers as programs: what is known of all, or the text of one.
-
-    States are what a rule remembers of each parameter, in copies of it. The kind and the muP class
-    (how updates scale with gradients, which decides how the learning rate scales with the width)
-    are measured.
-
-    l2o zoo
-    l2o zoo lion
-    l2o zoo --json
-    """
-    from search.zoo.table import known, table  # they run them all
-
-    options_of = parser(zoo)
-    options_of.add_argument("name", type=str, nargs="?", default=None, help="of one")
-    options_of.add_argument("--json", action="store_true", help="all, with their texts")
-    options = options_of.parse_args(list(arguments))
-    if options.name is not None:
-        print(rule(options.name), end="")
-        return 0
-    if options.json:
-        print(json.dumps(known(), indent=2))
-        return 0
-    Console(width=None if sys.stdout.isatty() else 120).print(table())
-    return 0
 
 
 def data(arguments: Arguments) -> int:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from tasks.scoring import Interval, interval
 
@@ -25,7 +25,7 @@ def iqm(values: np.ndarray) -> np.ndarray:
     """``[..., tasks, seeds] -> [...]``: the mean of the middle half; infinite if that is."""
     flat = values.reshape(*values.shape[:-2], -1)
     with np.errstate(invalid="ignore"):
-        found = stats.trim_mean(flat, 0.25, axis=-1)
+        found = scipy.stats.trim_mean(flat, 0.25, axis=-1)
     return np.where(np.isnan(found), math.inf, found)
 
 
@@ -70,7 +70,7 @@ def geometric(factors: np.ndarray) -> Interval:
 
 def share(hits: np.ndarray) -> Interval:
     """How many of ``hits`` (bool) are, with the exact binomial interval (Clopper and Pearson)."""
-    found = stats.binomtest(int(hits.sum()), hits.size)
+    found = scipy.stats.binomtest(int(hits.sum()), hits.size)
     low, high = found.proportion_ci(method="exact")
     return Interval(float(hits.mean()), float(low), float(high), hits.size)
 
@@ -83,7 +83,7 @@ def bootstrapped(n: int, resampled: Callable[..., np.ndarray], *samples: np.ndar
     if not math.isfinite(value):
         return Interval(value, value, value, n)
     with np.errstate(invalid="ignore"):  # some resamples may hold nothing but diverged runs
-        drawn = stats.bootstrap(
+        drawn = scipy.stats.bootstrap(
             samples,
             resampled,
             n_resamples=RESAMPLES,

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from tasks.lifting import CPU, Losses, seeded, slopes
 from tasks.results import digest
@@ -115,6 +114,8 @@ def references() -> dict[str, dict[str, dict[str, Any]]]:
 
 def flops(task: Task) -> int:
     """Floating-point operations of one gradient, matrix products and convolutions only."""
+    from torch.utils.flop_counter import FlopCounterMode  # half a second, with triton
+
     row = initial(task, 1, 0)[0].requires_grad_()
     batch = task.data.batch("train", torch.arange(task.batch_size) % task.data.size("train"))
     with FlopCounterMode(display=False) as counter:

@@ -21,8 +21,8 @@ from statistics import median
 from typing import Protocol
 
 import numpy as np
+import scipy
 import torch
-from scipy.stats import qmc
 
 from tasks import metric_tables, replay
 from tasks.cards import card, fingerprint
@@ -119,7 +119,7 @@ def check(plan: Plan, entrants: Sequence[Entrant]) -> None:
 def space(trials: int) -> tuple[Setting, ...]:
     """The first ``trials`` settings of the sequence that every rule is tuned on."""
     (low, high), (least, most) = LEARNING_RATES, WEIGHT_DECAYS
-    sequence = qmc.Halton(2, scramble=False).fast_forward(1)
+    sequence = scipy.stats.qmc.Halton(2, scramble=False).fast_forward(1)
     settings = []
     for x, y in sequence.random(trials).tolist():
         lr = low * (high / low) ** x

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
-from scipy import stats
 from torch import Tensor
 
 from tasks.types import Split, Task, UpdateRule
@@ -200,5 +200,5 @@ def interval(values: np.ndarray) -> Interval:
     mean = float(values.mean())
     if n < 2:
         return Interval(mean, -math.inf, math.inf, n)  # one seed says nothing about others
-    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    half = float(scipy.stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
     return Interval(mean, mean - half, mean + half, n)

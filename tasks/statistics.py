@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from tasks.averages import geometric, iqm, over_seeds, over_tasks, share
 from tasks.scoring import Interval, logs
@@ -48,7 +48,7 @@ def p_value(first: np.ndarray, second: np.ndarray) -> float:
     gaps = _gaps(first, second)
     if not gaps.any():
         return 1.0
-    _, p = stats.wilcoxon(gaps, zero_method="zsplit")
+    _, p = scipy.stats.wilcoxon(gaps, zero_method="zsplit")
     return float(p)  # type: ignore[arg-type]
 
 
@@ -69,7 +69,7 @@ def q_values(losses: np.ndarray) -> np.ndarray:
     pairs = np.triu_indices(rules, 1)
     if len(pairs[0]):
         raw = [p_value(losses[a], losses[b]) for a, b in zip(*pairs, strict=True)]
-        adjusted[pairs] = stats.false_discovery_control(raw)
+        adjusted[pairs] = scipy.stats.false_discovery_control(raw)
         adjusted = np.minimum(adjusted, adjusted.T)
     return adjusted
 
@@ -86,7 +86,7 @@ def beaten_by(losses: np.ndarray, q: np.ndarray) -> np.ndarray:
 def _tendency(first: np.ndarray, second: np.ndarray) -> float:
     """The sum of signed ranks, which the test looks at: above 0 where ``first`` is worse."""
     gaps = _gaps(first, second)
-    return float(np.sign(gaps) @ stats.rankdata(np.abs(gaps)))
+    return float(np.sign(gaps) @ scipy.stats.rankdata(np.abs(gaps)))
 
 
 # ---------------------------------------------------------------------------------- all together

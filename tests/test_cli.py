@@ -211,3 +211,26 @@ def test_other_errors_of_ours_are_not_hidden(monkeypatch):
     monkeypatch.setattr("l2o.cli.command", lambda name: breaks)
     with pytest.raises(RuntimeError, match="a defect"):
         main(["zoo"])
+
+
+HEAVY = ("torch", "numba", "scipy.stats", "sklearn", "deap", "matplotlib", "tensorboard", "triton")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [
+        ("--help", ()),
+        ("zoo", ()),
+        ("zoo lion", ()),
+        ("search --help", ("torch", "deap")),
+        ("meta-train --help", ("torch",)),
+    ],
+)
+def test_what_is_only_looked_at_imports_little(tmp_path, arguments, allowed):
+    code = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('!', *[m for m in {HEAVY} if m in sys.modules]))\n"
+        f"from l2o.cli import main\nmain({arguments.split()})"
+    )
+    said = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
+    assert set(said.stdout.rpartition("!")[2].split()) <= set(allowed)

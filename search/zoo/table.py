@@ -1,11 +1,10 @@
-"""What is known of the known optimizers, as a table: most of it is measured."""
+"""What is known of the known optimizers; most of it is measured."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
-
-from rich import box
-from rich.table import Table
 
 from search.homogeneity import homogeneity
 from search.kind import classify
@@ -15,10 +14,6 @@ from search.zoo.entry import Entry
 from search.zoo.literature import NO_PROGRAM
 
 SCALES = {0.0: "invariant", 1.0: "linear", None: "mixed"}
-CAPTION = (
-    "states: copies of the parameters that a rule keeps. scale: what a factor on all gradients "
-    "does to updates: nothing (invariant), the same (linear), or it depends (mixed); –: not known."
-)
 
 
 def facts(entry: Entry) -> dict[str, Any]:
@@ -38,31 +33,11 @@ def facts(entry: Entry) -> dict[str, Any]:
     }
 
 
-def known() -> dict[str, Any]:
+def measured() -> dict[str, Any]:
     """All of it, as JSON can hold it."""
     return {"rules": [facts(entry) for entry in NAMED.values()], "no_program": NO_PROGRAM}
 
 
-def table() -> Table:
-    """A row a rule; those that read a Hessian come last, and what is no program below them."""
-    absent = "\n".join(f"{names}: {why}." for names, why in NO_PROGRAM.items())
-    made = Table(
-        box=box.SIMPLE_HEAD,
-        caption=f"{CAPTION}\n\nWhat is no program, and why:\n{absent}",
-        caption_justify="left",
-        padding=(0, 1, 0, 0),
-    )
-    for title in ("name", "states", "statements", "kind", "scale", "muP class", "paper"):
-        made.add_column(title, justify="right" if title.startswith("state") else "left")
-    for entry in NAMED.values():
-        made.add_row(*row(entry))
-    return made
-
-
-def row(entry: Entry) -> tuple[str, ...]:
-    """One entry in words."""
-    found = facts(entry)
-    return tuple(
-        str(found[name])
-        for name in ("name", "states", "statements", "kind", "scale", "mup", "paper")
-    )
+if __name__ == "__main__":  # what ``search.known`` shows
+    text = json.dumps(measured(), indent=1, ensure_ascii=False) + "\n"
+    Path(__file__).with_name("known.json").write_text(text, encoding="utf-8")
