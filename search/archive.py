@@ -45,6 +45,7 @@ from search.tables import (
     Snapshot,
 )
 from tasks import database, files
+from tasks.nesting import from_json
 from tasks.seals import Seals
 
 FILE = "archive.sqlite"
@@ -203,7 +204,7 @@ class Archive:
     def _loaded(self, table: str, text: str) -> Any:
         """The content of a column that holds JSON."""
         try:
-            return json.loads(text)
+            return from_json(text)
         except ValueError as error:
             raise storage.corrupt(self.file, f"table {table}: {error}") from error
 

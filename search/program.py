@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramError, ProgramTypeError, result_kind
+from search.flat import ProgramSyntaxError, refuse_nesting
+from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramTypeError, result_kind
 from tasks.fields import meant
 
 Form = Literal["direction", "full"]
@@ -43,19 +44,6 @@ MAX_CHARACTERS = 100_000
 
 _INFIX = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
 _SIGNATURE = "def update(w, g, ...states, lr, t, h): the last three optional, in this order"
-
-
-class ProgramSyntaxError(ProgramError):
-    """Text, or rows, that are no program. ``line`` and ``column`` count from 1 (0: no text)."""
-
-    def __init__(self, message: str, line: int = 0, column: int = 0) -> None:
-        super().__init__(message)
-        self.message, self.line, self.column, self.filename = message, line, column, ""
-
-    def __str__(self) -> str:
-        if not self.line:
-            return self.message
-        return f"{self.filename}:{self.line}:{self.column}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -237,6 +225,7 @@ def _function(text: str) -> ast.FunctionDef:
     if len(text) > MAX_CHARACTERS:
         message = f"{len(text)} characters; at most {MAX_CHARACTERS} are allowed"
         raise ProgramSyntaxError(message, 1, 1)
+    refuse_nesting(text)
     try:
         module = ast.parse(text)
     except SyntaxError as error:

@@ -26,6 +26,7 @@ from typing import IO, Any, NamedTuple, Self
 from tasks import database, files, seals
 from tasks.database import WAIT
 from tasks.files import DiskFull, RunError
+from tasks.nesting import from_json
 from tasks.seals import Part, Seals
 
 APPLICATION = 0x6C326F01
@@ -226,7 +227,7 @@ class Results:
     def _loaded(self, text: str) -> Any:
         """The content of a column that holds JSON."""
         try:
-            return json.loads(text)
+            return from_json(text)
         except (ValueError, RecursionError) as error:
             raise _damaged(self.file, str(error)) from error
 

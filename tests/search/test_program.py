@@ -117,7 +117,7 @@ REFUSALS = [
     ("def update(w, g):\n\treturn 1\n  return 2", 3, 11, "not Python"),
     ("\0", 1, 1, "null bytes"),
     ("-" * 50_000 + "1", 1, 1, "nested too deeply"),
-    ("(" * 1000, 1, 201, "too many nested parentheses"),
+    ("(" * 1000, 1, 1, "nested too deeply"),
     ("\ud800", 1, 1, "not Python"),
     ("#" * (MAX_CHARACTERS + 1), 1, 1, f"at most {MAX_CHARACTERS}"),
     (LION.replace("update(w", "optimize(w"), 1, 1, "update or full_update"),
