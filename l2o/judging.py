@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,12 +37,19 @@ def evaluate(
     """Judge update rules: all tuned alike on every task of a suite, then run on fresh seeds.
 
     A RULE is a zoo name, a program file, a run, a checkpoint, a file that defines a
-    torch.optim.Optimizer, or torch.optim.NAME. A checkpoint that was meta-trained in muP is run on
-    the muP version of each task. Interrupt it at will: the same command goes on.
+    torch.optim.Optimizer, torch.optim.NAME, or package.module:Class of somebody else's. A+B gives
+    matrices to A and everything else to B. A checkpoint that was meta-trained in muP is run on the
+    muP version of each task. Interrupt it at will: the same command goes on.
+
+    The learning rate of RULE@schedule follows that one, of other rules that of --schedule; without
+    it, the one that the rule is meant for (its card says; constant for what was meta-trained), or
+    a cosine.
 
     l2o evaluate lion runs/first --out results.sqlite
     l2o evaluate my_rule.txt torch.optim.NAdam "torch.optim.SGD(momentum=0.9)" --trials 32
-    l2o evaluate checkpoints/mulo_small --seeds 10 --schedule constant
+    l2o evaluate mulo_small adamw@constant --seeds 10
+    l2o evaluate "pytorch_optimizer:Lion(betas=(0.9, 0.98))" schedulefree:AdamWScheduleFree@constant
+    l2o evaluate "torch.optim.Muon(adjust_lr_fn='match_rms_adamw')+torch.optim.AdamW"
     """
     options_of = parser(evaluate)
     options_of.add_argument("rules", type=str, nargs="+", help="what to judge", metavar="RULE")
@@ -66,9 +74,9 @@ def evaluate(
             f"--out: the summary would go to {document}, which is there already, of something "
             "else; choose another name"
         )
-    rules = entrants(asked)
-    evaluation.check(plan, rules)
     prepare(options.device)
+    rules = entrants(asked)
+    evaluation.check(plan, rules, options.device)
     torch.set_num_threads(_positive(options.threads))
     console = console or Console()
 
@@ -87,10 +95,11 @@ def evaluate(
             console.print("stopped; what was finished is kept, and the same command goes on")
             return 130
         measured = evaluation.measured(results)
-        table = statistics.standings(measured, options.reference)
+        failed, base = results.facts()["failed"], evaluation.reference(results, measured)
+        table = statistics.standings(measured, base)
         save_text(document, json.dumps(summary(results, measured, table), indent=2) + "\n")
         rows = metric_tables.found(results, measured)
-    console.print(ranking(table, measured, options.reference))
+    console.print(ranking(table, measured, base, failed))
     if rows:
         console.print(metrics(metric_tables.lines(rows)))
     if before and (before["suite"] != plan.suite or not {*before["rules"]} <= {*measured.rules}):
@@ -108,11 +117,19 @@ def _positive(threads: int) -> int:
     return threads
 
 
-def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Table:
-    """What the terminal shows."""
-    tasks, seeds, trials = len(measured.tasks), len(measured.seeds), len(measured.settings)
+def ranking(
+    table: Sequence[Standing],
+    measured: Measured,
+    reference: str,
+    failed: Mapping[str, str] = MappingProxyType({}),
+) -> Table:
+    """What the terminal shows; ``failed``: rules that were left out, and why."""
+    tasks, seeds, trials = len(measured.tasks), len(measured.seeds), measured.trials.shape[2]
+    schedules = dict(zip(measured.rules, measured.schedules, strict=True))
+    several = len({*schedules.values()}) > 1
     shown = Table(
-        title=f"against {reference}: {tasks} tasks, {seeds} fresh seeds, {trials} trials each",
+        title=f"against {reference}: {tasks} tasks, {seeds} fresh seeds, {trials} trials each"
+        f"{'' if several else f', {measured.schedules[0]} schedule'}",
         caption=f"Loss: final, on validation, interquartile mean of n = {tasks * seeds} runs with "
         "its 95 % bootstrap interval over seeds. Verdict: by the paired test, not by the "
         "interval; tie: it finds nothing (q >= 0.05). Rank: 1 + the rules that are better."
@@ -124,6 +141,8 @@ def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Ta
     )
     shown.add_column("rank", justify="right", no_wrap=True)
     shown.add_column("rule", overflow="fold", min_width=10)
+    if several:
+        shown.add_column("schedule", overflow="fold", min_width=8)
     shown.add_column("loss")
     shown.add_column("verdict", no_wrap=True)
     for name in ("q", "speed", "diverged"):
@@ -133,12 +152,15 @@ def ranking(table: Sequence[Standing], measured: Measured, reference: str) -> Ta
         shown.add_row(
             str(s.rank),
             s.rule,
+            *([schedules[s.rule]] if several else []),
             change(s.gap) if known else "–",
             s.verdict,
             f"{s.q:.2g}" if known else "",
             times([x.faster.mean for x in s.reached]),
             f"{100 * s.tuning.diverged.mean:.0f} %, {100 * s.diverged.mean:.0f} %",
         )
+    for rule, why in failed.items():
+        shown.add_row("–", rule, *([""] if several else []), why, "failed", "", "", "")
     return shown
 
 
@@ -155,7 +177,7 @@ def metrics(lines: Sequence[Sequence[str]]) -> Table:
 def summary(results: Results, measured: Measured, table: Sequence[Standing]) -> dict[str, Any]:
     """Everything that was found, as JSON can hold it; what is not finite is null."""
     facts = results.facts()
-    reference = facts["reference"]
+    reference = evaluation.reference(results, measured)
     base = measured.rules.index(reference)
     sources, cards = results.rules(), results.tasks()
     return _plain(
@@ -164,6 +186,8 @@ def summary(results: Results, measured: Measured, table: Sequence[Standing]) -> 
             "command": facts.get("command"),
             "environments": facts.get("environments", []),
             "reference": reference,
+            "schedules": dict(zip(measured.rules, measured.schedules, strict=True)),
+            "failed": facts.get("failed", {}),
             "rules": {name: sources[name][1] for name in measured.rules},
             "tasks": {name: cards[name][1] for name in measured.tasks},
             "seeds": list(measured.seeds),
@@ -186,13 +210,7 @@ def summary(results: Results, measured: Measured, table: Sequence[Standing]) -> 
             },
             "chosen": {
                 rule: {
-                    task: dict(
-                        zip(
-                            ("lr", "weight_decay"),
-                            measured.settings[measured.chosen[r, t]],
-                            strict=True,
-                        )
-                    )
+                    task: dict(zip(("lr", "weight_decay"), measured.best(r, t), strict=True))
                     for t, task in enumerate(measured.tasks)
                 }
                 for r, rule in enumerate(measured.rules)

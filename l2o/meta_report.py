@@ -34,8 +34,8 @@ from l2o.meta_run import Saved
 from l2o.tuned import TunedAdam
 from tasks import environment
 from tasks.averages import mean, over_tasks
+from tasks.bench import marks
 from tasks.coordinates import Coordinates, coordinate_check
-from tasks.evaluation import marks
 from tasks.figures import band, loss_axis, sparse_ticks
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, update_multiplier

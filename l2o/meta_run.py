@@ -318,6 +318,7 @@ class Run:
             "config": self.facts["config"],
             "seed": self.config.seed,
             "mup": self.config.mup,
+            "schedule": "constant",  # steps of meta-training all have lr 1
             "trained_on": self._names(),
             "outer_steps": best["step"],
             "held_out": {

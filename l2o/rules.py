@@ -8,6 +8,9 @@
     mulo_small                      one that is shipped, by the name of its folder alone
     my_rule.py                      a file that defines a torch.optim.Optimizer; it is run
     torch.optim.SGD(momentum=0.9)   torch's own
+    schedulefree:AdamWScheduleFree  package.module:Class, somebody else's
+    torch.optim.Muon+torch.optim.AdamW   the first for matrices, the second for everything else
+    lion@constant                   any of these with the schedule that it is meant for
 
 Besides the command line this is the one place where both engines meet.
 """
@@ -15,8 +18,10 @@ Besides the command line this is the one place where both engines meet.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,12 +30,25 @@ from search import rules as programs
 from search.program import to_text
 from search.vm import Population
 from search.zoo import NAMED, like
-from tasks.evaluation import Entrant
+from tasks.bench import Entrant
 from tasks.files import or_shipped
 from tasks.mup import mup, update_multiplier
 from tasks.results import digest
-from tasks.torch_rule import TorchRule, optimizer_class, optimizer_file, sources, torch_optimizer
+from tasks.sources import sources
+from tasks.spaces import LEARNED
+from tasks.torch_rule import (
+    TorchRule,
+    described,
+    is_import_path,
+    optimizer_class,
+    optimizer_file,
+    torch_optimizer,
+)
 from tasks.types import Task, UpdateRule
+from tasks.unroll import SCHEDULES
+
+META_TRAINED = "constant"
+"""The schedule of a checkpoint whose card names none: steps of meta-training all have lr 1."""
 
 
 def entrants(names: Sequence[str]) -> list[Entrant]:
@@ -40,10 +58,26 @@ def entrants(names: Sequence[str]) -> list[Entrant]:
 
 def entrant(name: str) -> Entrant:
     """The rule that ``name`` means. Raises ValueError, naming what is accepted, if it is none."""
+    rule, schedule = _scheduled(name)
+    found = _entrant(rule)
+    return replace(found, name=name, schedule=schedule or found.schedule, asked=bool(schedule))
+
+
+def _scheduled(name: str) -> tuple[str, str | None]:
+    """``RULE@schedule`` apart; a file may have an @ in its name."""
+    rule, at, schedule = name.rpartition("@")
+    if not at or or_shipped(name).exists():
+        return name, None
+    if schedule not in SCHEDULES:
+        known = ", ".join(SCHEDULES)
+        raise ValueError(f"{name}: got the schedule {schedule!r}, expected one of {known}")
+    return rule, schedule
+
+
+def _entrant(name: str) -> Entrant:
     path = or_shipped(name)
-    if name.startswith("torch.optim."):
-        rule = torch_optimizer(name)
-        return _torch(name, rule, f"{name}, torch {torch.__version__}")
+    if is_import_path(name) and not path.exists():
+        return _torch(name, torch_optimizer(name), *described(name))
     if (path / checkpoint.TENSORS).is_file():
         return _learned(name, path)
     if meta_run.is_run(path):
@@ -53,14 +87,14 @@ def entrant(name: str) -> Entrant:
     if path.suffix == ".py" and path.is_file() and optimizer_class(path):
         return _torch(name, optimizer_file(path), *sources(path).values())
     if name in NAMED or path.exists():
-        return _program(name)
+        return _program(name, checkpoint.read_card(path))
     raise ValueError(
         f"no rule {name!r}: expected torch.optim.NAME, a run, a checkpoint, a file with a program "
-        f"or an optimizer, or a known one{like(name)}"
+        f"or an optimizer, package.module:Class, or a known one{like(name)}"
     )
 
 
-def _program(name: str) -> Entrant:
+def _program(name: str, card: Mapping[str, Any]) -> Entrant:
     program = programs.rule(name)
     text = to_text(program)
 
@@ -68,7 +102,7 @@ def _program(name: str) -> Entrant:
         owner = torch.zeros(instances, dtype=torch.int64, device=device)
         return Population.of([program], owner)
 
-    return Entrant(name, digest("program", text), text, make)
+    return Entrant(name, digest("program", text), text, make, schedule=_meant(name, card))
 
 
 def _learned(name: str, folder: Path) -> Entrant:
@@ -84,9 +118,20 @@ def _learned(name: str, folder: Path) -> Entrant:
     content = type(optimizer).__name__, known, theta.numpy().tobytes()
     architecture = card.get("architecture", type(optimizer).__name__)
     source = f"{architecture}, {optimizer.size} meta-parameters"
+    own = {"schedule": _meant(name, card) or META_TRAINED, "space": LEARNED}
     if not in_mup:
-        return Entrant(name, digest("learned", *content), source, make)
-    return Entrant(name, digest("learned in muP", *content), f"{source}, in muP", make, _in_mup)
+        return Entrant(name, digest("learned", *content), source, make, **own)
+    identity = digest("learned in muP", *content)
+    return Entrant(name, identity, f"{source}, in muP", make, _in_mup, **own)
+
+
+def _meant(name: str, card: Mapping[str, Any]) -> str | None:
+    """The schedule that a card says its rule is meant for."""
+    found = card.get("schedule")
+    if found is not None and found not in SCHEDULES:
+        known = ", ".join(SCHEDULES)
+        raise ValueError(f"{name}: its card has the schedule {found!r}, expected one of {known}")
+    return found
 
 
 def _in_mup(task: Task) -> Task:
@@ -100,4 +145,8 @@ def _in_mup(task: Task) -> Task:
 
 def _torch(name: str, rule: TorchRule, source: str, *imported: str) -> Entrant:
     identity = digest("torch", source, *imported)
-    return Entrant(name, identity, source, lambda task, instances, device: rule)
+
+    def make(task: Task, instances: int, device: str) -> UpdateRule:
+        return replace(rule)  # with no runs yet
+
+    return Entrant(name, identity, source, make, foreign=True)

@@ -78,7 +78,10 @@ class Learned:
     ) -> RuleOptimizer:
         """As a ``torch.optim.Optimizer`` for a module, its parameters or parameter groups.
 
-        Learned steps have the right size already: ``lr`` multiplies them, and is for schedules.
+        Learned steps have the right size already: ``lr`` multiplies them. It was 1 all through
+        meta-training, so use no scheduler, or a constant one; Hugging Face's ``Trainer`` decays it
+        linearly to 0 unless it gets ``lr_scheduler_type="constant"``. Between 0.3 and 10 it is
+        worth tuning.
         ``settings`` are those of ``RuleOptimizer``, such as ``horizon``, the planned number of
         steps, which ``Velo`` reads (``SmallFC`` knows how many steps were taken, not how many will
         be).

@@ -73,7 +73,7 @@ def _suite(
     for t, (name, task, steps) in enumerate(plan.entries):
         assert found.tasks[t] == name
         mean, low, high, n = interval(found.final[0, t])
-        lr, decay = found.settings[found.chosen[0, t]]
+        lr, decay = found.best(0, t)
         reference = {"mean": mean, "low": low, "high": high, "n": n, "lr": lr}
         reference |= {"weight_decay": decay, "trials": options.trials, "name": name}
         reference |= {"seeds": [*plan.fresh], "tuning_seed": TUNING_SEED}

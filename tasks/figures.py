@@ -131,10 +131,12 @@ def budget(measured: Measured, table: Sequence[Standing], names: dict[str, str])
 
 def sensitivity(measured: Measured, t: int, names: dict[str, str]) -> Figure:
     colours = _colours(measured)
-    lr, decay = np.array(measured.settings).T
-    order = np.argsort(lr)
     with drawing() as (figure, axes):
-        for rule, losses in zip(measured.rules, measured.trials[:, t], strict=True):
+        for rule, settings, losses in zip(
+            measured.rules, measured.settings, measured.trials[:, t], strict=True
+        ):
+            lr, decay = np.array(settings).T
+            order = np.argsort(lr)
             shown = order[np.isfinite(losses[order])]
             axes.plot(lr[shown], losses[shown], color=colours[rule], label=names[rule], alpha=0.7)
             for some, marker in ((decay[shown] == 0, "o"), (decay[shown] > 0, "x")):
@@ -146,8 +148,9 @@ def sensitivity(measured: Measured, t: int, names: dict[str, str]) -> Figure:
         axes.set_title(label(measured.tasks[t]), loc="left")
         axes.legend(loc="best")
     caption = (
-        f"All {len(lr)} trials, each once, on the tuning seed ({TUNING_SEED}); a dot has no weight "
-        "decay, a cross has some. Trials that diverged or ended above the start are not shown."
+        f"All {measured.trials.shape[2]} trials, each once, on the tuning seed ({TUNING_SEED}); a "
+        "dot has no weight decay, a cross has some. Trials that diverged or ended above the start "
+        "are not shown."
     )
     return Figure(f"sensitivity-{t}", figure, caption)
 
@@ -157,11 +160,11 @@ def transfer(
 ) -> Figure:
     members = sorted(members, key=lambda t: cards[t][size])
     sizes = [cards[t][size] for t in members]
-    rates = np.array([lr for lr, _ in measured.settings])
+    rates = np.concatenate([measured.rates(r) for r in range(len(measured.rules))])
     colours, aside = _colours(measured), 1.08  # so that lines do not cover each other
     with drawing() as (figure, axes):
         for r, rule in enumerate(measured.rules):
-            best = rates[measured.chosen[r, members]] * aside**r
+            best = measured.rates(r)[measured.chosen[r, members]] * aside**r
             axes.plot(sizes, best, "o-", color=colours[rule], label=names[rule])
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
@@ -173,9 +176,10 @@ def transfer(
         axes.set_title(label(f"{family} on {data}"), loc="left")
         axes.legend(loc="best")
     caption = (
-        f"The best of {len(rates)} trials at each {'number of ' if size == 'steps' else ''}{size}, "
-        f"on one seed ({TUNING_SEED}), so without an interval; neighbouring rates of the grid may "
-        "be as good. Flat lines transfer; they are drawn a little apart."
+        f"The best of {measured.trials.shape[2]} trials at each "
+        f"{'number of ' if size == 'steps' else ''}{size}, on one seed ({TUNING_SEED}), so without "
+        "an interval; neighbouring rates of the grid may be as good. Flat lines transfer; they are "
+        "drawn a little apart."
     )
     return Figure(f"transfer-{size}-{members[0]}", figure, caption)
 

@@ -55,8 +55,8 @@ def found(results: Results, measured: Measured) -> list[Found]:
     for t, task in enumerate(measured.tasks):
         for r, rule in enumerate(measured.rules):
             steps = dict(map(tuple, plan["tasks"]))[task]
-            study = Study(rules[rule][0], tasks[task][0], steps, plan["schedule"])
-            best = measured.settings[measured.chosen[r, t]]
+            study = Study(rules[rule][0], tasks[task][0], steps, measured.schedules[r])
+            best = Setting(*measured.best(r, t))
             keys = [_key(study, seed, best) for seed in measured.seeds]
             noted = [facts[key] for key in keys if key in facts]
             if len(noted) == len(keys):

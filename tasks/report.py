@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from tasks import environment, figures, metric_tables, statistics
-from tasks.evaluation import TIMED
+from tasks.bench import TIMED
 from tasks.evaluation import measured as measured_in
+from tasks.evaluation import reference as compared_with
 from tasks.page import Page, Part, Program, Section, Table, Tiles
 from tasks.results import Results
 from tasks.scoring import TUNING_SEED, Interval
@@ -25,7 +26,7 @@ SPLITS = ("train", "validation", "test")
 def page(results: Results, remade_by: str) -> Page:
     """The report of the last plan in ``results``; of its finished tasks if it still goes on."""
     facts, measured = results.facts(), measured_in(results)
-    reference = facts.get("reference", measured.rules[0])
+    reference = compared_with(results, measured)
     table = statistics.standings(measured, reference)
     names = figures.short(measured.rules)
     left = len(facts["plan"]["tasks"]) - len(measured.tasks)
@@ -36,6 +37,7 @@ def page(results: Results, remade_by: str) -> Page:
         remade_by=remade_by,
         sections=(
             Section("Ranking", _ranking(measured, table, names, reference)),
+            *_failed(facts.get("failed", {})),
             Section("How fast", _speed(measured, table, names, reference)),
             Section("Learning curves", _curves(measured, names)),
             Section("Tuning", _tuning(measured, table, names)),
@@ -67,14 +69,20 @@ def _sentence(table: Sequence[Standing], reference: str) -> str:
 # --------------------------------------------------------------------------------------- ranking
 
 
+def _failed(failed: dict[str, str]) -> list[Section]:
+    rows = list(failed.items())
+    return [Section("Left out", [Table(("rule", "why"), rows)])] if rows else []
+
+
 def _ranking(
     measured: Measured, table: Sequence[Standing], names: dict[str, str], reference: str
 ) -> list[Part]:
-    tasks, seeds, trials = len(measured.tasks), len(measured.seeds), len(measured.settings)
+    tasks, seeds, trials = len(measured.tasks), len(measured.seeds), measured.trials.shape[2]
     tiles = [(str(tasks), "tasks"), (str(seeds), "fresh seeds"), (str(trials), "trials a rule")]
     columns = (
         "rank",
         "rule",
+        "schedule",
         "verdict",
         "q",
         "final loss",
@@ -86,6 +94,7 @@ def _ranking(
         (
             str(s.rank),
             s.rule,
+            measured.schedules[measured.rules.index(s.rule)],
             s.verdict,
             "" if s.verdict == "reference" else f"{s.q:.2g}",
             *(
@@ -190,7 +199,7 @@ def _curves(measured: Measured, names: dict[str, str]) -> list[Part]:
 
 
 def _tuning(measured: Measured, table: Sequence[Standing], names: dict[str, str]) -> list[Part]:
-    trials, tasks = len(measured.settings), len(measured.tasks)
+    trials, tasks = measured.trials.shape[2], len(measured.tasks)
     fewer = sorted({max(1, trials // 4), max(1, trials // 2)})
     rows = [
         (
@@ -253,7 +262,7 @@ def _tasks(measured: Measured) -> Table:
     for t, task in enumerate(measured.tasks):
         for r, rule in enumerate(measured.rules):
             losses = measured.final[r, t]
-            lr, decay = measured.settings[measured.chosen[r, t]]
+            lr, decay = measured.best(r, t)
             rows.append(
                 (
                     task if r == 0 else "",
@@ -309,8 +318,10 @@ def _facts(results: Results, measured: Measured, facts: dict[str, Any]) -> list[
         Table(head, tasks),
         "flops: of one gradient over a minibatch, matrix products and convolutions.",
         Table(("rule", "source"), rules),
-        f"Every rule was tuned with the same {len(measured.settings)} settings of learning rate "
-        f"and weight decay (a Halton sequence) on seed 0, {facts['plan']['schedule']} schedule, "
+        f"Every rule was tuned with {measured.trials.shape[2]} settings of learning rate and "
+        "weight decay (a Halton sequence: one for all rules that are written down, one around a "
+        "learning rate of 1 for what was meta-trained) on seed 0, with the schedule that the "
+        "ranking names, "
         f"and measured on the seeds {measured.seeds[0]} to {measured.seeds[-1]}. Made by:",
         Program(shlex.join(facts.get("command", []))),
         environment.table(facts.get("environments", [])),

@@ -97,16 +97,25 @@ class Measured:
     """All runs of an evaluation as arrays. Losses are infinite where a run diverged."""
 
     rules: tuple[str, ...]
+    schedules: tuple[str, ...]  # of each rule
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
     marks: tuple[tuple[int, ...], ...]  # of each task
     final: np.ndarray  # [rules, tasks, seeds], validation
     test: np.ndarray  # [rules, tasks, seeds]
     curves: tuple[np.ndarray, ...]  # of each task: [rules, seeds, marks]
-    settings: tuple[tuple[float, float], ...]  # (lr, weight decay) of each trial
+    settings: tuple[tuple[tuple[float, float], ...], ...]  # of each rule: (lr, decay) of each trial
     trials: np.ndarray  # [rules, tasks, trials], on the tuning seed
     chosen: np.ndarray  # [rules, tasks] int, which of the settings was best
     seconds: np.ndarray  # [rules, tasks], of a step
+
+    def rates(self, rule: int) -> np.ndarray:
+        """``[trials]``: the learning rates of a rule's trials."""
+        return np.array([lr for lr, _ in self.settings[rule]])
+
+    def best(self, rule: int, task: int) -> tuple[float, float]:
+        """(learning rate, weight decay) that tuning chose."""
+        return self.settings[rule][self.chosen[rule, task]]
 
 
 class Standing(NamedTuple):
@@ -136,7 +145,7 @@ def standings(measured: Measured, reference: str) -> list[Standing]:
     q = q_values(measured.final)
     beaten = beaten_by(measured.final, q)
     solved = scores(measured.curves, measured.marks, base)
-    rates, before = np.array([lr for lr, _ in measured.settings]), untrained(measured)
+    before = untrained(measured)
     table = []
     for r, rule in enumerate(measured.rules):
         verdict = "better" if beaten[base, r] else "worse" if beaten[r, base] else "tie"
@@ -155,7 +164,7 @@ def standings(measured: Measured, reference: str) -> list[Standing]:
                 profile=solved[r],
                 seconds=geometric(measured.seconds[r] / measured.seconds[base]),
                 diverged=share(~np.isfinite(measured.final[r])),
-                tuning=tuning(measured.trials[r], before[r], rates),
+                tuning=tuning(measured.trials[r], before[r], measured.rates(r)),
             )
         )
     return sorted(table, key=lambda s: (s.rank, s.gap.mean, s.rule))

@@ -1,31 +1,41 @@
 """A real ``torch.optim.Optimizer`` as an update rule, so that baselines are the real thing.
 
-A torch optimizer knows one model; an update rule knows ``N``. So a step makes one optimizer an
-instance, hands it that instance's parameters, gradients and state, and lets it step: slower than
-a batched rule, and exactly what a user of that optimizer would get. State travels as tensors, so
-that runs can be dropped, joined and resumed as with any other rule.
+A torch optimizer knows one model; an update rule knows ``N``. So every instance has an optimizer of
+its own (``alone.py``), which lives as long as the run: slower than a batched rule, and exactly what
+a user of that optimizer would get. What travels with a run, when runs are dropped or joined, is the
+number of its optimizer.
+
+An optimizer that is for matrices alone has a second one beside it for everything else, as Muon has
+AdamW: ``torch.optim.Muon+torch.optim.AdamW``.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from tasks import imports
+from tasks.alone import Alone, Needs, undisturbed
 from tasks.fields import meant
-from tasks.types import Params, State, StepInfo
+from tasks.sources import sources
+from tasks.suites import imported
+from tasks.types import Params, State, StepInfo, Unusable
 
 Build = Callable[..., torch.optim.Optimizer]
-NUMBERS: dict[str, type] = {"bool": bool, "int": int, "float": float}  # state kept in Python
 TUNED = ("lr", "weight_decay")
+FORM = "torch.optim.NAME or package.module:Class, with (argument=value, ...) or without"
+RUN, STEPS = "optimizer", "steps"
 
 
 @dataclass(frozen=True)
@@ -33,16 +43,20 @@ class TorchRule:
     """``optimizer(params, lr=..., weight_decay=..., **arguments)``, one an instance.
 
     ``lr`` (with its schedule) and ``weight_decay`` come from each step's info; the decay means
-    what it means to that optimizer, and is left out if it has none.
+    what it means to that optimizer, and is left out if it has none. ``rest``: the rule for all that
+    is no matrix; None: ``optimizer`` takes everything. ``closure``: a step needs one.
     """
 
     optimizer: Build
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    rest: TorchRule | None = None
+    closure: bool = False
+    living: dict[int, Alone] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def init(self, params: Params) -> State:
-        """Empty: optimizers make their state at the first step. ValueError if it cannot be made."""
-        self._build([nn.Parameter(view[0]) for view in params.views.values()], 1.0, 0.0)
-        return {}
+        """A number for each optimizer, made at its first step. Unusable if it cannot be made."""
+        self.made([nn.Parameter(view[0].clone()) for view in params.views.values()], 1.0, 0.0)
+        return _unborn(params)
 
     def select(self, index: Tensor) -> TorchRule:
         return self
@@ -50,30 +64,83 @@ class TorchRule:
     def update(
         self, grads: Tensor, state: State, params: Params, info: StepInfo
     ) -> tuple[Tensor, State]:
-        updates = torch.empty_like(params.flat)
-        states = []
-        lr, decay = info.lr.tolist(), info.weight_decay.tolist()
-        for i in range(len(params.flat)):
-            before, grad = params.layout.views(params.flat[i]), params.layout.views(grads[i])
-            weights = [nn.Parameter(view.clone()) for view in before.values()]
-            for weight, value in zip(weights, grad.values(), strict=True):
-                weight.grad = value.clone()
-            optimizer = self._build(weights, lr[i], decay[i])
-            _load(optimizer, weights, {name: value[i] for name, value in state.items()})
-            optimizer.step()
-            after = dict(zip(before, (weight.detach() for weight in weights), strict=True))
-            updates[i] = params.flat[i] - params.layout.flatten(after)
-            states.append(_saved(optimizer, weights))
-        return updates, {name: torch.stack([s[name] for s in states]) for name in states[0]}
+        """What an optimizer raises is the end of its run, which then has diverged; Unusable where
+        that is so of every run, and not because its numbers are beyond all bounds."""
+        state = state or _unborn(params)
+        layout, lr, decay = params.layout, info.lr.tolist(), info.weight_decay.tolist()
+        updates, faults = torch.full_like(params.flat, torch.nan), []
+        with undisturbed():
+            for i, row in enumerate(params.flat):
+                loss = info.loss_at and partial(info.loss_at, i)
+                try:
+                    run = self._run(state, i, layout.views(row), lr[i], decay[i])
+                    after = run.step(layout.views(row), layout.views(grads[i]), lr[i], loss)
+                except (torch.OutOfMemoryError, MemoryError, _Again):
+                    raise
+                except Exception as error:  # of any kind: optimizers are other people's code
+                    faults += [error] if row.isfinite().all() & grads[i].isfinite().all() else []
+                    continue
+                updates[i] = row - layout.flatten(after)
+        if len(faults) == len(params.flat):
+            raise _unusable(_name(self), faults[0]) from faults[0]
+        return updates, {RUN: state[RUN], STEPS: state[STEPS] + 1}
 
-    def _build(self, weights: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
+    def evaluated(self, params: Params, state: State) -> Tensor:
+        """The weights ``[N, n]`` that are to be measured where training is at ``params``."""
+        flat = params.flat.clone()
+        with undisturbed():
+            for i, number in enumerate(state[RUN].tolist() if state else []):
+                run = self.living.get(number)
+                if run is not None and run.switches:
+                    flat[i] = params.layout.flatten(run.evaluated(params.layout.views(flat[i])))
+        return flat
+
+    def _run(
+        self, state: State, i: int, views: Mapping[str, Tensor], lr: float, decay: float
+    ) -> Alone:
+        number, steps = int(state[RUN][i]), int(state[STEPS][i])
+        if steps == 0:
+            self.living[number] = Alone(self.made, views, lr, decay)
+        run = self.living[number]
+        if run.steps != steps and views:
+            raise _Again(f"{_name(self)}: step {steps} of a run cannot be taken a second time")
+        return run
+
+    def made(self, weights: Sequence[nn.Parameter], lr: float, decay: float) -> list[Needs]:
+        """The optimizers of ``weights``, each with whether its step needs a closure."""
+        if self.rest is None:
+            return [(self.one(weights, lr, decay), self.closure)]
+        matrices = [weight for weight in weights if weight.ndim == 2]
+        others = [weight for weight in weights if weight.ndim != 2]
+        halves = ((replace(self, rest=None), matrices), (self.rest, others))
+        return [made for rule, part in halves if part for made in rule.made(part, lr, decay)]
+
+    def one(
+        self, weights: Sequence[nn.Parameter], lr: float, decay: float
+    ) -> torch.optim.Optimizer:
         accepted = _accepted(self.optimizer)
         tuned = dict(zip(TUNED, (lr, decay), strict=True))
         given = {name: value for name, value in tuned.items() if name in accepted}
         try:
-            return self.optimizer(weights, **given, **self.arguments)
+            made = self.optimizer(weights, **given, **self.arguments)
         except Exception as error:  # of any kind: optimizers are other people's code
-            raise _unusable(getattr(self.optimizer, "__name__", "optimizer"), error) from error
+            raise _unusable(_name(self), error) from error
+        if not isinstance(made, torch.optim.Optimizer):
+            raise _unusable(
+                _name(self), f"got a {type(made).__name__}, expected a torch.optim.Optimizer"
+            )
+        return made
+
+
+class _Again(RuntimeError):
+    """A step was asked for again, as after a GPU had no memory left: nobody can take it back."""
+
+
+def _unborn(params: Params) -> State:
+    numbers = [uuid.uuid4().int >> 65 for _ in params.flat]  # no two rules' runs are mixed up
+    zeros = torch.zeros(len(numbers), dtype=torch.int64)
+    state = {RUN: torch.tensor(numbers, dtype=torch.int64), STEPS: zeros}
+    return {name: value.to(params.flat.device) for name, value in state.items()}
 
 
 def _accepted(build: Build) -> set[str]:
@@ -90,66 +157,102 @@ def _accepted(build: Build) -> set[str]:
     return names | {*TUNED}
 
 
-def _unusable(name: str, why: object) -> ValueError:
+def _name(rule: TorchRule) -> str:
+    return getattr(rule.optimizer, "__name__", "optimizer")
+
+
+def _unusable(name: str, why: object) -> Unusable:
+    if isinstance(why, Unusable):
+        return why
     said = str(why).strip().partition("\n")[0] or type(why).__name__
-    return ValueError(f"{name}: cannot be used here: {said}")
+    return Unusable(f"{name}: cannot be used here: {said}")
 
 
-def _places(
-    optimizer: torch.optim.Optimizer, weights: list[nn.Parameter]
-) -> dict[str, dict[str, Any]]:
-    """Where an optimizer keeps what it knows: the state of each weight by its number, and its
-    groups, of which what is tuned is not its own."""
-    states = {str(number): optimizer.state[weight] for number, weight in enumerate(weights)}
-    return states | {f"group {k}": group for k, group in enumerate(optimizer.param_groups)}
-
-
-def _saved(optimizer: torch.optim.Optimizer, weights: list[nn.Parameter]) -> State:
-    """``{"0.exp_avg": ..., "0.step:int": ..., "group 0.eps:float": ...}``."""
-    found = {}
-    for place, kept in _places(optimizer, weights).items():
-        of_group = place.startswith("group")
-        for key, value in kept.items():
-            if isinstance(value, Tensor) and not of_group:
-                found[f"{place}.{key}"] = value.detach()
-            elif type(value).__name__ in NUMBERS and not (of_group and key in TUNED):
-                kind = torch.float64 if isinstance(value, float) else torch.int64
-                name = f"{place}.{key}:{type(value).__name__}"
-                found[name] = torch.tensor(value, dtype=kind, device=weights[0].device)
-    return found
-
-
-def _load(
-    optimizer: torch.optim.Optimizer, weights: list[nn.Parameter], saved: Mapping[str, Tensor]
-) -> None:
-    places = _places(optimizer, weights)
-    for name, value in saved.items():
-        place, _, key = name.partition(".")
-        key, _, kind = key.partition(":")
-        places[place][key] = NUMBERS[kind](value.item()) if kind else value.clone()
+# --------------------------------------------------------------------------- what a name can mean
 
 
 def torch_optimizer(text: str) -> TorchRule:
-    """``torch.optim.AdamW`` or ``torch.optim.SGD(momentum=0.9)``; the values are literals.
+    """``torch.optim.AdamW``, ``torch.optim.SGD(momentum=0.9)``, ``package.module:Class(a=1)``, or
+    two of them with a ``+`` between them: the first for matrices, the second for the rest.
 
-    Raises ValueError for another class, another form, or arguments it does not take; ``lr`` and
-    ``weight_decay`` are what tuning chooses and are refused.
+    The values are literals. Imports the module. Raises ValueError for what cannot be imported,
+    another form, or arguments it does not take; ``lr`` and ``weight_decay`` are what tuning chooses
+    and are refused.
     """
-    form = "expected torch.optim.NAME or torch.optim.NAME(argument=value, ...)"
+    parts = _halves(text)
+    if len(parts) > 2:
+        raise ValueError(f"{text!r}: expected one optimizer, or two with a + between them")
+    first, *others = [_tried(_parsed(part)) for part in parts]
+    return replace(first, rest=others[0]) if others else first
+
+
+def is_import_path(text: str) -> bool:
+    """Whether ``text`` has the form of an optimizer to be imported."""
+    return bool(re.match(r"torch\.optim\.|[A-Za-z_][\w.]*:[A-Za-z_]", text))
+
+
+def described(text: str) -> list[str]:
+    """By what ``text`` is told from another optimizer: itself and the versions of its packages, for
+    a reader, and the code of what does not come with torch."""
+    versions, code = [], []
+    for part in _halves(text):
+        versions += _version(re.split(r"[.:]", part.strip())[0])
+        code += _code(_parsed(part).optimizer)
+    return [", ".join(dict.fromkeys([text, *versions])), *code]
+
+
+def _version(package: str) -> list[str]:
+    if package == "torch":
+        return [f"torch {torch.__version__}"]
+    found = packages_distributions().get(package)
+    return [f"{found[0]} {version(found[0])}"] if found else []
+
+
+def _code(build: Build) -> list[str]:
     try:
-        tree = ast.parse(text, mode="eval").body
-        call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
+        file = inspect.getsourcefile(build)
+    except TypeError:  # it is not written in Python
+        return []
+    own = file is not None and not build.__module__.startswith("torch.")
+    return [*sources(Path(file)).values()] if file and own else []
+
+
+def _halves(text: str) -> list[str]:
+    """``text`` at each ``+`` between optimizers; one within brackets or strings stays."""
+    return re.split(r"\+(?=torch\.optim\.|[A-Za-z_][\w.]*:[A-Za-z_])", text)
+
+
+def _parsed(text: str) -> TorchRule:
+    place, bracket, rest = text.strip().partition("(")
+    try:
+        call = ast.parse(f"f{bracket}{rest}" if bracket else "f()", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError
         arguments = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError):
-        raise ValueError(f"{text!r}: {form}") from None
-    name = ast.unparse(call.func).removeprefix("torch.optim.")
-    found = getattr(torch.optim, name, None)
-    if call.args or not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)):
-        likely = meant(name, [n for n in vars(torch.optim) if n[:1].isupper()])
-        raise ValueError(f"{text!r}: {form}, where torch.optim has NAME{likely}")
+        if "None" in arguments:  # **what
+            raise ValueError
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        raise ValueError(f"{text!r}: expected {FORM}; the values are literals") from None
     if tuned := set(TUNED) & arguments.keys():
         raise ValueError(f"{text!r}: {', '.join(sorted(tuned))} is tuned, leave it out")
-    return _tried(TorchRule(found, arguments))
+    return TorchRule(_found(text, place.strip()), arguments)
+
+
+def _found(text: str, place: str) -> Build:
+    if place.startswith("torch.optim."):
+        name = place.removeprefix("torch.optim.")
+        found = getattr(torch.optim, name, None)
+        if not (inspect.isclass(found) and issubclass(found, torch.optim.Optimizer)):
+            likely = meant(name, [n for n in vars(torch.optim) if n[:1].isupper()])
+            raise ValueError(
+                f"{text!r}: expected torch.optim.NAME, where torch.optim has NAME{likely}"
+            )
+        return found
+    found = imported("rule", place, FORM)
+    if not callable(found):
+        kind = type(found).__name__
+        raise ValueError(f"{text!r}: got a {kind}, expected a class of torch.optim.Optimizer")
+    return cast(Build, found)
 
 
 def optimizer_class(file: Path) -> str | None:
@@ -165,41 +268,6 @@ def optimizer_class(file: Path) -> str | None:
             if any(b in found or isinstance(getattr(torch.optim, b, None), type) for b in bases):
                 found.append(node.name)
     return found[-1] if found else None
-
-
-def sources(file: Path) -> dict[Path, str]:
-    """The text of a Python file and of those that it imports, directly or not, from beside it or
-    from the working directory."""
-    found: dict[Path, str] = {}
-    roots, waiting = {file.parent.absolute(), Path.cwd()}, [file.absolute()]
-    while waiting:
-        if (file := waiting.pop()) in found or not file.is_file():
-            continue
-        found[file] = file.read_text(encoding="utf-8")
-        for node in ast.walk(ast.parse(found[file])):
-            for root in roots:
-                waiting += _imported(node, root, file.parent)
-    return found
-
-
-def _imported(node: ast.AST, root: Path, here: Path) -> list[Path]:
-    """The files that an import may read, whether they are there or not; ``here``: that of ``node``
-    is in this folder."""
-    if isinstance(node, ast.Import):
-        base, names = root, [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
-        above = [".."] * (node.level - 1)
-        base = Path(os.path.normpath(here.joinpath(*above))) if node.level else root
-        names = [f"{node.module or ''}.{alias.name}" for alias in node.names]
-    else:
-        return []
-    paths = [base / "__init__.py"] if base != root else []
-    for name in names:
-        place = base
-        for part in filter(None, name.split(".")):  # the last may be what a module holds
-            place = place / part
-            paths += [place / "__init__.py", Path(f"{place}.py")]
-    return paths
 
 
 def optimizer_file(file: Path) -> TorchRule:
@@ -218,41 +286,34 @@ def optimizer_file(file: Path) -> TorchRule:
 
 
 def _tried(rule: TorchRule) -> TorchRule:
-    """``rule``, after it could take a step on a matrix at the learning rate that it was given, of
-    which nothing remained that an optimizer would not have which is made anew at the next."""
-    weight = nn.Parameter(torch.zeros(2, 2))
-    weight.grad = torch.ones(2, 2)
-    optimizer = rule._build([weight], 1.0, 0.0)
-    name = type(optimizer).__name__
-    for group in optimizer.param_groups:
-        if group.get("lr", 1.0) != 1.0:
-            why = f"it takes no lr, which is tuned; its own is {group['lr']:g}"
-            raise _unusable(name, why)
-    before = _lost(optimizer, weight)
-    try:
-        optimizer.step()
-    except Exception as error:
-        raise _unusable(name, error) from error
-    after = _lost(optimizer, weight)
-    anew = rule._build([weight], 1.0, 0.0)
-    _load(anew, [weight], _saved(optimizer, [weight]))
-    next_one = _lost(anew, weight)
-    if changed := [key for key in after if after[key] not in (before.get(key), next_one.get(key))]:
-        raise _unusable(name, f"between steps it keeps {changed[0]}, expected tensors and numbers")
+    """``rule``, after it could take a step on a matrix at the learning rate that it was given; with
+    a closure if there is no other way."""
+    with undisturbed():
+        _follows(rule)
+        try:
+            _step(rule)
+        except Exception as error:
+            try:
+                _step(with_closure := replace(rule, closure=True))
+            except Exception:
+                raise _unusable(_name(rule), error) from error
+            return with_closure
     return rule
 
 
-def _lost(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> dict[str, str]:
-    """What is not saved between steps."""
-    saved = {key.partition(":")[0] for key in _saved(optimizer, [weight])}
-    own = vars(optimizer).keys() - {"state", "param_groups"}
-    found = {f"attribute {key!r}": repr(vars(optimizer)[key]) for key in sorted(own)}
-    found |= {
-        f"state {key!r}": repr(optimizer.state[key]) for key in optimizer.state.keys() - {weight}
-    }
-    for place, kept in _places(optimizer, [weight]).items():
-        where = place if place.startswith("group") else "its state"
-        for key, value in kept.items():
-            if f"{place}.{key}" not in saved and key != "params" and value is not None:
-                found[f"{key!r} of {where}"] = repr(value)
-    return found
+def _follows(rule: TorchRule) -> None:
+    """Unusable where no group has the learning rate that was given: it could not be tuned."""
+    made = [rule.one([nn.Parameter(torch.zeros(2, 2))], lr, 0.0) for lr in (1.0, 2.0)]
+    rates = [[group.get("lr") for group in optimizer.param_groups] for optimizer in made]
+    name = type(made[0]).__name__
+    if None in rates[0]:
+        raise _unusable(name, "its groups have no 'lr', which schedules change")
+    if rates[0] == rates[1]:
+        raise _unusable(name, f"it takes no lr, which is tuned; its own is {rates[0][0]}")
+
+
+def _step(rule: TorchRule) -> None:
+    weight = nn.Parameter(torch.zeros(2, 2))
+    run = Alone(rule.made, {"weight": weight.detach()}, 1.0, 0.0)
+    ones = {"weight": torch.ones(2, 2)}
+    run.step({"weight": weight.detach()}, ones, 1.0, lambda w: w["weight"].sub(1).square().sum())

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -33,6 +33,10 @@ Split = Literal["train", "validation", "test"]
 State = dict[str, Tensor]
 """An update rule's memory: named tensors, each of shape ``[N, ...]``."""
 Batch = tuple[Tensor, ...]
+
+
+class Unusable(ValueError):
+    """A rule that cannot be used, or not on a task: one line about it, for who asked for it."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,8 @@ class StepInfo(NamedTuple):
     weight_decay: Tensor  # [N]
     loss: Tensor  # [N], the training loss at the parameters the gradient was taken at
     hessian: Tensor | None = None  # [N, n], an estimate of its diagonal (see ``gradients.py``)
+    loss_at: Callable[[int, Mapping[str, Tensor]], Tensor] | None = None
+    """(instance, its parameters) -> its loss there, on this step's minibatch; None on a GPU."""
 
 
 class Inner(NamedTuple):

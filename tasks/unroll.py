@@ -19,8 +19,9 @@ Three choices carry the rest:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -208,7 +209,8 @@ def _advance_chunk(
         views = layout.views(flat)
         grads, loss, curved = derivatives(task, views, batch, shared, signs, drawn)
         hessian = None if curved is None else layout.flatten(curved)
-        info = StepInfo(step, horizon, rates[k], weight_decay, loss, hessian)
+        at = partial(_loss_at, task, batch, shared)
+        info = StepInfo(step, horizon, rates[k], weight_decay, loss, hessian, at)
         updates, state = rule.update(layout.flatten(grads), state, Params(flat, layout), info)
         flat = flat - updates
         if differentiable:
@@ -220,12 +222,28 @@ def _advance_chunk(
     return Inner(flat, state, inner.step + steps, inner.seed), trained
 
 
+def _loss_at(
+    task: Task, batch: Batch, shared: bool, instance: int, params: Mapping[str, Tensor]
+) -> Tensor:
+    """``StepInfo.loss_at`` of a step: for a rule that looks at the loss more than once."""
+    return task.loss(params, batch if shared else tuple(part[instance] for part in batch))
+
+
 def _minibatches(task: Task, seed: int | Tensor, clock: Tensor) -> Iterator[Batch]:
     """Training examples of each step: of all runs together, or ``[N, ...]`` of each."""
     data = task.data.to(clock.device)
     for block in clock.split(LAID_OUT):
         for index in draw(seed, block, data.size("train"), task.batch_size, clock.device):
             yield data.batch("train", index)
+
+
+def shown(task: Task, rule: UpdateRule, inner: Inner) -> Tensor:
+    """The parameters ``[N, n]`` that are to be measured: those that are trained, unless the rule
+    has an ``evaluated`` that says otherwise, as schedule-free optimizers do."""
+    evaluated = getattr(rule, "evaluated", None)
+    if evaluated is None:
+        return inner.params
+    return evaluated(Params(inner.params, task.layout), inner.state)
 
 
 @torch.no_grad()
@@ -314,7 +332,7 @@ def unroll(
         done = mark
         if mark not in marks:
             continue
-        measured = evaluate(task, inner.params, chunk=chunk)
+        measured = evaluate(task, shown(task, rule, inner), chunk=chunk)
         validation[marks.index(mark), alive] = measured
         if keep is not None and mark < steps:
             stay = keep(mark, alive, measured).nonzero().flatten()

@@ -10,7 +10,14 @@ from types import MappingProxyType
 
 from search.analyze import check
 from search.ops import ProgramError
-from search.program import FIXED_INPUTS, OPTIONAL_INPUTS, RESERVED, Program, parse
+from search.program import (
+    FIXED_INPUTS,
+    FUNCTION_NAMES,
+    OPTIONAL_INPUTS,
+    RESERVED,
+    Program,
+    parse,
+)
 from search.zoo.classics import CLASSICS
 from search.zoo.curvature import CURVATURE
 from search.zoo.entry import Entry
@@ -27,6 +34,7 @@ NAMED: Mapping[str, Entry] = MappingProxyType(
     dict(ZOO) | {entry.name: entry for entry in CURVATURE}
 )
 """What a person may call a rule: besides those, the ones that read a Hessian, at the end."""
+NEITHER = "holds no program and no optimizer"
 
 
 def lookup(name: str) -> Entry:
@@ -52,17 +60,32 @@ def load(name: str | Path) -> Program:
         return NAMED[str(name)].program
     try:
         text = Path(name).read_text(encoding="utf-8-sig")  # as some editors write it
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ProgramError(f"{name}: {NEITHER}: it is no text") from None
+    except OSError as error:
         raise ValueError(
             f"{str(name)!r} is neither a run, nor a shipped rule, nor a text file ({error}), nor a "
             f"known optimizer{like(str(name))}"
         ) from None
+    if not any(f"def {function}" in text for function in FUNCTION_NAMES.values()):
+        raise ProgramError(f"{name}: {_instead(Path(name))}")
     program = parse(text, filename=str(name))
     try:
         check(program)
     except ProgramError as error:
         raise type(error)(f"{name}: {error}") from None
     return program
+
+
+def _instead(file: Path) -> str:
+    """What a file without a program holds."""
+    from tasks.torch_rule import optimizer_class  # here: it is slow to import, and seldom asked
+
+    found = optimizer_class(file)
+    if found is not None:
+        return f"holds an optimizer, {found}, and no program; l2o evaluate takes both"
+    hint = "; a class whose base is imported goes by package.module:Class in l2o evaluate"
+    return f"{NEITHER}; expected def update(w, g, ...){hint if file.suffix == '.py' else ''}"
 
 
 def with_states(program: Program, count: int) -> Program:

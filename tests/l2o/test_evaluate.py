@@ -13,13 +13,14 @@ from l2o.cli import main
 from l2o.rules import entrant, entrants
 from l2o.tuned import TunedAdam
 from tasks.autoencoder import Autoencoder
-from tasks.evaluation import Plan, space
+from tasks.evaluation import Plan
 from tasks.evaluation import evaluate as run_plan
 from tasks.mlp import MLP
 from tasks.mup import mup, update_multiplier
 from tasks.results import Results, Study
+from tasks.spaces import LEARNED
 from tasks.suites import Entry
-from tasks.unroll import cosine, unroll
+from tasks.unroll import constant, unroll
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--trials", "3", "--seeds", "2", "--length", "0.1"]
@@ -130,8 +131,8 @@ def test_a_checkpoint_is_judged_in_the_parametrisation_it_was_meta_trained_in(tm
     plan = Plan(suite=f"{__name__}:IN_MUP", trials=2, seeds=1)
     with Results(tmp_path / "r.sqlite") as results:
         run_plan(plan, [rule := entrant(name)], results)
-        (task_id, _), settings = results.tasks()[IN_MUP.task.name], space(2)
-        runs = results.runs(Study(rule.identity, task_id, IN_MUP.steps, plan.schedule))
+        (task_id, _), settings = results.tasks()[IN_MUP.task.name], LEARNED.settings(2)
+        runs = results.runs(Study(rule.identity, task_id, IN_MUP.steps, "constant"))
     expected = unroll(
         mup(IN_MUP.task) if in_mup else IN_MUP.task,
         optimizer.rule(optimizer.initial(), update_multiplier if in_mup else None),
@@ -139,7 +140,7 @@ def test_a_checkpoint_is_judged_in_the_parametrisation_it_was_meta_trained_in(tm
         steps=IN_MUP.steps,
         lr=torch.tensor([s.lr for s in settings]),
         weight_decay=torch.tensor([s.weight_decay for s in settings]),
-        schedule=cosine,
+        schedule=constant,
         seed=0,
     ).validation[-1]
     assert [runs[0, *s].loss for s in settings] == pytest.approx(expected.tolist(), rel=1e-6)
@@ -220,7 +221,7 @@ def test_identities_follow_behaviour(here):
         (["evaluate", "begun"], "begun: a meta-training that has saved nothing yet"),
         (["report", "sign.txt", "--out", "sign.txt"], "--out: sign.txt is what is reported on"),
         (["report", "begun", "--out", "empty"], "--out: empty is a directory"),
-        (["evaluate", "torch.optim.LBFGS", "--out", "r.sqlite"], "LBFGS: cannot be used here"),
+        (["evaluate", "torch.optim.SparseAdam"], "SparseAdam: cannot be used here"),
         (["evaluate"], "required: rules"),
         (["evaluate", "broken.txt"], "broken.txt"),
         (["evaluate", "empty"], "empty"),
@@ -307,3 +308,89 @@ def test_what_is_shipped_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "mulo_small").mkdir()
     with pytest.raises(ValueError):
         entrant("mulo_small")
+
+
+def test_a_rule_carries_its_schedule(here, capsys):
+    assert entrant("lo_small").schedule == "constant"
+    assert entrant("learned").schedule == "constant"  # no card says so
+    checkpoint.save("linear", TunedAdam(), TunedAdam().initial(), {"schedule": "linear"})
+    assert entrant("linear").schedule == "linear"
+    assert (entrant("linear@cosine").schedule, entrant("lion").schedule) == ("cosine", None)
+    checkpoint.save("steep", TunedAdam(), TunedAdam().initial(), {"schedule": "steep"})
+    for rule in ("steep", "lion@steep"):
+        with pytest.raises(ValueError, match=f"{rule}: .*'steep', expected one of constant"):
+            entrant(rule)
+    (here / "a@b.txt").write_text(PROGRAM)
+    assert entrant("a@b.txt").identity == entrant("a@b.txt@linear").identity
+    assert evaluate("learned", "adamw@constant") == 0
+    shown = capsys.readouterr().out
+    assert "schedule" in shown
+    assert "constant" in shown
+    found = json.loads((here / "r.json").read_text())
+    expected = {"adamw": "cosine", "learned": "constant", "adamw@constant": "constant"}
+    assert found["schedules"] == expected
+    assert found["failed"] == {}
+
+
+ODD = """
+import torch
+class Odd(torch.optim.SGD):
+    def __init__(self, params, lr=0.1, after=99):
+        super().__init__(params, lr)
+        self.after, self.past = after, []
+
+    def step(self, closure=None):
+        self.past.append(1)
+        if len(self.past) > self.after:
+            raise RuntimeError("no more")
+        return super().step(closure)
+
+class Flat(torch.optim.SGD):
+    def __init__(self, params, lr=0.1):
+        params = list(params)
+        if any(p.ndim != 2 for p in params):
+            raise ValueError("only matrices")
+        super().__init__(params, lr)
+"""
+
+
+def test_somebody_elses_optimizer_is_refused_at_once_or_becomes_a_row(here, capsys):
+    (here / "odd.py").write_text(ODD)
+    for rule, said in (
+        ("odd:Flat", "odd:Flat: mlp-digits-w4-d1: Flat: cannot be used here: only matrices"),
+        ("odd:Missing", "rule: got 'odd:Missing', which cannot be imported: AttributeError"),
+        ("nowhere:Any", "rule: got 'nowhere:Any', which cannot be imported: ModuleNotFoundError"),
+        ("odd:Odd(after=print())", "the values are literals"),
+        ("odd:torch", "got a module, expected a class of torch.optim.Optimizer"),
+        ("odd:Odd+odd:Odd+odd:Odd", "expected one optimizer, or two"),
+    ):
+        assert evaluate(rule) == 2
+        out, error = capsys.readouterr()
+        assert said in error
+        assert (out, error.count("\n")) == ("", 1)
+    names = ["odd:Odd(after=3)", "odd:Flat+torch.optim.AdamW", "odd:Odd"]
+    assert evaluate(*names) == 0
+    assert "odd:Odd(after=3)" in "".join(capsys.readouterr().out.split())
+    found = json.loads((here / "r.json").read_text())
+    assert {s["rule"] for s in found["standings"]} == {"adamw", *names[1:]}
+    assert found["failed"][names[0]].endswith("Odd: cannot be used here: no more")
+
+
+NEITHER = {
+    "some.json": (b"{}", "holds no program and no optimizer"),
+    "some.py": (b"import torch\nx = 1\n", "holds no program and no optimizer"),
+    "some.png": (b"\x89PNG\xff", "holds no program and no optimizer"),
+    "empty.txt": (b"", "holds no program and no optimizer"),
+}
+
+
+@pytest.mark.parametrize("name", NEITHER)
+@pytest.mark.parametrize("command", [["evaluate"], ["export"], ["simplify"]])
+def test_a_file_that_holds_neither_is_told_so(here, capsys, name, command):
+    content, said = NEITHER[name]
+    (here / name).write_bytes(content)
+    out = ["--out", "new.py"] if command == ["export"] else []
+    assert main([*command, name, *out]) == 2
+    error = capsys.readouterr().err
+    assert f"{name}: {said}" in error
+    assert error.count("\n") == 1

@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import evaluation, replay, report, statistics
+from tasks import bench, evaluation, replay, report, statistics
+from tasks.bench import TIMED, Entrant
 from tasks.cards import card, fingerprint
 from tasks.composite import Lasso
 from tasks.datasets import digits
-from tasks.evaluation import TIMED, Entrant, Plan, evaluate, measured, space
+from tasks.evaluation import Plan, evaluate, measured
 from tasks.files import new_directory
 from tasks.mlp import MLP
 from tasks.mup import mup
 from tasks.quadratic import Quadratic
 from tasks.results import Results, ResultsError, Run, Study, digest
 from tasks.scoring import TUNING_SEED, Setting
+from tasks.spaces import LEARNED, WRITTEN, Space
 from tasks.suites import Entry
 from tasks.torch_rule import torch_optimizer
 
@@ -53,7 +55,7 @@ def test_every_rule_gets_the_same_trials_and_fresh_seeds(tmp_path):
                 study = Study(digest(name), fingerprint(entry.task), entry.steps, "cosine")
                 runs = results.runs(study)
                 tuned = {(lr, decay) for seed, lr, decay in runs if seed == TUNING_SEED}
-                assert tuned == set(space(4))
+                assert tuned == set(WRITTEN.settings(4))
                 fresh = [key for key in runs if key[0] != TUNING_SEED]
                 assert [seed for seed, *_ in fresh] == [1001, 1002]
                 best = min(tuned, key=lambda s: runs[TUNING_SEED, *s].loss or math.inf)
@@ -136,7 +138,7 @@ def test_steps_are_timed_on_recorded_gradients_whatever_ran_before(tmp_path, mon
         return 0.0
 
     monkeypatch.setattr(replay.Recording, "plain", counted)
-    monkeypatch.setattr(evaluation.time, "perf_counter", clock)
+    monkeypatch.setattr(bench.time, "perf_counter", clock)
     with Results(tmp_path / "r.sqlite") as results:
         evaluate(PLAN, [entrant("SGD"), entrant("Adam")], results)
     before, *rest = (timed[k : k + 8] for k in range(0, len(timed), 8))  # warm, then three times
@@ -145,13 +147,21 @@ def test_steps_are_timed_on_recorded_gradients_whatever_ran_before(tmp_path, mon
         assert len(set(found[2:])) == 1
 
 
-def test_more_trials_extend_fewer():
-    assert space(16)[:5] == space(5)
-    rates = sorted(setting.lr for setting in space(31))
+@pytest.mark.parametrize(("space", "undecayed"), [(WRITTEN, 100), (LEARNED, 200)])
+def test_more_trials_extend_fewer(space, undecayed):
+    assert space.settings(16)[:5] == space.settings(5)
+    rates = sorted(setting.lr for setting in space.settings(31))
     ratios = np.diff(np.log(rates))
     assert ratios.max() / ratios.min() == pytest.approx(1, abs=1e-6)
-    assert {setting.weight_decay == 0 for setting in space(31)} == {True, False}
-    assert sum(setting.weight_decay == 0 for setting in space(300)) == pytest.approx(100, abs=2)
+    decays = [setting.weight_decay for setting in space.settings(300)]
+    assert decays.count(0) == pytest.approx(undecayed, abs=2)
+    least, most = space.decays
+    assert all(least <= decay <= most for decay in decays if decay)
+    assert len({*space.settings(300)}) == 300
+
+
+def test_the_first_trial_of_what_was_meta_trained_is_as_it_was_meta_trained():
+    assert LEARNED.settings(1) == (Setting(1.0, 0.0),)
 
 
 def test_an_interrupted_evaluation_ends_with_the_same_runs(tmp_path):
@@ -180,21 +190,95 @@ def test_an_interrupted_evaluation_ends_with_the_same_runs(tmp_path):
 
 
 def test_what_is_finished_can_be_read_before_the_rest(tmp_path):
-    def fails_on_the_second(task, instances, device):
-        if task.name == TASKS[1].task.name:
-            raise ValueError("not here")
-        return torch_optimizer("torch.optim.Adam")
-
     with Results(tmp_path / "r.sqlite") as results:
         with pytest.raises(ResultsError, match="no evaluation was started"):
             measured(results)
-        with pytest.raises(ValueError, match=r"Adam: quadratic.*: not here"):
-            evaluate(PLAN, [replace(entrant("Adam"), make=fails_on_the_second)], results)
+
+        def stopped_on_the_second(task, instances, device):
+            if task.name == TASKS[1].task.name:
+                raise KeyboardInterrupt
+            return torch_optimizer("torch.optim.Adam")
+
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(PLAN, [replace(entrant("Adam"), make=stopped_on_the_second)], results)
         assert measured(results).tasks == (TASKS[0].task.name,)
         evaluation.note(PLAN, [entrant("Adam"), entrant("SGD")], results)
         results.set_rule("SGD", digest("SGD"), "")
         with pytest.raises(ResultsError, match="no task is finished yet"):
             measured(results)
+
+
+def fails(on: str, name: str = "bad", **fields) -> Entrant:
+    def make(task, instances, device):
+        if task.name == on:
+            raise ValueError("not here")
+        return torch_optimizer("torch.optim.Adam")
+
+    return Entrant(name, name, "", make, **fields)
+
+
+def test_a_rule_that_fails_on_the_way_is_left_out_and_says_why(tmp_path):
+    """What was measured of it stays; asked again, it is tried again."""
+    said: list[str] = []
+    second = TASKS[1].task.name
+    with Results(tmp_path / "r.sqlite") as results:
+        evaluate(PLAN, [fails(second), entrant("SGD")], results, say=said.append)
+        assert results.facts()["failed"] == {"bad": f"bad: {second}: not here"}
+        assert f"left out: bad: {second}: not here" in said
+        found = measured(results)
+        assert (found.rules, len(found.tasks)) == (("SGD",), 2)
+        results.set_fact("reference", "bad")
+        assert evaluation.reference(results, found) == "SGD"
+        evaluate(PLAN, [fails("nowhere"), entrant("SGD")], results)
+        assert measured(results).rules == ("bad", "SGD")
+        evaluate(PLAN, [fails(second, "never")], results)
+        with pytest.raises(ResultsError, match=f"every rule failed: never: {second}: not here"):
+            measured(results)
+
+
+def test_what_is_foreign_is_tried_before_anything_is_measured(tmp_path):
+    with Results(tmp_path / "r.sqlite") as results:
+        with pytest.raises(ValueError, match=r"bad: quadratic.*: not here"):
+            evaluate(PLAN, [entrant("SGD"), fails(TASKS[1].task.name, foreign=True)], results)
+        assert (results.count(), results.facts()) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("plan", "schedule", "asked", "expected"),
+    [
+        (None, None, False, "cosine"),
+        (None, "constant", False, "constant"),
+        ("linear", None, False, "linear"),
+        ("linear", "constant", False, "linear"),
+        ("linear", "constant", True, "constant"),
+        (None, "constant", True, "constant"),
+    ],
+)
+def test_which_schedule_a_rule_has(plan, schedule, asked, expected):
+    rule = replace(entrant("SGD"), schedule=schedule, asked=asked)
+    assert replace(PLAN, schedule=plan).schedule_of(rule) == expected
+
+
+def test_results_are_filed_by_the_schedule_that_a_rule_had(tmp_path):
+    """And those of a file from before rules had one of their own are found again."""
+    own = replace(entrant("SGD"), name="own", schedule="constant", space=LEARNED)
+    with Results(tmp_path / "r.sqlite") as results:
+        evaluate(PLAN, [entrant("SGD"), own], results)
+        found = measured(results)
+        assert found.schedules == ("cosine", "constant")
+        assert found.settings == (WRITTEN.settings(4), LEARNED.settings(4))
+        for name in ("cosine", "constant"):
+            study = Study(own.identity, fingerprint(TASKS[1].task), 6, name)
+            assert len(results.runs(study)) == 6
+        assert not np.array_equal(found.final[0], found.final[1])
+
+        plan = results.facts()["plan"] | {"rules": ["SGD"], "schedule": "cosine"}
+        results.set_fact(
+            "plan", {k: v for k, v in plan.items() if k not in ("schedules", "spaces")}
+        )
+        old = measured(results)
+        assert old.schedules == ("cosine",)
+        assert np.array_equal(old.final[0], found.final[0])
 
 
 class Explodes:
@@ -236,7 +320,7 @@ def test_a_task_that_is_solved(tmp_path, monkeypatch):
     """Down to the last bit: SGD is at 0, Adam close to it."""
     bowl = Quadratic(dimension=4, spectrum="constant", noise=0.0)
     monkeypatch.setattr(evaluation, "resolve", lambda name: (Entry(bowl, 60),))
-    monkeypatch.setattr(evaluation, "space", lambda n: (Setting(1.0), Setting(0.5)) * (n // 2))
+    monkeypatch.setattr(Space, "settings", lambda self, n: (Setting(1.0), Setting(0.5)) * (n // 2))
     twins = [entrant("SGD"), replace(entrant("SGD"), name="twin"), entrant("Adam")]
     with Results(tmp_path / "r.sqlite") as results:
         evaluate(replace(PLAN, trials=2, schedule="constant"), twins, results)

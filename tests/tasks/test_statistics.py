@@ -377,13 +377,14 @@ def measured(curves):
     final = curves[:, None, :, -1]
     return Measured(
         rules=tuple("abc"[:rules]),
+        schedules=("cosine",) * rules,
         tasks=("task",),
         seeds=tuple(range(seeds)),
         marks=(tuple(range(points)),),
         final=final,
         test=final,
         curves=(curves,),
-        settings=((0.1, 0.0), (0.2, 0.0)),
+        settings=(((0.1, 0.0), (0.2, 0.0)),) * rules,
         trials=final[:, :, :2],
         chosen=np.zeros((rules, 1), int),
         seconds=np.ones((rules, 1)),

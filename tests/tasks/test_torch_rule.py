@@ -1,27 +1,32 @@
 """Optimizers of torch as update rules: the very trajectories that torch itself makes."""
 
+import random
+from collections import deque
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from tasks import unroll as inner_loop
 from tasks.mlp import MLP
+from tasks.sources import sources
 from tasks.torch_rule import (
     TorchRule,
     _tried,
     optimizer_class,
     optimizer_file,
-    sources,
     torch_optimizer,
 )
-from tasks.types import Params
+from tasks.types import Params, Unusable
 from tasks.unroll import cosine, initial, unroll
 
 TASK = MLP(width=4, batch_size=16)
 STEPS, SEED = 6, 3
 
 
-def by_hand(build, lr: float, decay: float) -> torch.Tensor:
+def by_hand(build, lr: float, decay: float, constant: bool = False) -> torch.Tensor:
     """The same training as a user of torch would write it: final parameters ``[n]``."""
     from tasks.data import draw
 
@@ -31,10 +36,15 @@ def by_hand(build, lr: float, decay: float) -> torch.Tensor:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for step in range(STEPS):
         batch = TASK.data.batch("train", draw(SEED, step, TASK.data.size("train"), 16))
-        optimizer.zero_grad()
-        TASK.loss(weights, batch).backward()
-        optimizer.step()
-        schedule.step()
+
+        def closure(batch=batch):
+            optimizer.zero_grad()
+            (loss := TASK.loss(weights, batch)).backward()
+            return loss
+
+        optimizer.step(closure) if isinstance(optimizer, Closing) else (closure(), optimizer.step())
+        if not constant:
+            schedule.step()
     return TASK.layout.flatten({name: weight.detach() for name, weight in weights.items()})
 
 
@@ -146,42 +156,230 @@ def test_numbers_in_the_groups():
     assert seen == [[1.0, 2.0], [4.0, 8.0], [3.0, 6.0]]
 
 
-class Keeps(torch.optim.SGD):
-    """``what(optimizer, group, weight)`` is done at each step."""
+class Odd(torch.optim.Optimizer):
+    """Descends by a factor that ``kept(optimizer, group, state)`` makes of what it keeps."""
 
-    def __init__(self, params, lr, what):
-        super().__init__(params, lr)
-        self.what = what
+    def __init__(self, params, lr=0.1, weight_decay=0.0, kept=lambda *where: 1.0):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self.kept = kept
 
     @torch.no_grad()
-    def step(self, closure=None):
-        super().step(closure)
-        self.what(self, self.param_groups[0], self.param_groups[0]["params"][0])
+    def step(self, closure=None):  # type: ignore[override]
+        for group in self.param_groups:
+            for weight in group["params"]:
+                factor = self.kept(self, group, self.state[weight])
+                weight -= group["lr"] * factor * weight.grad
 
 
-@pytest.mark.parametrize(
-    ("what", "place"),
-    [
-        (lambda self, group, weight: group.update(lr=group["lr"] / 2), "'lr' of group 0"),
-        (lambda self, group, weight: group.update(past=[1.0]), "'past' of group 0"),
-        (lambda self, group, weight: group.update(mean=weight), "'mean' of group 0"),
-        (lambda self, group, weight: self.state[weight].update(past=[1]), "'past' of its state"),
-        (lambda self, group, weight: self.state["all"].update(k=1), "state 'all'"),
-        (lambda self, group, weight: setattr(self, "k", 1), "attribute 'k'"),
-    ],
-)
-def test_what_would_be_forgotten_between_steps_is_refused(what, place):
-    with pytest.raises(ValueError, match=f"Keeps: cannot be used here: .* {place}, expected"):
-        _tried(TorchRule(Keeps, {"what": what}))
+def _deque(self, group, state):
+    past = state.setdefault("past", deque([0.0], maxlen=2))
+    past.append(past[-1] + 1)
+    return past[0] + 1
 
 
-def test_what_can_be_made_anew_is_not_forgotten():
-    class Lists(torch.optim.SGD):
-        def __init__(self, params, lr):
-            super().__init__(params, lr)
-            self.mine = [*self.param_groups[0]["params"]]
+def _nothing(self, group, state):
+    state["k"] = None if state.get("k", 1) is not None else 1
+    return 1.0 if state["k"] is None else 0.5
 
-    _tried(TorchRule(Lists))
+
+def _halves(self, group, state):
+    group["lr"] /= 2
+    return 1.0
+
+
+ODD = {
+    "a list": lambda self, group, state: len(_appended(state.setdefault("past", []))),
+    "a list in a group": lambda self, group, state: len(_appended(group.setdefault("past", []))),
+    "a dictionary": lambda self, group, state: _counted(state.setdefault("d", {"k": 0}), "k"),
+    "a deque": _deque,
+    "nothing": _nothing,
+    "text": lambda self, group, state: len(state.update(t=state.get("t", "") + "x") or state["t"]),
+    "a tuple": lambda self, group, state: len(
+        state.update(t=(*state.get("t", ()), 1)) or state["t"]
+    ),
+    "a tensor in a group": lambda self, group, state: (
+        group.update(k=group.get("k", torch.zeros(())) + 1) or float(group["k"])
+    ),
+    "state of no parameter": lambda self, group, state: _counted(self.state["all"], "k"),
+    "an attribute": lambda self, group, state: (
+        setattr(self, "k", getattr(self, "k", 0) + 1) or self.k
+    ),
+    "a generator": lambda self, group, state: (
+        vars(self).setdefault("draws", random.Random(3)).random()
+    ),
+    "its own learning rate": _halves,
+}
+
+
+def _appended(past: list) -> list:
+    past.append(1.0)
+    return past
+
+
+def _longer(kept: dict, empty, more):
+    kept["t"] = kept.get("t", empty) + more
+    return kept["t"]
+
+
+def _counted(kept: dict, key: str) -> int:
+    kept[key] = kept.get(key, 0) + 1
+    return kept[key]
+
+
+@pytest.mark.parametrize("kept", ODD.values(), ids=ODD)
+def test_whatever_an_optimizer_keeps_is_there_at_its_next_step(kept):
+    """Several runs, some of them dropped: each is what it would be alone."""
+    rule, lrs = _tried(TorchRule(Odd, {"kept": kept})), [0.1, 0.02, 0.3]
+    run = unroll(
+        TASK,
+        rule,
+        instances=3,
+        steps=STEPS,
+        lr=torch.tensor(lrs),
+        eval_at=(3, STEPS),
+        keep=lambda step, i, loss: i != 1,
+        seed=SEED,
+    )
+    for row, lr in zip(run.inner.params, (lrs[0], lrs[2]), strict=True):
+        expected = by_hand(partial(Odd, kept=kept), lr, 0.0, constant=True)
+        torch.testing.assert_close(row, expected, rtol=1e-4, atol=2e-6)
+
+
+def test_what_is_drawn_belongs_to_a_run():
+    """Neither neighbours nor anybody else's random numbers make a difference, nor are made one."""
+
+    def draws(self, group, state):
+        return 1 + random.random() + float(torch.rand(())) + np.random.rand()
+
+    rule = TorchRule(Odd, {"kept": draws})
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    three = unroll(TASK, rule, instances=3, steps=3, lr=torch.tensor([0.1, 0.2, 0.3]))
+    assert torch.equal(torch.get_rng_state(), before)
+    random.seed(5)
+    torch.manual_seed(5)
+    two = unroll(TASK, rule, instances=2, steps=3, lr=torch.tensor([0.2, 0.3]))
+    torch.testing.assert_close(three.inner.params[1:], two.inner.params, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(three.inner.params[0], three.inner.params[1])
+
+
+class Free(torch.optim.SGD):
+    """Trains away from what it has found, and will not step unless it was switched back."""
+
+    def __init__(self, params, lr=0.1, weight_decay=0.0):
+        super().__init__(params, lr, weight_decay=weight_decay)
+        self.training = False
+
+    @torch.no_grad()
+    def shift(self, by: float) -> None:
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight += by
+
+    def train(self):
+        self.shift(0.5 * self.training - 0.5)
+        self.training = True
+
+    def eval(self):
+        self.shift(0.5 * self.training)
+        self.training = False
+
+    def step(self, closure=None):  # type: ignore[override]
+        assert self.training
+        return super().step(closure)
+
+
+def test_an_optimizer_that_switches_is_measured_where_it_says(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        inner_loop, "evaluate", lambda task, flat, **_: seen.append(flat) or flat[:, 0]
+    )
+    rule = _tried(TorchRule(Free))
+    run = unroll(TASK, rule, instances=2, steps=4, lr=0.1, eval_at=(0, 2, 4))
+    plain = unroll(TASK, rule, instances=2, steps=4, lr=0.1)
+    torch.testing.assert_close(seen[0], initial(TASK, 2, 0))
+    torch.testing.assert_close(seen[2], run.inner.params + 0.5)
+    assert torch.equal(run.inner.params, plain.inner.params)
+
+
+class Closing(torch.optim.SGD):
+    """Needs a closure, and calls it twice."""
+
+    def step(self, closure):  # type: ignore[override]
+        with torch.enable_grad():
+            closure()
+        super().step()
+        with torch.enable_grad():
+            loss = closure()
+        super().step()
+        return loss
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["one seed", "own seeds"])
+def test_a_step_may_need_a_closure(own):
+    """Two steps of SGD on every minibatch."""
+    rule = _tried(TorchRule(Closing))
+    assert rule.closure
+    seed = torch.tensor([7, SEED]) if own else SEED
+    run = unroll(TASK, rule, instances=2, steps=STEPS, lr=torch.tensor([0.1, 0.05]), seed=seed)
+    expected = by_hand(Closing, 0.05, 0.0, constant=True)
+    torch.testing.assert_close(run.inner.params[1], expected, rtol=1e-4, atol=2e-6)
+
+
+def test_lbfgs_has_its_closure():
+    rule = torch_optimizer("torch.optim.LBFGS(max_iter=3)")
+    run = unroll(TASK, rule, instances=1, steps=3, lr=0.5)
+    assert run.validation[-1].isfinite().all()
+
+
+class Fails(torch.optim.SGD):
+    """Raises at its third step where ``when`` holds of a weight."""
+
+    def __init__(self, params, lr, when=lambda weight, lr: True):
+        super().__init__(params, lr)
+        self.count, self.when = 0, when
+
+    def step(self, closure=None):  # type: ignore[override]
+        self.count += 1
+        group = self.param_groups[0]
+        if self.count > 2 and self.when(group["params"][0], group["lr"]):
+            raise RuntimeError("no convergence\nat all")
+        return super().step(closure)
+
+
+def test_a_run_whose_optimizer_raises_has_diverged():
+    rule = TorchRule(Fails, {"when": lambda weight, lr: lr > 0.15})
+    run = unroll(TASK, rule, instances=3, steps=5, lr=torch.tensor([0.01, 0.2, 0.1]))
+    assert run.validation[-1].isfinite().tolist() == [True, False, True]
+
+
+def test_an_optimizer_that_always_raises_says_why():
+    with pytest.raises(Unusable, match=r"Fails: cannot be used here: no convergence$"):
+        unroll(TASK, TorchRule(Fails), instances=2, steps=5, lr=0.1)
+
+
+def test_numbers_beyond_all_bounds_are_the_end_of_a_run_and_not_of_the_rule():
+    """Decompositions raise where they meet NaN."""
+    rule = TorchRule(Fails, {"when": lambda weight, lr: not weight.isfinite().all()})
+    run = unroll(TASK, rule, instances=2, steps=9, lr=1e38)
+    assert not run.validation[-1].isfinite().any()
+
+
+def test_a_second_optimizer_takes_what_is_no_matrix():
+    text = "torch.optim.SGD(momentum=0.9)+torch.optim.AdamW(betas=(1e+0-1, .9))"
+    with pytest.raises(ValueError, match="literals"):
+        torch_optimizer(text)
+    rule = torch_optimizer(text.replace("1e+0-1", "5e-1"))
+    run = unroll(TASK, rule, instances=1, steps=3, lr=0.01, weight_decay=0.1, seed=SEED)
+    halves = [
+        unroll(TASK, torch_optimizer(half), instances=1, steps=1, lr=0.01, seed=SEED).inner.params
+        for half in ("torch.optim.SGD", "torch.optim.AdamW")
+    ]
+    first = unroll(TASK, rule, instances=1, steps=1, lr=0.01, seed=SEED).inner.params
+    views = (TASK.layout.views(params).values() for params in (first, *halves))
+    for found, matrix, other in zip(*views, strict=True):
+        torch.testing.assert_close(found, matrix if found.ndim == 3 else other)
+    assert run.validation[-1].isfinite().all()
 
 
 class Wrapped(torch.optim.AdamW):
@@ -226,7 +424,6 @@ def _info(lr):
         ("torch.optim.SGD(momentum=open('x'))", "expected torch.optim.NAME"),
         ("torch.optim.SGD(lr=0.1)", "lr is tuned"),
         ("torch.optim.SGD(moment=0.1)", "SGD: cannot be used here: .*moment"),
-        ("torch.optim.LBFGS", "LBFGS: cannot be used here: .*closure"),
         ("torch.optim.SparseAdam", "SparseAdam: cannot be used here: .*dense"),
         ("torch.optim.RMSprop(capturable=True)", "RMSprop: cannot be used here: .*capturable"),
         ("torch.optim.Adam(foreach=True, fused=True)", "Adam: cannot be used here: .*foreach"),
