@@ -20,6 +20,7 @@ from tasks.conv import Conv
 from tasks.coordinates import Coordinates, coordinate_check, draw
 from tasks.datasets import help_text
 from tasks.environment import prepare
+from tasks.fields import meant
 from tasks.files import save_text
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, scaled
@@ -140,7 +141,7 @@ def _write(checks: Mapping[str, Coordinates], out: Path) -> None:
 def _network(name: str) -> Callable[[int], Task]:
     if name in NETWORKS:
         return NETWORKS[name]
-    known = ", ".join(NETWORKS)
+    known = f"{', '.join(NETWORKS)}{meant(name, NETWORKS)}"
     function = imported(
         "--task", name, f"one of {known}, or an import path package.module:function"
     )

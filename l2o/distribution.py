@@ -20,7 +20,7 @@ from l2o.episodes import Lesson, bounded
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
 from tasks.datasets import DATASETS
-from tasks.fields import one_of, positive
+from tasks.fields import meant, one_of, positive
 from tasks.mlp import MLP
 from tasks.mup import mup, update_multiplier
 from tasks.suites import SUITES, imported, resolve
@@ -102,6 +102,7 @@ def _family(name: str) -> type[Task]:
     if name in FAMILIES:
         return FAMILIES[name]
     form = f"{', '.join(FAMILIES)} or an import path module:class of a Task"
+    form += meant(name, FAMILIES)
     found = imported("families", name, form)
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ValueError(f"families: got {name!r}, expected {form}")

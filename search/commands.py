@@ -27,6 +27,7 @@ from search.zoo import with_states
 from search.zoo.entry import Entry
 from tasks import files
 from tasks.command import KEPT, Arguments, made, parser, preset
+from tasks.fields import meant
 from tasks.imports import agreed
 from tasks.interrupt import Interrupted
 from tasks.plain import Console
@@ -357,7 +358,8 @@ def data(arguments: Arguments) -> int:
         fetch.main(options.names)
         return 0
     if options.action != "list":
-        raise ValueError(f"data: got {options.action!r}, expected list or fetch")
+        likely = meant(options.action, ("list", "fetch"))
+        raise ValueError(f"data: got {options.action!r}, expected list or fetch{likely}")
     width = max(map(len, LICENCES.values())) + 2
     for name in DATASETS:
         print(f"{name:16}{LICENCES[name]:{width}}{status(name).removeprefix(f'{name}: ')}")

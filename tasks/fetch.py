@@ -32,6 +32,8 @@ class DataMissing(OSError):
     """A data set is not on this machine; the message names it and the command which gets it."""
 
 
+UPDATE = "`apt-get update`"
+"""Without which apt-get knows of no packages, as in fresh containers."""
 FILES = {
     "train_images": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",
@@ -122,7 +124,8 @@ def cached(name: str, folder: Path | None = None) -> dict[str, np.ndarray]:
     """
     path = (folder or cache_folder()) / f"{name}.npz"
     if not path.exists():
-        raise DataMissing(f"{name}: not on this machine; `l2o data fetch {name}` gets it")
+        first = f", once {UPDATE} has run" if SOURCES[name].client == "apt-get" else ""
+        raise DataMissing(f"{name}: not on this machine; `l2o data fetch {name}` gets it{first}")
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in FILES}
@@ -200,7 +203,7 @@ def _run(name: str, command: list[str], folder: str) -> bytes:
         raise DataMissing(f"{name}: `{' '.join(command)}` took over 10 minutes") from error
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip()[-500:]
-        advice = "; try `apt-get update` first" if command[0] == "apt-get" else ""
+        advice = f"; try {UPDATE} first" if command[0] == "apt-get" else ""
         raise DataMissing(f"{name}: `{' '.join(command)}` failed{advice}: {reason}")
     return done.stdout
 

@@ -83,6 +83,7 @@ def test_unknown_flags_are_named(capsys, name):
         (["meta-train", "--run-dir", "{new}", "--train.data", "[digit]"], ["did you mean digits?"]),
         (["search", "--run-dir", "{new}", "--funnel.schedule", "cosin"], ["did you mean cosine?"]),
         (["data", "destroy"], ["'destroy'", "list", "fetch"]),
+        (["data", "fech", "mnist"], ["did you mean fetch?"]),
         (["data", "fetch"], ["got no name", "mnist"]),
         (["data", "fetch", "digits"], ["data fetch: got digits, expected", "mnist"]),
         (["meta-train", "--run-dir", "{new}", "--train.data", "digits"], ["values in brackets"]),

@@ -172,6 +172,13 @@ def test_a_client_that_fails(tmp_path, monkeypatch):
         fetch.fetch("fashion_mnist", tmp_path / "cache")
 
 
+def test_what_is_not_here_says_how_to_get_it(tmp_path):
+    with pytest.raises(DataMissing, match="fetch fashion_mnist` gets it, once `apt-get update` h"):
+        cached("fashion_mnist", tmp_path)
+    with pytest.raises(DataMissing, match=r"fetch mnist` gets it$"):
+        cached("mnist", tmp_path)
+
+
 def test_unknown_name():
     with pytest.raises(ValueError, match="name: got 'cifar', expected one of fashion_mnist, mnist"):
         fetch.fetch("cifar")
