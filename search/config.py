@@ -26,16 +26,22 @@ class Budget:
             measured by then are finished
         minutes: of wall clock, over all resumptions; batches that no worker has begun by then
             are withdrawn, those begun are finished
+        total_minutes: of the whole run, tuning and judging included; what is dropped to meet it
+            is said. null: no limit
     """
 
     candidates: int = 30_000
     minutes: float = 60.0
+    total_minutes: float | None = None
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
             raise ValueError(f"candidates: got {self.candidates}, expected at least 1")
         if not 0 < self.minutes < math.inf:
             raise ValueError(f"minutes: got {self.minutes}, expected a number above 0")
+        if self.total_minutes is not None and not 0 < self.total_minutes < math.inf:
+            got = self.total_minutes
+            raise ValueError(f"total_minutes: got {got}, expected a number above 0, or null")
 
 
 @dataclass(frozen=True)

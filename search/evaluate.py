@@ -16,7 +16,7 @@ in worker processes; jobs and results are plain data, and a result is a function
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -168,8 +168,15 @@ class Calibration(NamedTuple):
     scores: list[float]
 
 
-def calibrate(funnel: Funnel, programs: Sequence[Program], trials: int) -> Calibration:
+def calibrate(
+    funnel: Funnel,
+    programs: Sequence[Program],
+    trials: int,
+    tell: Callable[[int], None] | None = None,
+) -> Calibration:
     """Tune known rules on the proxy tasks, ``trials`` learning rates each.
+
+    ``tell`` hears after each run how many are done.
 
     Raises ValueError where the reference diverges at every learning rate, or a loss is below 0.
     """
@@ -199,6 +206,8 @@ def calibrate(funnel: Funnel, programs: Sequence[Program], trials: int) -> Calib
             raise ValueError(f"the reference diverges on {run.name} at every learning rate")
         references.append(reference.tolist())
         gaps += scoring.log_ratio(losses[-1], reference[-1]) / len(runs)
+        if tell is not None:
+            tell(len(references))
     scores, places = gaps.min(dim=1)
     return Calibration(references, rates[places].tolist(), scores.tolist())
 

@@ -86,7 +86,9 @@ def ruling(archive: Archive) -> Ruling | None:
     gaps = {stage: _gap(finals, stage, facts.get("winner")) for stage in ("proxy", "held_out")}
     held_out = gaps["held_out"]
     if held_out is None:
-        return None
+        dropped = facts.get("dropped", {}).get("held_out")
+        why = f"Not judged on {titles(facts)['held_out']}: the limit on the whole left no time."
+        return Ruling(False, why) if dropped and facts.get("winner") is not None else None
     called, users = titles(facts), own_suite(facts) != "held_out"
     said = [f"on {called[stage]} {_shown(gap)}" for stage, gap in gaps.items() if gap and users]
     shown = f"Against AdamW, fresh seeds: {'; '.join(said)}." if said else ""

@@ -55,7 +55,9 @@ class Search:
         workers: int,
         stop: Callable[[], bool],
         enough: Enough | None = None,
+        spare: Callable[[], float] = lambda: math.inf,
     ) -> None:
+        self.spare = spare  # seconds to the limit of the whole run, without those of the judging
         self.archive, self.config, self.calibration = archive, config, calibration
         self.jobs, self.view, self.workers, self.stop = jobs, view, workers, stop
         self.evolution, self.waiting = restore(archive, config, calibration)
@@ -111,7 +113,7 @@ class Search:
 
     def _left(self) -> float:
         """Seconds."""
-        return 60 * self.config.budget.minutes - self._seconds()
+        return min(60 * self.config.budget.minutes - self._seconds(), self.spare())
 
     def _ask(self) -> Batch:
         """Make the next batch and write it down, pending."""
@@ -221,7 +223,8 @@ class Search:
     def _show(self) -> None:
         seconds = self._seconds()
         budget = self.config.budget
-        done = max(self.evolution.tried / budget.candidates, seconds / (60 * budget.minutes))
+        budgeted = seconds + max(1e-9, self._left())
+        done = max(self.evolution.tried / budget.candidates, min(1.0, seconds / budgeted))
         best = self.evolution.best[0] if len(self.evolution.best) else None
         elapsed = time.monotonic() - self.started
         progress = Progress(

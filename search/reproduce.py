@@ -20,6 +20,8 @@ from search import run
 from search.archive import Archive, open_existing
 from search.config import Budget, Config
 from search.loop import fates
+from search.tables import CLOCK
+from search.timetable import DROPPED
 from search.view import View
 from tasks.environment import changes
 from tasks.files import resuming
@@ -71,8 +73,16 @@ def again(old: Archive, workers: int, view: View) -> tuple[int, Difference | Non
     tried = sum(fates(old).values())
     if not tried:
         raise ValueError(f"{old.run_dir}: no candidate was tried, so there is nothing to compare")
-    config = replace(config, budget=Budget(candidates=tried, minutes=NO_LIMIT))
+    dropped = old.run().get(DROPPED, {})
+    few = max(1, config.verdict.finalists - dropped.get("finalists", 0))
+    config = replace(
+        config,
+        budget=Budget(candidates=tried, minutes=NO_LIMIT),
+        verdict=replace(config.verdict, finalists=few),
+    )
     with tempfile.TemporaryDirectory() as place, run.begin(Path(place) / "run", config) as new:
+        with new.transaction():
+            new.set_run(DROPPED, dropped)
         run.proceed(new, workers, view)
         return compare(old, new)
 
@@ -99,9 +109,11 @@ def _rows(archive: Archive) -> Iterator[Row]:
         elif row[0] != "run":
             yield row
     facts = archive.run()
-    for name in ("environment", run.DRAWN):
+    for name in ("environment", run.DRAWN, CLOCK, DROPPED):
         facts.pop(name, None)
-    config = replace(Config.from_dict(facts["config"]), budget=Budget())
+    config = Config.from_dict(facts["config"])
+    verdict = replace(config.verdict, finalists=1)  # how many there were is compared
+    config = replace(config, budget=Budget(), verdict=verdict)
     facts["config"] = asdict(config)
     for name in sorted(facts):
         yield "run", name, facts[name]

@@ -12,11 +12,12 @@ Each stage leaves its results in the archive, so a run that was stopped goes on 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,8 +33,9 @@ from search.mutate import mutate, random_program
 from search.ops import ProgramError
 from search.program import parse, to_text
 from search.tables import SALVAGED
+from search.timetable import DROPPED, Timetable
 from search.verdict import Trial, judge, standings
-from search.view import Curves, View
+from search.view import Curves, View, clock
 from search.vm import Population
 from search.workers import Executor, Failure, executor
 from search.zoo import lookup
@@ -47,6 +49,8 @@ from tasks.suites import SUITES, Entry, names, resolve
 
 SHORT, SHORT_STEPS = scoring.Setting(0.01), 100
 """The run that a held-out task of a user's is tried with, of the first baseline."""
+TICK = 1.0
+"""Seconds between two looks at the clock and at Ctrl-C while a trial runs."""
 DRAWN = "meta_validation_drawn"
 """A fact of the run: what led the search is in TensorBoard, on larger tasks, too."""
 
@@ -123,19 +127,26 @@ def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = 
     if "winner" in archive.run():
         return
     config = Config.from_dict(archive.run()["config"])
-    calibration = _calibration(archive, config, view)
+    table = Timetable(archive, config, workers)
+    calibration = _calibration(archive, config, table, view)
     context = (config.funnel, calibration.references)
     with (
         executor("search.run:worker", context, workers) as jobs,
         polite() as stop,
     ):
         if "finalists" not in archive.run():
-            Search(archive, config, calibration, jobs, view, workers, stop, enough).to_the_end()
+            kept = min(table.forecast().judging, table.left() / 2)
+            spare = partial(_spare, table, kept)
+            Search(
+                archive, config, calibration, jobs, view, workers, stop, enough, spare
+            ).to_the_end()
+            _fit(archive, table, view)
         winner = None
         if archive.run()["finalists"]:
+            stages = Stages(archive, config, jobs, view, stop, table)
             if config.verdict.meta_validation is not None:
-                _meta_validation(archive, config, jobs, view, stop)
-            winner = _finals(archive, config, jobs, view, stop)
+                _meta_validation(stages)
+            winner = _finals(stages)
         with archive.transaction(milestone=True):
             archive.set_run("winner", winner)
 
@@ -150,37 +161,93 @@ def worker(context: tuple[Funnel, list[list[float]]]) -> Callable[[Job | Trial],
     return run
 
 
-def _calibration(archive: Archive, config: Config, view: View) -> Calibration:
+def _spare(table: Timetable, kept: float) -> float:
+    """Seconds that the search has left of the whole, when the judging keeps its own."""
+    return table.left() - kept
+
+
+def _fit(archive: Archive, table: Timetable, view: View) -> None:
+    """Drop finalists, or meta-validation, for which the limit on the whole leaves no time."""
+    if math.isinf(table.left()):
+        return
+    finalists = archive.run()["finalists"]
+    few = table.fitting(len(finalists))
+    with archive.transaction():
+        archive.set_run("finalists", finalists[:few])
+        if few < len(finalists):
+            _drop(archive, "finalists", len(finalists) - few)
+    if few < len(finalists):
+        view.say(f"{len(finalists) - few} of {len(finalists)} finalists are dropped: no time left")
+
+
+def _drop(archive: Archive, stage: str, what: list[str] | int) -> None:
+    archive.set_run(DROPPED, archive.run().get(DROPPED, {}) | {stage: what})
+
+
+def _calibration(archive: Archive, config: Config, table: Timetable, view: View) -> Calibration:
     known = archive.run().get("calibration")
     if known is None:
         view.say(f"tuning {', '.join(BASELINES)} on the proxy tasks …")
+        view.say(_plan(config, table))
         programs = [
             *(lookup(name).program for name in BASELINES),
             *(parse(text) for text in config.start),
         ]
-        found = calibrate(config.funnel, programs, config.verdict.trials)
+        ends = np.cumsum(table.tuning_by_task())
+
+        def tell(done: int) -> None:
+            past = table.seconds()
+            view.wait("tuning", past / ends[done - 1] * (ends[-1] - ends[done - 1]))
+
+        found = calibrate(config.funnel, programs, config.verdict.trials, tell)
         called = [*BASELINES, *(f"start: program {k}" for k in range(1, len(config.start) + 1))]
         for name, score in zip(called, found.scores, strict=True):
             if not math.isfinite(score):
                 raise ValueError(f"{name} diverges on the proxy tasks at every learning rate")
         known = found._asdict()
+        table.tuned()
+        view.say(_plan(config, table))
         with archive.transaction():
             archive.set_run("calibration", known)
+            table.note()
     return Calibration(**known)
 
 
-def _meta_validation(
-    archive: Archive, config: Config, jobs: Executor, view: View, stop: Callable[[], bool]
-) -> None:
+def _plan(config: Config, table: Timetable) -> str:
+    """What the parts of a run will take."""
+    parts, minutes = table.forecast(), config.budget.minutes
+    total = config.budget.total_minutes
+    tuning = "" if table.tuning else f"tuning about {clock(parts.tuning)}, "
+    whole = "" if total is None else f"; at most {clock(60 * total)} in all"
+    return (
+        f"{tuning}the search at most {clock(60 * minutes)}, judging about "
+        f"{clock(parts.judging)}{whole}"
+    )
+
+
+class Stages(NamedTuple):
+    """What judging works with."""
+
+    archive: Archive
+    config: Config
+    jobs: Executor
+    view: View
+    stop: Callable[[], bool]
+    table: Timetable
+
+
+def _meta_validation(of: Stages) -> None:
     """Measure what led the search, one after the other, on tasks that it does not see."""
+    archive = of.archive
     if DRAWN in archive.run():
         return
-    reference, suite = BASELINES[0], str(config.verdict.meta_validation)
+    reference, suite = BASELINES[0], str(of.config.verdict.meta_validation)
     rules = {reference: to_text(lookup(reference).program)}
     rules |= {str(record.id): record.text or "" for record in leaders(archive)}
     larger = titles(archive.run())["meta_validation"]
-    view.say(f"measuring {len(rules) - 1} that led the search on {larger} …")
-    _stage(archive, config, META_VALIDATION, suite, rules, jobs, stop)
+    of.view.say(f"measuring {len(rules) - 1} that led the search on {larger} …")
+    after = of.table.forecast(len(archive.run()["finalists"]))
+    _stage(of, META_VALIDATION, suite, rules, keep=after.proxy + after.held_out)
     curves = Curves(archive.run_dir / "tensorboard")
     for record, gap in meta_validation(archive):
         curves.meta_validation(gap.mean, record.batch)
@@ -189,21 +256,20 @@ def _meta_validation(
         archive.set_run(DRAWN, True)
 
 
-def _finals(
-    archive: Archive, config: Config, jobs: Executor, view: View, stop: Callable[[], bool]
-) -> int:
+def _finals(of: Stages) -> int:
     """Judge the finalists on the proxy tasks, then the winner on what nobody has seen: its id."""
+    archive, view = of.archive, of.view
     texts = {str(id): archive.record(id).text or "" for id in archive.run()["finalists"]}
     rules = {name: to_text(lookup(name).program) for name in BASELINES} | texts
     own = titles(archive.run())["proxy"]
     view.say(f"judging {len(texts)} finalists on fresh seeds of {own} …")
-    _stage(archive, config, "proxy", config.funnel.suite, rules, jobs, stop)
+    kept = of.table.forecast().held_out
+    _stage(of, "proxy", of.config.funnel.suite, rules, keep=kept, least=1)
     table = standings(archive.finals(), "proxy", BASELINES)
     winner = next(s.rule for s in table if s.rule not in BASELINES)
     view.say(f"judging the winner on {titles(archive.run())['held_out']} …")
     rules = {name: text for name, text in rules.items() if name in (*BASELINES, winner)}
-    suite = config.verdict.held_out
-    _stage(archive, config, "held_out", suite, rules, jobs, stop)
+    _stage(of, "held_out", of.config.verdict.held_out, rules)
     return int(winner)
 
 
@@ -226,26 +292,53 @@ def trials(config: Config, stage: str, suite: str, rules: dict[str, str]) -> dic
 
 
 def _stage(
-    archive: Archive,
-    config: Config,
-    stage: str,
-    suite: str,
-    rules: dict[str, str],
-    jobs: Executor,
-    stop: Callable[[], bool],
+    of: Stages, stage: str, suite: str, rules: dict[str, str], keep: float = 0.0, least: int = 0
 ) -> None:
-    """Run and commit the trials of a stage that the archive does not have yet."""
-    done = {row.task for row in archive.finals() if row.stage == stage}
-    for name, trial in trials(config, stage, suite, rules).items():
-        if name not in done:
-            jobs.submit(trial)
-    for _, rows in jobs.completed():
-        if isinstance(rows, Failure):
-            raise RunError(
-                f"{archive.run_dir}: {stage}: a trial failed, because: {rows.reason}; once that "
-                "is mended, go on with l2o resume"
-            )
-        with archive.transaction():
-            archive.add_finals(rows)
-        if stop():
+    """Run and commit the trials of a stage that the archive does not have yet.
+
+    ``keep``: seconds that later stages need. Where the limit on the whole leaves none, tasks that
+    no worker has begun are dropped, but for the first ``least``.
+    """
+    archive, jobs = of.archive, of.jobs
+    gone = archive.run().get(DROPPED, {}).get(stage, [])
+    done = {row.task for row in archive.finals() if row.stage == stage} | {*gone}
+    out = {
+        jobs.submit(trial): name
+        for name, trial in trials(of.config, stage, suite, rules).items()
+        if name not in done
+    }
+    whole, begun, finished = of.table.stage(suite, len(rules)), time.monotonic(), 0
+    total = len(out)
+    while out:
+        if of.table.left() <= keep:
+            late = [n for t, n in [*out.items()][max(0, least - finished) :] if jobs.withdraw(t)]
+            _said_dropped(of, stage, late, out)
+        for ticket, rows in jobs.completed(TICK):
+            if isinstance(rows, Failure):
+                raise RunError(
+                    f"{archive.run_dir}: {stage}: a trial failed, because: {rows.reason}; once "
+                    "that is mended, go on with l2o resume"
+                )
+            del out[ticket]
+            finished += 1
+            with archive.transaction():
+                archive.add_finals(rows)
+                of.table.note()
+            break
+        if of.stop():
             raise Interrupted
+        past = time.monotonic() - begun
+        pace = past / finished if finished else whole / max(1, total)
+        of.view.wait("judging", max(0.0, pace * total - past))
+
+
+def _said_dropped(of: Stages, stage: str, late: list[str], out: dict[int, str]) -> None:
+    """Write down and say which tasks are dropped."""
+    if not late:
+        return
+    for ticket in [ticket for ticket, name in out.items() if name in late]:
+        del out[ticket]
+    with of.archive.transaction():
+        _drop(of.archive, stage, sorted(late))
+    called = titles(of.archive.run()).get(stage, stage)
+    of.view.say(f"no time left: on {called}, {', '.join(late)} dropped")

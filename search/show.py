@@ -51,6 +51,7 @@ def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
         "discovery": None if word is None else word.discovery,
         "verdict": None if word is None else word.text,
         "stages": {stage: [_row(row) for row in table(archive, stage)] for stage in STAGES},
+        "dropped": facts.get("dropped", {}),
         "tasks": titles(facts),
         "suite": own_suite(facts),
         "meta_validation": [
@@ -258,6 +259,11 @@ def _counts(content: Mapping[str, Any]) -> str:
         text += (
             f" Time was up, {budget['minutes']:g} minutes, before the {budget['candidates']:,} "
             "candidates of its budget."
+        )
+    for stage, what in content["dropped"].items():
+        tasks = what if isinstance(what, int) else f"{content['tasks'][stage]}: {', '.join(what)}"
+        text += f"\nDropped to meet the limit on the whole: {tasks}" + (
+            " finalists." if isinstance(what, int) else "."
         )
     return text
 

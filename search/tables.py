@@ -24,6 +24,8 @@ from tasks.seals import Part
 VERSION = 2
 SALVAGED = "salvaged"
 """A fact of a run that is what was left of another one: what was lost."""
+CLOCK = "clock"
+"""The fact that no two runs share: seconds and pace."""
 FATES = ("pending", "invalid", "duplicate", "stopped", "diverged", "evaluated", "failed")
 
 FINITE = "({0} IS NULL OR abs({0}) < 9e999)"

@@ -64,6 +64,11 @@ class View(LiveView):
     def show(self, progress: Progress) -> None:
         self.draw(lambda: self.live.update(panel(progress), refresh=True), lambda: line(progress))
 
+    def wait(self, what: str, seconds: float) -> None:
+        """What a stage without a panel still takes."""
+        text = f"{what}: about {clock(seconds)} left"
+        self.draw(lambda: self.live.update(text, refresh=True), lambda: text)
+
 
 def line(p: Progress) -> str:
     best = "none yet" if p.best_score is None else f"{p.best_score:+.4f}"
