@@ -1,4 +1,4 @@
-"""Metrics of runs on fresh seeds: filed beside the runs, and shown with intervals."""
+"""Metrics of runs on fresh seeds: filed beside the runs, and shown."""
 
 from __future__ import annotations
 
@@ -10,20 +10,30 @@ import numpy as np
 from torch import Tensor
 
 from tasks.results import Results, Study
-from tasks.scoring import Interval, Setting, interval
+from tasks.scoring import Setting
 from tasks.statistics import Measured
 from tasks.types import Split, Task
 from tasks.unroll import evaluate
 
 
+class Spread(NamedTuple):
+    """Over ``n`` fresh seeds: mean, least and largest, NaN where a run has none. No interval: of a
+    share near 1 and few seeds it would go beyond 1."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
 class Found(NamedTuple):
-    """A rule's metric on a task: means over fresh seeds; infinite where a run has none."""
+    """A rule's metric on a task."""
 
     task: str
     rule: str
     metric: str
-    validation: Interval
-    test: Interval
+    validation: Spread
+    test: Spread
 
 
 def _key(study: Study, seed: int, setting: Setting) -> str:
@@ -60,17 +70,20 @@ def found(results: Results, measured: Measured) -> list[Found]:
             keys = [_key(study, seed, best) for seed in measured.seeds]
             noted = [facts[key] for key in keys if key in facts]
             if len(noted) == len(keys):
-                rows.append(Found(task, rule, noted[0]["name"], *_intervals(noted)))
+                rows.append(Found(task, rule, noted[0]["name"], *_spreads(noted)))
     return rows
 
 
-def _intervals(noted: Sequence[Any]) -> tuple[Interval, Interval]:
+def _spreads(noted: Sequence[Any]) -> tuple[Spread, Spread]:
     values = np.array([each["values"] for each in noted], float)  # None becomes NaN
-    validation, test = (interval(column) for column in values.T)
+    validation, test = (
+        Spread(float(column.mean()), float(column.min()), float(column.max()), len(column))
+        for column in values.T
+    )
     return validation, test
 
 
-CAPTION = "Means over fresh seeds when runs have ended, with Student's 95 % interval; –: diverged."
+CAPTION = "Of runs on fresh seeds when they have ended: mean (least to largest); –: one diverged."
 HEAD = ("task", "rule", "metric", "validation", "test")
 
 
@@ -81,8 +94,5 @@ def lines(rows: Sequence[Found]) -> list[tuple[str, ...]]:
     ]
 
 
-def _said(x: Interval) -> str:
-    if not math.isfinite(x.mean):
-        return "–"
-    ends = f" [{x.low:.4g}, {x.high:.4g}]" if math.isfinite(x.low) else ""
-    return f"{x.mean:.4g}{ends}"
+def _said(x: Spread) -> str:
+    return f"{x.mean:.4g} ({x.low:.4g} to {x.high:.4g})" if math.isfinite(x.mean) else "–"
