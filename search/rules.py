@@ -60,7 +60,9 @@ def load(name: str | PathLike[str], candidate: int | None = None) -> Entry:
     path = None if name in zoo.NAMED else _text_of(or_shipped(name))
     if path is not None and path.is_dir():
         found = winner(path, candidate)
-        origin = f"candidate {found.id} of the run {path}; score {found.score:+.4f}"
+        origin = (
+            f"candidate {found.id} of the run {path}; score {found.score:+.4f}, lr {found.lr:.2g}"
+        )
         return Entry(f"rule_{found.id}", found.program, origin, found.lr)
     if candidate is not None:
         raise ValueError(f"candidate: got {candidate}, expected none: {name} is no run")

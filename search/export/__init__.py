@@ -18,6 +18,7 @@ from search.analyze import check, live
 from search.export import parts, skeleton
 from search.export.functions import Functions
 from search.export.naming import TAKEN, digest, fold, hyper_parameters, single_names, state_keys
+from search.export.start import Start, start
 from search.program import Program
 
 WIDTH = 100
@@ -25,12 +26,17 @@ FORMS = {"direction": "w <- w - lr * (update + weight_decay * w)", "full": "w <-
 
 
 def to_source(
-    program: Program, name: str, provenance: str, lr: float = 1e-3, weight_decay: float = 0.0
+    program: Program,
+    name: str,
+    provenance: str,
+    lr: float | None = None,
+    weight_decay: float = 0.0,
 ) -> str:
     """The text of a Python file with one optimizer class, called after ``name``.
 
-    ``provenance`` says where the rule comes from. ``lr`` and ``weight_decay`` are the defaults; a
-    full program has a decay only if it holds its own. Raises ProgramError for a program that is no
+    ``provenance`` says where the rule comes from. ``lr`` and ``weight_decay`` are the defaults
+    (``lr`` None: one that is safe for the kind of rule, see ``start.py``); a full program has a
+    decay only if it holds its own. Raises ProgramError for a program that is no
     valid rule, ValueError if ``name`` does not begin with a letter or is needed by the file.
     """
     check(program)
@@ -52,8 +58,12 @@ class _Export:
     original: Program
     name: str
     provenance: str
-    lr: float
+    lr: float | None
     weight_decay: float
+
+    @cached_property
+    def start(self) -> Start:
+        return start(self.original, self.lr)
 
     @cached_property
     def program(self) -> Program:
@@ -109,7 +119,8 @@ class _Export:
             "COLUMNS": _tuple(columns),
             "HYPER": _tuple(["lr", *self.hyper]),
             "NOTE": parts.MODEL_NOTE.rstrip() if self.functions.is_global else "",
-            "RATE": repr(self.lr),
+            "RATE": repr(self.start.lr),
+            "START": fill(self.start.advice, WIDTH),
             "ARGUMENTS": "\n".join(f"{n}: float = {value!r}," for n, value in self.hyper.items()),
             "CHECKS": "\n".join(self.checks()),
             "DEFAULTS": "\n".join(f'"{name}": {name},' for name in self.hyper),

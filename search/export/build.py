@@ -26,7 +26,7 @@ from search.program import Program, parse
 
 @lru_cache(maxsize=256)
 def to_class(
-    program: Program, name: str, provenance: str, lr: float = 1e-3, weight_decay: float = 0.0
+    program: Program, name: str, provenance: str, lr: float | None = None, weight_decay: float = 0.0
 ) -> type[Optimizer]:
     """What importing the file of ``to_source`` would give; the same class every time.
 

@@ -38,6 +38,8 @@ by, and square roots and logarithms take absolute values (left out where they ch
     $PROGRAM
 
 It moves the parameters by $FORM.
+
+$START
 """
 
 from __future__ import annotations
@@ -62,11 +64,12 @@ $TOGETHER
 
 
 class $NAME(Optimizer):
-    """The rule at the top of this file. Every argument but the first can differ by group.
+    """The rule at the top of this file, which says where to start with ``lr`` and weight decay.
 
-    ``lr``: a number, or a tensor of one element. ``foreach``: multi-tensor functions (None: unless
-    ``differentiable``). ``capturable``: step counters on the device. ``differentiable``: record
-    steps for autograd. ``fused``: large parameters in one pass, by torch.compile at the first step.
+    Every argument but the first can differ by group. ``lr``: a number, or a tensor of one element.
+    ``foreach``: multi-tensor functions (None: unless ``differentiable``). ``capturable``: step
+    counters on the device. ``differentiable``: record steps for autograd. ``fused``: large
+    parameters in one pass, by torch.compile at the first step.
     States of half-precision parameters are float32.$NOTE
     """
 

@@ -29,14 +29,20 @@ class Entry:
 
     def optimizer(self, params: Iterable[Any], **settings: Any) -> Optimizer:
         """The rule as a ``torch.optim.Optimizer``: ``lr``, ``weight_decay``, its constants,
-        ``foreach`` and so on are those of the file that ``l2o export`` writes.
+        ``foreach`` and so on are those of the file that ``l2o export`` writes. The default ``lr``
+        is safe rather than good, whatever a search or a paper had: tune it, as the docstring says.
 
         One that reads a Hessian estimates it where it is told to, by ``set_hessian(loss)``.
         """
         from search.export.build import to_class  # reads and writes Python: only where wanted
 
-        made = to_class(self.program, self.name, self.origin, self.lr, self.weight_decay)
+        made = to_class(self.program, self.name, self.origin, self.default_lr, self.weight_decay)
         return made(params, **settings)
+
+    @property
+    def default_lr(self) -> float | None:
+        """Of exported files: the paper's where a Hessian is read, else that of the kind of rule."""
+        return self.lr if "h" in self.program.inputs else None
 
 
 def entry(
