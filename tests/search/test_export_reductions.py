@@ -62,7 +62,7 @@ def test_files_agree_with_the_engine(
     flat = torch.randn(LAYOUT.n, generator=generator) * (1 / scales if name == "dot" else 1.0)
     expected = by_engine(PROGRAMS[name], flat, grads, reference)
     kernel = by_engine(PROGRAMS[name], flat, grads)
-    close = {"rtol": 1e-5, "atol": 1e-6 * float(flat.abs().max())}
+    close: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6 * float(flat.abs().max())}
     torch.testing.assert_close(kernel, expected, **close)
     actual = by_file(PROGRAMS[name], flat, grads, foreach=foreach)
     torch.testing.assert_close(actual, flat - (flat - expected), **close)

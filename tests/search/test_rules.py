@@ -55,13 +55,13 @@ def model() -> nn.Module:
     return nn.Linear(3, 2)
 
 
-def test_a_run_is_its_winner_with_its_learning_rate(run: Path) -> None:
+def test_a_run_is_its_winner(run: Path) -> None:
     found = search.load(run)
     assert str(found.program) == FAST
     assert "candidate 7 of the run" in found.origin
     optimizer = found.optimizer(model().parameters(), weight_decay=0.1)
     assert type(optimizer).__name__ == "Rule7"
-    assert optimizer.defaults["lr"] == 7.01
+    assert (found.lr, optimizer.defaults["lr"]) == (7.01, 0.00028)  # not what suits its proxies
     assert optimizer.defaults["weight_decay"] == 0.1
     assert optimizer.defaults["beta"] == 0.6
     assert search.load(str(run), candidate=0).lr == 0.01
