@@ -25,6 +25,7 @@ from l2o.l2o_pa import L2OPA
 from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
+from tasks.fields import plausible
 from tasks.files import save_bytes, save_text
 from tasks.nesting import check_digest, from_json, with_digest
 
@@ -166,6 +167,7 @@ def _check_names(architecture: type[LearnedOptimizer], arguments: Any) -> None:
             raise ValueError(f"arguments: got {name}, expected only {', '.join(known)}")
         if isinstance(value, bool) and "bool" not in str(known[name].type):
             raise ValueError(f"{name}: got {value}, expected no true or false")
+    plausible(architecture, arguments)
 
 
 def _check_layers(optimizer: LearnedOptimizer, tensors: int) -> None:

@@ -10,7 +10,7 @@ from l2o.backprop import Backprop
 from l2o.distribution import Distribution
 from l2o.episodes import Episodes
 from l2o.es import ES, Noise
-from tasks.fields import natural, one_of, positive
+from tasks.fields import natural, one_of, plausible, positive
 
 NOISE: dict[str, Noise] = {
     "pes": "persistent",
@@ -187,4 +187,5 @@ def _rebuilt(kind: type, facts: dict[str, Any]) -> Any:
     """JSON has lists where our fields are tuples."""
     names = {f.name for f in fields(kind)}
     given = {n: tuple(v) if isinstance(v, list) else v for n, v in facts.items() if n in names}
+    plausible(kind, given)
     return kind(**given)

@@ -152,11 +152,19 @@ def _record(found: Any) -> tuple[list[dict[str, Any]], list[list[float]]]:
     return history, adam
 
 
+def _tidied(run_dir: Path) -> None:
+    """Without what an earlier process was writing when it was killed."""
+    best = run_dir / BEST
+    for path in (run_dir / STATE, best / checkpoint.TENSORS, best / checkpoint.CARD):
+        files.abandoned(path)
+
+
 @contextmanager
 def _locked(run_dir: Path, ranks: Ranks) -> Iterator[None]:
     """The first process holds the run; RunBusy if somebody else does."""
     descriptor = ranks.once(lambda: files.lock(run_dir / "writer.lock"))
     try:
+        ranks.once(lambda: _tidied(run_dir))
         yield
     finally:
         if descriptor is not None:

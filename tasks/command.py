@@ -27,7 +27,7 @@ from jsonargparse import (
     set_parsing_settings,
 )
 
-from tasks.fields import inside, meant
+from tasks.fields import inside, meant, plausible
 from tasks.plain import NO_OPTION, in_plain_words
 
 Kind = TypeVar("Kind")
@@ -195,4 +195,5 @@ def made(kind: Callable[..., Kind], name: str, given: Namespace) -> Kind:
     called ``seeds``.
     """
     with inside(f"--{name}"):
+        plausible(kind, vars(given[name]))
         return kind(**vars(given[name]))

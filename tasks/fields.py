@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from typing import Any
 
 
 def positive(**fields: int) -> None:
@@ -19,6 +23,38 @@ def natural(**fields: int) -> None:
     for name, value in fields.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError(f"{name}: got {value!r}, expected an integer of at least 0")
+
+
+LARGEST = 2**64
+"""No number of ours takes more bits."""
+
+
+def plausible(kind: object, given: Mapping[str, Any]) -> None:
+    """Raise ValueError for a value of ``given`` that cannot be meant for the field of its name of
+    the dataclass ``kind``: numbers of more than 64 bits, that are none or not finite, true or
+    false for a number, a fraction for a whole one, text."""
+    for field in fields(kind) if is_dataclass(kind) else ():
+        if field.name in given:
+            _plausible(field.name, given[field.name], str(field.type))
+
+
+def _plausible(name: str, value: Any, kind: str) -> None:
+    if isinstance(value, list | tuple) and "tuple" in kind:
+        for part in value:
+            _plausible(name, part, kind)
+        return
+    numeric = re.search(r"\b(int|float)\b", kind)
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise ValueError(f"{name}: got a number of over 64 bits, expected a smaller one")
+    if isinstance(value, float) and not math.isfinite(value) and numeric:
+        raise ValueError(f"{name}: got {value}, expected a finite number")
+    wrong = isinstance(value, bool) and "bool" not in kind
+    wrong = wrong or (isinstance(value, str) and "str" not in kind and "Literal" not in kind)
+    wrong = wrong or (isinstance(value, float) and "float" not in kind and value % 1 != 0)
+    wrong = wrong or (value is None and "None" not in kind) or isinstance(value, list | dict)
+    if numeric and wrong:
+        meant = "a number" if "float" in kind else "a whole number"
+        raise ValueError(f"{name}: got {value!r}, expected {meant}")
 
 
 def one_of(name: str, value: str, accepted: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -113,10 +114,12 @@ def new_directory(path: Path) -> Iterator[Path]:
     """
     if os.path.lexists(path):
         raise _exists(path)
-    staging = path.parent / f".{path.name}-{uuid.uuid4().hex[:8]}"
+    with writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        abandoned(path)
+        staging, descriptor = _held(path, directory=True)
     try:
         with writable(path):
-            staging.mkdir(parents=True)
             yield staging
             try:
                 staging.rename(path)
@@ -126,6 +129,7 @@ def new_directory(path: Path) -> Iterator[Path]:
                 raise
             _sync(path.parent)
     finally:
+        os.close(descriptor)
         shutil.rmtree(staging, ignore_errors=True)
 
 
@@ -150,17 +154,56 @@ def save_text(path: Path, text: str) -> None:
 
 def save_bytes(path: Path, content: bytes) -> None:
     """Replace the file at ``path``; whoever reads it sees the old content or the new, all of it."""
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     with writable(path):
+        abandoned(path)
+        temporary, descriptor = _held(path)
         try:
-            with temporary.open("wb") as file:
+            with open(descriptor, "wb") as file:  # held until it has its name
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+                temporary.replace(path)
             _sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _held(path: Path, directory: bool = False) -> tuple[Path, int]:
+    """A new file or directory beside ``path``, locked for as long as its writer lives."""
+    while True:
+        temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+        if directory:
+            temporary.mkdir()
+        try:
+            flags = os.O_RDONLY if directory else os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            descriptor = os.open(temporary, flags, 0o666)
+        except FileNotFoundError:  # a directory that was taken for abandoned
+            continue
+        with suppress(OSError):  # file systems without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if temporary.exists():
+            return temporary, descriptor
+        os.close(descriptor)  # taken for abandoned before it was locked
+
+
+def abandoned(path: Path) -> None:
+    """Remove what writers of ``path``, a file or a directory, left beside it when they were
+    killed: what nobody holds any more."""
+    left = re.compile(rf"\.{re.escape(path.name)}-[0-9a-f]{{8}}")
+    for found in path.parent.iterdir() if path.parent.is_dir() else ():
+        if left.fullmatch(found.name):
+            with suppress(OSError):
+                _remove(found)
+
+
+def _remove(left: Path) -> None:
+    """Unless somebody holds it: BlockingIOError."""
+    descriptor = os.open(left, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def _sync(directory: Path) -> None:

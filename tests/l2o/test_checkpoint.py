@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from l2o import checkpoint
-from l2o.base import LearnedOptimizer, ThetaError
+from l2o.base import LearnedOptimizer, ThetaError, saved_fields
 from l2o.checkpoint import CheckpointError, load, read_card, save
 from l2o.l2o_pa import L2OPA
 from l2o.small_fc import SmallFC
@@ -201,3 +201,30 @@ def test_a_checkpoint_without_digests_is_read(tmp_path: Path) -> None:
     del card["digest"]
     (tmp_path / checkpoint.CARD).write_text(json.dumps(card))
     assert torch.equal(load(tmp_path).theta, before.theta)
+
+
+ABSURD = (10**400, -(10**400), 10**30, "NaN", "Infinity", "-Infinity", '"x"', "true", "[1]", "{}")
+BY_FIELD = [
+    (kind, f.name)
+    for kind in checkpoint.ARCHITECTURES.values()
+    for f in saved_fields(kind)
+    if "bool" not in str(f.type) and f.name != "nominal"
+]
+
+
+@pytest.mark.parametrize(("kind", "field"), BY_FIELD)
+def test_numbers_that_no_field_can_mean(kind: type, field: str, tmp_path: Path) -> None:
+    """They are refused in one line, or the optimizer is one that can be used."""
+    names = {kind: name for name, kind in checkpoint.ARCHITECTURES.items()}
+    optimizer = kind()
+    save(tmp_path, optimizer, optimizer.initial())
+    path = tmp_path / checkpoint.TENSORS
+    tensors = load_file(path)
+    for value in ABSURD:
+        arguments = f'{{"{field}": {value}}}'
+        save_file(
+            tensors, path, HEADER | {"architecture": f'"{names[kind]}"', "arguments": arguments}
+        )
+        with pytest.raises(CheckpointError) as caught:
+            load(tmp_path)
+        assert "\n" not in str(caught.value)
