@@ -33,7 +33,7 @@ from l2o.meta_curves import (
 from l2o.meta_run import Saved
 from l2o.tuned import TunedAdam
 from tasks import environment
-from tasks.averages import mean, over_tasks
+from tasks.averages import mean, over_tasks, within
 from tasks.bench import marks
 from tasks.coordinates import Coordinates, coordinate_check
 from tasks.figures import band, loss_axis, sparse_ticks
@@ -52,7 +52,7 @@ from tasks.page import (
     drawing,
     label,
 )
-from tasks.scoring import Interval, compare, interval
+from tasks.scoring import Interval, compare
 from tasks.statistics import log_ratios
 from tasks.types import Task, UpdateRule
 from tasks.unroll import unroll
@@ -201,7 +201,7 @@ def _held_out_tasks(
 ) -> list[Part]:
     names = list(gaps)
     rows = [
-        (task if k == 0 else "", rule, *(_cell(interval(runs.numbers(name))) for name in names))
+        (task if k == 0 else "", rule, *(_cell(within(runs.numbers(name), 0)) for name in names))
         for task, by_rule in measured.items()
         for k, (rule, runs) in enumerate(by_rule.items())
     ]

@@ -22,11 +22,12 @@ import numpy as np
 import torch
 
 from l2o.rules import entrants
+from tasks.averages import within
 from tasks.cards import fingerprint
 from tasks.environment import environment
 from tasks.evaluation import Plan, evaluate, measured
 from tasks.results import Results
-from tasks.scoring import TUNING_SEED, interval
+from tasks.scoring import TUNING_SEED
 
 SUITES = ("proxy", "meta_validation", "meta_train", "held_out", "scale")
 FILE = Path(__file__).resolve().parent.parent / "tasks" / "references.json"
@@ -72,7 +73,7 @@ def _suite(
     references = []
     for t, (name, task, steps) in enumerate(plan.entries):
         assert found.tasks[t] == name
-        mean, low, high, n = interval(found.final[0, t])
+        mean, low, high, n = within(found.final[0, t], 0)
         lr, decay = found.best(0, t)
         reference = {"mean": mean, "low": low, "high": high, "n": n, "lr": lr}
         reference |= {"weight_decay": decay, "trials": options.trials, "name": name}

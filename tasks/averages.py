@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy
 
-from tasks.scoring import Interval, interval
+from tasks.scoring import Interval, interval, logs
 
 RESAMPLES = 2000
 Average = Callable[[np.ndarray], np.ndarray]
@@ -61,15 +61,34 @@ def over_tasks(values: np.ndarray, average: Average = iqm) -> Interval:
     return bootstrapped(values.size, resampled, np.arange(tasks), np.arange(seeds))
 
 
+LEAST = 3
+"""Values that Student's interval is made of, at least, where they are few by nature, as tasks are:
+of two it is 9 standard deviations wide either way, which as a factor is beyond all sense."""
+
+
+def within(values: np.ndarray, low: float = -math.inf, high: float = math.inf) -> Interval:
+    """The mean of ``[n]`` values, none of which can be outside ``low`` to ``high``, with Student's
+    interval; of fewer than ``LEAST`` it is infinite."""
+    found = interval(values)
+    if found.n < LEAST:
+        return found._replace(low=-math.inf, high=math.inf)
+    return found._replace(low=max(found.low, low), high=min(found.high, high))
+
+
 def geometric(factors: np.ndarray) -> Interval:
     """The geometric mean of ``[tasks]`` factors, with Student's interval of their logarithms."""
-    found = interval(np.log(factors))
-    low, high = np.exp(found[1:3]) if len(factors) > 1 else found[1:3]
-    return Interval(math.exp(found.mean), float(low), float(high), found.n)
+    found = within(logs(factors))
+    with np.errstate(over="ignore"):
+        mean, low, high = np.exp(found[:3])
+    if math.isinf(found.low):
+        low, high = found.low, found.high
+    return Interval(float(mean), float(low), float(high), found.n)
 
 
 def share(hits: np.ndarray) -> Interval:
     """How many of ``hits`` (bool) are, with the exact binomial interval (Clopper and Pearson)."""
+    if not hits.size:
+        return Interval(math.nan, -math.inf, math.inf, 0)
     found = scipy.stats.binomtest(int(hits.sum()), hits.size)
     low, high = found.proportion_ci(method="exact")
     return Interval(float(hits.mean()), float(low), float(high), hits.size)
@@ -95,6 +114,9 @@ def bootstrapped(n: int, resampled: Callable[..., np.ndarray], *samples: np.ndar
 
 
 def ends(drawn: np.ndarray) -> tuple[float, float]:
-    """Where the middle 95 % of ``drawn`` begins and ends, infinite values among them."""
-    low, high = np.sort(drawn)[[int(0.025 * len(drawn)), int(0.975 * len(drawn)) - 1]]
+    """Where the middle 95 % of ``drawn`` begins and ends, infinite values among them; what
+    is no number may be anywhere."""
+    first, last = int(0.025 * len(drawn)), int(0.975 * len(drawn)) - 1
+    low = np.sort(np.nan_to_num(drawn, nan=-math.inf, neginf=-math.inf, posinf=math.inf))[first]
+    high = np.sort(np.nan_to_num(drawn, nan=math.inf, neginf=-math.inf, posinf=math.inf))[last]
     return float(low), float(high)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tasks import environment, figures, metric_tables, statistics
+from tasks.averages import LEAST
 from tasks.bench import TIMED
 from tasks.evaluation import measured as measured_in
 from tasks.evaluation import reference as compared_with
@@ -18,7 +19,17 @@ from tasks.results import Results
 from tasks.scoring import TUNING_SEED, Interval
 from tasks.statistics import Measured, Standing
 from tasks.tuning import NEAR
-from tasks.wording import OF_SETTINGS, change, distance, factor, interval, portion, times, too_few
+from tasks.wording import (
+    OF_SETTINGS,
+    change,
+    distance,
+    factor,
+    interval,
+    none_of,
+    portion,
+    times,
+    too_few,
+)
 
 SPLITS = ("train", "validation", "test")
 
@@ -144,7 +155,8 @@ def _speed(
         f"mean height of the profile below, with its 95 % interval over n = {seeds} seeds; "
         f"{reference} gets there by construction, a rule just as good on about half of the tasks. "
         f"Steps and time: how many times fewer than {reference} needs, median of {tasks} tasks; "
-        f"time a step is relative to {reference}, geometric mean, 95 % interval over tasks, "
+        f"time a step is relative to {reference}, geometric mean, 95 % interval over tasks "
+        f"(of {LEAST} at least), "
         f"measured on {TIMED} models side by side (rules of torch.optim run one model at a time).",
         figures.profile(measured, names, reference),
         Table(
@@ -179,7 +191,7 @@ def _steps(x: Interval) -> str:
     if not math.isfinite(x.mean):
         return "never"
     ends = [f"{end:,.0f}" if math.isfinite(end) else "never" for end in (x.low, x.high)]
-    return f"{x.mean:,.0f} ({' to '.join(ends) if x.low > 0 else 'n = 1'})"
+    return f"{x.mean:,.0f} ({' to '.join(ends) if x.low > 0 else none_of(x)})"
 
 
 def _seconds(x: float) -> str:
@@ -226,7 +238,8 @@ def _tuning(measured: Measured, table: Sequence[Standing], names: dict[str, str]
         f"trials, against the best of all, on the tuning seed ({TUNING_SEED}). Near the best rate: "
         f"the mean loss, against the best, of the trials whose learning rate is within a factor of "
         f"{NEAR:g} of the best one's (–: there is none). Good trials end within 10 % of the rule's "
-        f"best. Means of n = {tasks} tasks with their 95 % intervals over tasks; shares "
+        f"best. Means of n = {tasks} tasks with their 95 % intervals over tasks (of {LEAST} at "
+        "least); shares "
         f"that diverged (of {trials * tasks} trials, of {tasks * len(measured.seeds)} fresh runs) "
         "with exact binomial ones.",
         figures.budget(measured, table, names),

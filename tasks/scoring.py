@@ -195,6 +195,8 @@ def interval(values: np.ndarray) -> Interval:
     """
     values = np.asarray(values, float)
     n = len(values)
+    if not n:
+        return Interval(math.nan, -math.inf, math.inf, 0)
     if not np.isfinite(values).all():
         return Interval(math.inf, math.inf, math.inf, n)
     mean = float(values.mean())

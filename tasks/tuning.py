@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.averages import share
-from tasks.scoring import Interval, interval, logs
+from tasks.averages import share, within
+from tasks.scoring import Interval, logs
 
 CLOSE = math.log(1.1)
 """A trial is good when its loss is within 10 % of the rule's best."""
@@ -40,9 +40,9 @@ def tuning(losses: np.ndarray, untrained: np.ndarray, rates: np.ndarray) -> Tuni
     gaps[np.isnan(gaps)] = 0.0  # all are infinite, and alike
     counts = range(1, gaps.shape[1] + 1)
     return Tuning(
-        budget=tuple(_within(0, np.array([best_of(row, k) for row in gaps])) for k in counts),
+        budget=tuple(within(np.array([best_of(row, k) for row in gaps]), 0) for k in counts),
         near=_near(gaps, np.log(rates)),
-        good=_within(0, (gaps <= CLOSE).mean(axis=1), 1),
+        good=within((gaps <= CLOSE).mean(axis=1), 0, 1),
         diverged=share(~np.isfinite(losses)),
     )
 
@@ -55,15 +55,7 @@ def _near(gaps: np.ndarray, logs: np.ndarray) -> Interval:
         close = np.abs(logs - logs[best]) <= math.log(NEAR)
         close[best] = False
         found += [row[close].mean()] if close.any() else []
-    return _within(0, np.array(found)) if found else Interval(math.nan, math.nan, math.nan, 0)
-
-
-def _within(low: float, values: np.ndarray, high: float = math.inf) -> Interval:
-    """The mean of ``[tasks]`` values, none of which can be outside ``low`` to ``high``."""
-    found = interval(values)
-    if not math.isfinite(found.low):
-        return found
-    return found._replace(low=max(found.low, low), high=min(found.high, high))
+    return within(np.array(found), 0) if found else Interval(math.nan, math.nan, math.nan, 0)
 
 
 def best_of(losses: np.ndarray, trials: int) -> float:

@@ -36,7 +36,7 @@ def interval(x: Interval, unit: str = "") -> str:
     if not math.isfinite(x.mean):
         return ""
     if math.isinf(x.low) and math.isinf(x.high) and x.low < x.high:
-        return "n = 1"
+        return none_of(x)
     return f"{_end(x.low)} to {_end(x.high)}{'' if x.high > LARGE else unit}"
 
 
@@ -50,17 +50,28 @@ def change(x: Interval) -> str:
 def portion(x: Interval) -> str:
     """A share with its interval: ``8 % (0 to 26)``."""
     if not math.isfinite(x.low):
-        return _with(f"{100 * x.mean:.0f} %", "n = 1")
+        return _with(f"{100 * x.mean:.0f} %", none_of(x)) if x.mean == x.mean else "–"
     return _with(f"{100 * x.mean:.0f} %", f"{100 * x.low:.0f} to {100 * x.high:.0f}")
 
 
 def factor(x: Interval) -> str:
     """So many times, with its interval: ``1.43x (1.20 to 1.61)``; 0 means never."""
+    if math.isinf(x.mean) or math.isnan(x.mean):
+        return "–"
     if not x.mean > 0:
         return "never"
     known = math.isfinite(x.low)
-    low, high = (f"{end:.2f}" if end > 0 else "never" for end in (x.low, x.high))
-    return _with(f"{x.mean:.2f}x", f"{low} to {high}" if known else "n = 1")
+    low, high = (_factor(end) for end in (x.low, x.high))
+    return _with(f"{x.mean:.2f}x", f"{low} to {high}" if known else none_of(x))
+
+
+def _factor(end: float) -> str:
+    return "∞" if end == math.inf else f"{end:.2f}" if end > 0 else "never"
+
+
+def none_of(x: Interval) -> str:
+    """What is said where a mean has no interval."""
+    return "n = 1" if x.n == 1 else "no interval"
 
 
 def _with(number: str, ends: str) -> str:
