@@ -20,10 +20,13 @@ from xml.etree import ElementTree
 
 from tasks.caches import settle_matplotlib
 from tasks.files import RunError, save_bytes, save_text, writable
+from tasks.plain import printable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
 """Told apart by most colour-blind readers (Okabe and Ito), darkest first."""
 GREY = "#8A8A8A"
+NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What a drawing as text cannot hold."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
 SIZE = (4.6, 3.1)
 """Inches. Narrow, so that 8-point text is still 8 points on a phone."""
@@ -114,7 +117,7 @@ def drawing(size: tuple[float, float] = SIZE) -> Iterator[tuple[Any, Any]]:
 def label(name: str) -> str:
     """``name`` as matplotlib shows it letter by letter: no formula, and not left out of legends."""
     hidden = "\N{ZERO WIDTH SPACE}" if name.startswith("_") else ""
-    return hidden + name.replace("$", r"\$")
+    return hidden + printable(name).replace("$", r"\$")
 
 
 DOCTYPE = "<!doctype html>"
@@ -153,13 +156,13 @@ def write(page: Page, file: Path) -> list[Path]:
 def html(page: Page) -> str:
     """The whole document."""
     body = "\n".join(_section(section, page.remade_by) for section in page.sections)
-    title = escape(page.title)
+    title = _escaped(page.title)
     return (
         f'{DOCTYPE}\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{title}</title>\n<style>{CSS}</style></head>\n<body><main>\n"
         f'<h1>{title}</h1>\n<p class="lead">{_text(page.lead)}</p>\n{body}\n'
-        f"<footer>Written by <code>{escape(page.remade_by)}</code></footer>\n"
+        f"<footer>Written by <code>{_escaped(page.remade_by)}</code></footer>\n"
         "</main></body></html>\n"
     )
 
@@ -175,7 +178,7 @@ def _section(section: Section, command: str) -> str:
         figures = []
         pieces.append(_RENDERERS[type(part)](part))
     pieces += _grid(figures)
-    return f"<section><h2>{escape(section.title)}</h2>\n{''.join(pieces)}</section>"
+    return f"<section><h2>{_escaped(section.title)}</h2>\n{''.join(pieces)}</section>"
 
 
 def _grid(figures: list[str]) -> list[str]:
@@ -183,13 +186,18 @@ def _grid(figures: list[str]) -> list[str]:
 
 
 def _figure(figure: Figure, command: str) -> str:
-    caption = f"{_text(figure.caption)} <code>{escape(command)}</code>"
+    caption = f"{_text(figure.caption)} <code>{_escaped(command)}</code>"
     return f"<figure>{svg(figure)}<figcaption>{caption}</figcaption></figure>"
+
+
+def _escaped(text: str) -> str:
+    """Names may have characters that no document can hold; they are written out."""
+    return escape(printable(text))
 
 
 def _text(text: str) -> str:
     """Escaped; numbers stay on one line with their units and with what they are the values of."""
-    return escape(re.sub(r"(?<=\d) (?=%)|(?<=\bn) (?==)|(?<=\bn =) (?=\d)", NO_BREAK, text))
+    return _escaped(re.sub(r"(?<=\d) (?=%)|(?<=\bn) (?==)|(?<=\bn =) (?=\d)", NO_BREAK, text))
 
 
 def _table(table: Table) -> str:
@@ -209,10 +217,10 @@ def _cell(cell: str | Program) -> str:
 
 
 def _program(program: Program) -> str:
-    text = f"<pre>{escape(program.text)}</pre>"
+    text = f"<pre>{_escaped(program.text)}</pre>"
     if not program.summary:
         return text
-    return f"<details><summary>{escape(program.summary)}</summary>{text}</details>"
+    return f"<details><summary>{_escaped(program.summary)}</summary>{text}</details>"
 
 
 def _tiles(tiles: Tiles) -> str:
@@ -238,17 +246,17 @@ def svg(figure: Figure) -> str:
     space = "http://www.w3.org/2000/svg"
     ElementTree.register_namespace("", space)
     ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
-    root = ElementTree.fromstring(buffer.getvalue())
+    root = ElementTree.fromstring(NO_XML.sub("\N{REPLACEMENT CHARACTER}", buffer.getvalue()))
     for metadata in root.findall(f"{{{space}}}metadata"):
         root.remove(metadata)
     for name in ("width", "height"):
         root.attrib.pop(name)
     root.set("role", "img")
-    root.set("aria-label", figure.caption)
+    root.set("aria-label", printable(figure.caption))
     for element in list(root.iter()):
         if element.get("id") in figure.hover:
             tip = ElementTree.Element(f"{{{space}}}title")
-            tip.text = figure.hover[str(element.get("id"))]
+            tip.text = printable(figure.hover[str(element.get("id"))])
             element.insert(0, tip)
     return _own_ids(ElementTree.tostring(root, encoding="unicode"), figure.name)
 

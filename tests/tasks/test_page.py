@@ -177,3 +177,21 @@ def test_a_page_that_cannot_be_finished_leaves_the_one_before(tmp_path, monkeypa
     with pytest.raises(DiskFull):
         write(page(), file)
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "character", ["\0", "\x07", "\x1b[2J", "\x9b", "\ufffe", "\udc80", "\u202e"]
+)
+def test_names_may_have_any_character(character, tmp_path):
+    """Of rules and tasks that somebody else named; no document can hold some of them."""
+    name = f"my{character}rule"
+    with drawing() as (drawn, axes):
+        axes.plot([0, 1], [3, 1], "o", gid="dots", label=label(name))
+        axes.set_title(label(name))
+        axes.legend()
+    shown = Figure("one", drawn, f"of {name}", {"dots": name})
+    parts = [name, shown, Table((name,), [(name,)]), Program(name, name), Tiles([("1", name)])]
+    written = write(Page(name, name, [Section(name, parts)], name), tmp_path / "r.html")
+    text = written[0].read_text(encoding="utf-8")
+    assert character not in text
+    assert text.count("rule") >= 9
