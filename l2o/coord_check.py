@@ -141,10 +141,8 @@ def _write(checks: Mapping[str, Coordinates], out: Path) -> None:
 def _network(name: str) -> Callable[[int], Task]:
     if name in NETWORKS:
         return NETWORKS[name]
-    known = f"{', '.join(NETWORKS)}{meant(name, NETWORKS)}"
-    function = imported(
-        "--task", name, f"one of {known}, or an import path package.module:function"
-    )
+    form = f"one of {', '.join(NETWORKS)}, or an import path package.module:function"
+    function = imported("--task", name, form + meant(name, NETWORKS))
 
     def make(width: int) -> Task:
         with yours("--task", name):

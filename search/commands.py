@@ -192,7 +192,7 @@ def _workers(given: int | None, device: str, ahead: int) -> int:
     if given is None:  # no more than ``ahead`` batches are ever out
         return min(ahead, SHARERS if device.startswith("cuda") else os.cpu_count() or 1)
     if given < 0:
-        raise ValueError(f"workers: got {given}, expected at least 0")
+        raise ValueError(f"--workers: got {given}, expected at least 0")
     return given
 
 
@@ -310,7 +310,10 @@ def simplify(arguments: Arguments) -> int:
     options_of.add_class_arguments(Ablation, None)
     given: Any = options_of.parse_args(list(arguments))
     fields = {name: getattr(given, name) for name in Ablation.__dataclass_fields__}
-    settings = None if given.exact else Ablation(**fields)
+    try:
+        settings = None if given.exact else Ablation(**fields)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
     seconds = (
         (EXACT_SECONDS if given.exact else SECONDS) if given.seconds is None else given.seconds
     )

@@ -40,6 +40,7 @@ from search.program import (
     input_kinds,
     kinds,
 )
+from tasks.fields import meant
 
 Change = Literal["insert", "delete", "modify", "copy", "swap"]
 INPUTS = (*FIXED_INPUTS, *OPTIONAL_INPUTS)
@@ -106,6 +107,7 @@ class Mutation:
         if unknown or not self.functions:
             raise ValueError(
                 f"functions: got {', '.join(unknown) or 'none'}, expected some of {', '.join(OPS)}"
+                + meant((unknown or [""])[0], OPS)
             )
         if not set(self.reads) <= set(INPUTS):
             raise ValueError(

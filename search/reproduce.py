@@ -48,7 +48,7 @@ def reproduce(run_dir: Path, workers: int = 1, trusted: bool = False) -> int:
     Raises ValueError for one that names code, unless that is ``trusted``.
     """
     if workers < 0:
-        raise ValueError(f"workers: got {workers}, expected at least 0")
+        raise ValueError(f"--workers: got {workers}, expected at least 0")
     with open_existing(run_dir, readonly=True) as old, View() as view:
         facts = old.run()
         if "winner" not in facts:

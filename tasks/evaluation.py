@@ -24,6 +24,7 @@ import numpy as np
 
 from tasks.bench import TRIED, Bench, Entrant, chosen, made, parametrised, said_of
 from tasks.cards import card, fingerprint
+from tasks.fields import meant
 from tasks.results import Results, ResultsError, Run, Study
 from tasks.scoring import FRESH_SEEDS, TUNING_SEED, Setting
 from tasks.spaces import WRITTEN, Space
@@ -65,7 +66,10 @@ class Plan:
         if not 0 < self.length <= LONGEST:
             raise ValueError(f"length: got {self.length}, expected above 0, at most {LONGEST:,}")
         if self.schedule is not None and self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}")
+            likely = meant(str(self.schedule), SCHEDULES)
+            raise ValueError(
+                f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}{likely}"
+            )
 
     @cached_property
     def entries(self) -> list[tuple[str, Task, int]]:
