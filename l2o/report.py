@@ -2,45 +2,111 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from shlex import quote
 
 from l2o import meta_report, meta_run
 from tasks import report as evaluations
 from tasks.command import Arguments, parser
-from tasks.page import Page, replaceable, write
+from tasks.page import FORMATS, Page, replaceable, write
 from tasks.results import Results
 
 
 def report(arguments: Arguments) -> int:
-    """Write an HTML report of a run or of results, finished or not, and its figures as PNG.
+    """Write an HTML report of a run or of results, finished or not, and its figures beside it.
+
+    Several searches, such as seeds of one, or several results files become one report; NAME=PATH
+    says what one is called there.
 
     l2o report runs/first
-    l2o report runs/learned
+    l2o report runs/learned --format "[png,pdf]" --figures paper
     l2o report results.sqlite --out report.html
+    l2o report runs/seed0 runs/seed1 "ours=runs/seed2" --out seeds.html
     """
     options_of = parser(report)
-    options_of.add_argument("source", type=Path, help="a run's directory, or a results file")
+    options_of.add_argument("sources", type=str, nargs="+", help="runs, or results files")
     options_of.add_argument("--out", type=Path | None, default=None, help="default: beside it")
+    options_of.add_argument(
+        "--figures", type=Path | None, default=None, help="a directory; default: beside the report"
+    )
+    options_of.add_argument(
+        "--format",
+        type=str | list[str],
+        default=FORMATS[0],
+        help=f"of the figures, some of {', '.join(FORMATS)}",
+    )
     options_of.add_argument("--trust", action="store_true", help=TRUST)
     options = options_of.parse_args(list(arguments))
-    source = options.source
-    if not source.exists():
-        raise ValueError(f"{source}: no such run or results file")
+    formats = [options.format] if isinstance(options.format, str) else options.format
+    if not formats or not {*formats} <= {*FORMATS}:
+        raise ValueError(f"--format: got {options.format}, expected some of {', '.join(FORMATS)}")
+    sources = _named(options.sources)
+    out = _out(options.out, [*sources.values()])
+    again = f"l2o report {' '.join(map(quote, options.sources))}"
+    again += " --trust" if options.trust else ""
+    if len(sources) > 1:
+        content = joined(sources, again)
+    else:
+        content = page(next(iter(sources.values())), again, options.trust)
+    paths = write(content, out, options.figures, formats)
+    print(f"wrote {paths[0]} and {len(paths) - 1} figures in {paths[-1].parent}")
+    return 0
+
+
+def _named(given: list[str]) -> dict[str, Path]:
+    """Sources by what they are called: NAME=PATH, or the path itself."""
+    found: dict[str, Path] = {}
+    for word in given:
+        name, _, path = word.rpartition("=") if not Path(word).exists() else ("", "", word)
+        if not Path(path).exists():
+            raise ValueError(f"{word}: no such run or results file")
+        if (name or path) in found:
+            raise ValueError(f"sources: got {name or path} twice, expected different names")
+        found[name or path] = Path(path)
+    return found
+
+
+def _out(asked: Path | None, sources: list[Path]) -> Path:
+    """Where the report goes. Raises ValueError for a place where it must not."""
+    source = sources[0]
+    if asked is None and len(sources) > 1:
+        raise ValueError("--out: got none, expected a file for the report of several")
     beside = source / "report.html" if source.is_dir() else source.with_suffix(".html")
-    out = options.out or beside
+    out = asked or beside
     if out.is_dir():
         raise ValueError(f"--out: {out} is a directory, expected a file")
-    if out.absolute() == source.absolute():
+    if any(out.absolute() == one.absolute() for one in sources):
         raise ValueError(f"--out: {out} is what is reported on; choose another name")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"--out: the directory {out.parent} does not exist")
     if not replaceable(out):
         raise ValueError(f"--out: {out} exists and is no report; choose another name")
-    again = f"l2o report {quote(str(source))}{' --trust' if options.trust else ''}"
-    paths = write(page(source, again, options.trust), out)
-    print(f"wrote {paths[0]} and {len(paths) - 1} figures in {paths[-1].parent}")
-    return 0
+    return out
+
+
+def joined(sources: dict[str, Path], remade_by: str) -> Page:
+    """The page about several searches, or several results files."""
+    if all(path.is_dir() and not meta_run.is_run(path) for path in sources.values()):
+        from search import joined as searches
+        from search.archive import open_existing
+
+        runs = []
+        for name, path in sources.items():
+            with open_existing(path, readonly=True) as archive:
+                runs.append(searches.read(name, archive))
+        return searches.page(runs, remade_by)
+    if any(path.is_dir() for path in sources.values()):
+        raise ValueError(
+            f"sources: got {', '.join(sources)}, expected several searches or several results "
+            "files; meta-trainings and mixtures are reported on one by one"
+        )
+    with ExitStack() as stack:
+        files = {
+            name: stack.enter_context(Results(path, readonly=True))
+            for name, path in sources.items()
+        }
+        return evaluations.joined(files, remade_by)
 
 
 TRUST = "measure a meta-training on held-out tasks that are code which the run names"

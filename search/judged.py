@@ -83,7 +83,7 @@ def own_suite(facts: Mapping[str, Any]) -> str:
 def ruling(archive: Archive) -> Ruling | None:
     """What may be said of the winner; None if there is none yet, or it met no held-out task."""
     facts, finals = archive.run(), archive.finals()
-    gaps = {stage: _gap(finals, stage, facts.get("winner")) for stage in ("proxy", "held_out")}
+    gaps = {stage: gap(finals, stage, facts.get("winner")) for stage in ("proxy", "held_out")}
     held_out = gaps["held_out"]
     if held_out is None:
         dropped = facts.get("dropped", {}).get("held_out")
@@ -108,7 +108,8 @@ def ruling(archive: Archive) -> Ruling | None:
     return Ruling(True, f"A discovery: on {called['held_out']}, too, {ahead}.", shown)
 
 
-def _gap(finals: Sequence[Final], stage: str, winner: int | None) -> Interval | None:
+def gap(finals: Sequence[Final], stage: str, winner: int | None) -> Interval | None:
+    """The winner's log loss ratio to the reference; None where there is none."""
     for standing in standings(finals, stage, BASELINES):
         if standing.rule == str(winner):
             return standing.against.get(REFERENCE)

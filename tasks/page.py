@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
+from itertools import product
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -131,24 +132,30 @@ def replaceable(file: Path) -> bool:
         return known.read(len(DOCTYPE)) == DOCTYPE.encode()
 
 
-def write(page: Page, file: Path) -> list[Path]:
-    """``file`` and, in ``<file's stem>-figures/``, a PNG of each figure; the paths written.
+FORMATS = ("png", "pdf", "svg")
+"""Of figures beside a page."""
+
+
+def write(
+    page: Page, file: Path, folder: Path | None = None, formats: Sequence[str] = FORMATS[:1]
+) -> list[Path]:
+    """``file`` and, in ``folder`` (``<file's stem>-figures/``), each figure in all ``formats``; the
+    paths written.
 
     Raises RunError where they cannot be.
     """
-    folder = file.with_name(f"{file.stem}-figures")
+    folder = folder or file.with_name(f"{file.stem}-figures")
+    figures = [p for section in page.sections for p in section.parts if isinstance(p, Figure)]
     written = [file]
-    for section in page.sections:
-        for part in section.parts:
-            if isinstance(part, Figure):
-                written.append(folder / f"{part.name}.png")
-                drawn = io.BytesIO()
-                part.drawing.savefig(drawn, dpi=200)
-                with writable(written[-1]):
-                    if folder.is_symlink():
-                        raise RunError(f"{folder}: a link to elsewhere, expected a directory")
-                    folder.mkdir(exist_ok=True)
-                save_bytes(written[-1], drawn.getvalue())
+    for figure, kind in product(figures, formats):
+        written.append(folder / f"{figure.name}.{kind}")
+        drawn = io.BytesIO()
+        figure.drawing.savefig(drawn, dpi=200, format=kind)
+        with writable(written[-1]):
+            if folder.is_symlink():
+                raise RunError(f"{folder}: a link to elsewhere, expected a directory")
+            folder.mkdir(exist_ok=True)
+        save_bytes(written[-1], drawn.getvalue())
     save_text(file, html(page))
     return written
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,25 @@ def page(results: Results, remade_by: str) -> Page:
             Section("What was compared", _facts(results, measured, facts)),
         ),
     )
+
+
+def joined(files: Mapping[str, Results], remade_by: str) -> Page:
+    """One table of several results files, a row for each rule of each; each has its own plan."""
+    rows = []
+    for name, results in files.items():
+        facts, measured = results.facts(), measured_in(results)
+        reference = facts.get("reference", measured.rules[0])
+        for s in statistics.standings(measured, reference):
+            known = s.verdict != "reference"
+            gaps = (change(s.gap), interval(s.gap_tasks)) if known else ("–", "–")
+            size = f"{len(measured.tasks)} / {len(measured.seeds)} / {len(measured.settings)}"
+            plan = (facts["plan"]["suite"], size, reference)
+            rows.append((name, s.rule, str(s.rank), s.verdict, *gaps, *plan))
+    head = ("results", "rule", "rank", "verdict", "final loss", "interval, seeds and tasks")
+    note = "Rows of one file share its tasks and seeds; those of two files may not be compared."
+    table = Table((*head, "suite", "tasks / seeds / trials", "against"), rows)
+    lead = f"{len(files)} evaluations, each against its own tuned reference."
+    return Page(f"{len(files)} evaluations", lead, [Section("Rankings", [table, note])], remade_by)
 
 
 def _sentence(table: Sequence[Standing], reference: str) -> str:

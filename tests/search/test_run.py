@@ -137,8 +137,8 @@ def test_a_run_that_stops_after_its_last_larger_task_draws_them_when_it_goes_on(
 ):
     stage = run._stage
 
-    def stopped(archive, config, name, *rest):
-        stage(archive, config, name, *rest)
+    def stopped(of, name, *rest, **kept):
+        stage(of, name, *rest, **kept)
         if name == META_VALIDATION:
             monkeypatch.setattr(run, "_stage", stage)
             raise Interrupted
