@@ -120,7 +120,7 @@ def digest(program: Program, constants: dict[float, str], keys: dict[str, str]) 
     names, lines = dict(keys), [program.form]
     for statement in program.statements:
         args = [
-            constants.get(arg, repr(arg)) if isinstance(arg, float) else names.get(arg, arg)
+            names.get(arg, arg) if isinstance(arg, str) else constants.get(arg, repr(arg))
             for arg in statement.args
         ]
         target = names.setdefault(statement.target, f"x{len(names)}")
