@@ -59,8 +59,7 @@ class LearnedOptimizer(ABC):
     @cached_property
     def layout(self) -> Layout:
         """Where each named meta-parameter lies in the flat ``theta``."""
-        with torch.device("meta"):
-            return Layout.of(self.init_theta(torch.Generator().manual_seed(0)))
+        return Layout.of(self.init_theta(torch.Generator().manual_seed(0)))
 
     @property
     def size(self) -> int:

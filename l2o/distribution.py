@@ -25,7 +25,7 @@ from tasks.mlp import MLP
 from tasks.mup import mup, update_multiplier
 from tasks.suites import SUITES, imported, resolve
 from tasks.transformer import Transformer
-from tasks.types import Task
+from tasks.types import HOST, Task
 from tasks.unroll import evaluate
 
 FAMILIES: dict[str, type[Task]] = {
@@ -128,7 +128,7 @@ def lessons(tasks: Sequence[Task], in_mup: bool, chunk: int | None = None) -> li
 
 def nothing(task: Task) -> float:
     """The loss of a network that outputs zero: all its parameters are."""
-    return float(evaluate(task, torch.zeros(1, task.layout.n)))
+    return float(evaluate(task, torch.zeros(1, task.layout.n, **HOST)))
 
 
 def _unit(task: Task) -> float:

@@ -153,7 +153,7 @@ class Episodes:
         """Runs that are due to begin their first episode, on the device of ``theta``."""
         number = number.to(theta.device)
         rule = lesson.rule(optimizer, theta)
-        seed = torch.zeros(copies * len(number), dtype=torch.int64)
+        seed = torch.zeros(copies * len(number), dtype=torch.int64, device="cpu")
         inner = start(lesson.task, rule, len(seed), seed, theta.device)
         nothing = torch.zeros_like(number)
         return Runs(inner, number, nothing, nothing, theta.new_zeros(len(number), 0))
@@ -173,7 +173,8 @@ class Episodes:
         if not over.any():
             return runs
         pairs = zip(runs.number[over].tolist(), runs.episode[over].tolist(), strict=True)
-        seed = torch.tensor([self.inner_seed(number, begun) for number, begun in pairs])
+        drawn = [self.inner_seed(number, begun) for number, begun in pairs]
+        seed = torch.tensor(drawn, dtype=torch.int64, device="cpu")
         copies = runs.inner.params.shape[0] // len(over)
         rows = over.repeat(copies).nonzero().flatten()
         device = runs.inner.params.device
@@ -182,11 +183,15 @@ class Episodes:
         if over.all():
             return runs._replace(inner=fresh)
         old = runs.inner
+        step, seeds, fresh_seeds = (
+            torch.as_tensor(x, dtype=torch.int64, device=device)
+            for x in (old.step, old.seed, fresh.seed)
+        )
         inner = Inner(
             old.params.index_copy(0, rows, fresh.params),
             {name: old.state[name].index_copy(0, rows, new) for name, new in fresh.state.items()},
-            torch.as_tensor(old.step).index_fill(0, rows, 0),
-            torch.as_tensor(old.seed).index_copy(0, rows, torch.as_tensor(fresh.seed)),
+            step.index_fill(0, rows, 0),
+            seeds.index_copy(0, rows, fresh_seeds),
         )
         return runs._replace(inner=inner)
 

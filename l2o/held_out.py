@@ -73,7 +73,7 @@ class HeldOut:
     @torch.no_grad()
     def objectives(self, optimizer: LearnedOptimizer, theta: Tensor) -> Objectives:
         """The objective on each task from each seed; seeds are the same for all optimizers."""
-        seeds = SEED + torch.arange(self.evaluation.seeds)
+        seeds = SEED + torch.arange(self.evaluation.seeds, device="cpu")
         found = []
         for lesson in self.lessons:
             trajectory = unroll(

@@ -25,7 +25,7 @@ from l2o.base import UNSAVED, LearnedOptimizer, LearnedRule
 from tasks.composite import Composite, soft
 from tasks.fields import one_of, positive
 from tasks.mup import Scale
-from tasks.types import Params, State, StepInfo, Task
+from tasks.types import HOST, Params, State, StepInfo, Task
 
 HEADS = ("P", "A", "B", "B1", "B2")
 RANGES = {"sigmoid": torch.sigmoid, "softplus": F.softplus}
@@ -73,7 +73,7 @@ class L2OPA(LearnedOptimizer):
         for head in self.heads:
             shapes |= {f"{head}.w": (units, 1), f"{head}.b": (1,)}
         return {
-            name: torch.empty(shape).uniform_(-bound, bound, generator=generator)
+            name: torch.empty(shape, **HOST).uniform_(-bound, bound, generator=generator)
             for name, shape in shapes.items()
         }
 
@@ -104,7 +104,9 @@ class L2OPARule(LearnedRule):
     def init(self, params: Params) -> State:
         """The LSTM starts from standard normal numbers, fixed ones, the same for all instances."""
         shape = (2, self.optimizer.layers, params.layout.n, self.optimizer.hidden_size)
-        start = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(params.flat)
+        start = torch.randn(shape, generator=torch.Generator().manual_seed(0), **HOST).to(
+            params.flat
+        )
         hidden, cell = start.expand(params.flat.shape[0], *shape).unbind(1)
         return {"x": params.flat.clone(), "hidden": hidden.clone(), "cell": cell.clone()}
 

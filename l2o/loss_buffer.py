@@ -50,7 +50,7 @@ def loss_features(state: State, info: StepInfo, horizon: int | None) -> Tensor:
 
 def _count(info: StepInfo) -> Tensor:
     """``[N, 1]`` or ``[1, 1]``: how many losses have been seen, this one included."""
-    return 1 + torch.as_tensor(info.step, device=info.loss.device).reshape(-1, 1)
+    return 1 + torch.as_tensor(info.step, dtype=torch.int64, device=info.loss.device).reshape(-1, 1)
 
 
 def _decays(info: StepInfo, horizon: int | None) -> Tensor:
@@ -58,5 +58,5 @@ def _decays(info: StepInfo, horizon: int | None) -> Tensor:
     device = info.loss.device
     planned = info.horizon if horizon is None else horizon
     last = torch.as_tensor(planned, dtype=torch.float32, device=device).reshape(-1, 1).log10()
-    exponent = 1 + (last - 1) * torch.linspace(0, 1, AVERAGES, device=device)
+    exponent = 1 + (last - 1) * torch.linspace(0, 1, AVERAGES, device=device, dtype=torch.float32)
     return torch.exp(-torch.exp(-exponent * math.log(10)))

@@ -165,7 +165,7 @@ def measure(run_dir: Path, config: Config) -> dict[str, dict[str, Runs]]:
                 instances=SEEDS,
                 steps=config.evaluation.steps,
                 lr=1.0,
-                seed=SEED + config.evaluation.seeds + torch.arange(SEEDS),
+                seed=SEED + config.evaluation.seeds + torch.arange(SEEDS, device="cpu"),
                 eval_at=at,
             )
             losses = trajectory.validation.T.numpy()

@@ -40,6 +40,7 @@ from tasks.fields import inside
 from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
 from tasks.nesting import check_digest, from_json, with_digest
+from tasks.types import HOST
 
 VERSION = 1
 STATE_VERSION = 2
@@ -396,5 +397,5 @@ def _means(objectives: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def _ends(losses: list[float]) -> list[float]:
     """The mean over the first tenth and over the last."""
     tenth = max(1, len(losses) // 10)
-    parts = torch.tensor(losses[:tenth]), torch.tensor(losses[-tenth:])
+    parts = torch.tensor(losses[:tenth], **HOST), torch.tensor(losses[-tenth:], **HOST)
     return [round(float(part.mean()), 5) for part in parts]

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from l2o.episodes import Runs
-from tasks.types import Inner
+from tasks.types import HOST, Inner
 
 Result = TypeVar("Result")
 
@@ -58,7 +58,7 @@ class Ranks:
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is set in any process."""
-        return bool(self.mean(torch.tensor(float(flag))) > 0)
+        return bool(self.mean(torch.tensor(float(flag), **HOST)) > 0)
 
     def once(self, work: Callable[[], Result]) -> Result | None:
         """What ``work`` returns in the first process, for which the others wait, with None.
@@ -117,7 +117,7 @@ def _each(change: Callable[[list[Tensor]], Tensor], parts: Sequence[Runs]) -> Ru
     inners = [part.inner for part in parts]
 
     def changed(tensors: Sequence[Tensor | int], copies: int) -> Tensor:
-        rows = [torch.as_tensor(t) for t in tensors]
+        rows = [t for t in tensors if isinstance(t, Tensor)]  # all, once a training has begun
         return change([t.unflatten(0, (copies, len(t) // copies)) for t in rows]).flatten(0, 1)
 
     copies = inners[0].params.shape[0] // len(parts[0].number)

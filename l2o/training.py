@@ -24,7 +24,7 @@ from l2o.distribution import lessons
 from l2o.episodes import Runs
 from l2o.meta_config import Config, Outer
 from l2o.ranks import Ranks, share
-from tasks.types import Inner
+from tasks.types import HOST, Inner
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What torch's AdamW remembers of every parameter, besides the step."""
@@ -62,7 +62,7 @@ class Training:
 
     def _numbers(self, lesson: int) -> Tensor:
         particles = self.config.estimation.particles
-        return (lesson * particles + torch.arange(particles))[self.own]
+        return (lesson * particles + torch.arange(particles, device="cpu"))[self.own]
 
     def advance(self) -> None:
         """One outer step."""
@@ -89,12 +89,16 @@ class Training:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that changes, with all particles in the first process; numbers as tensors."""
-        counters = {"step": self.step, "skipped": self.skipped, "norm": self.norm}
-        found = {name: torch.tensor(value) for name, value in counters.items()}
-        found["losses"] = torch.tensor(self.losses, dtype=torch.float64)
-        found["by_lesson"] = torch.tensor(self.by_lesson).view(self.step, len(self.lessons))
+        whole = {"dtype": torch.int64, "device": "cpu"}
+        found = {"step": torch.tensor(self.step, **whole)}
+        found |= {"skipped": torch.tensor(self.skipped, **whole)}
+        found |= {"norm": torch.tensor(self.norm, **HOST)}
+        found["losses"] = torch.tensor(self.losses, dtype=torch.float64, device="cpu")
+        found["by_lesson"] = torch.tensor(self.by_lesson, **HOST).view(self.step, len(self.lessons))
         found["theta"] = self.theta
-        found |= {f"adam.{name}": value for name, value in self.adam.state[self.theta].items()}
+        # Torch counts its steps in float64 where that is the default.
+        moments = {name: value.float() for name, value in self.adam.state[self.theta].items()}
+        found |= {f"adam.{name}": value for name, value in moments.items()}
         for k, runs in enumerate(self.runs):
             found |= {f"{k}.{name}": t for name, t in _flat(self.ranks.gather(runs)).items()}
         return {name: value.detach().cpu().clone() for name, value in found.items()}
@@ -111,7 +115,7 @@ class Training:
         for name in ("losses", "by_lesson"):
             found[name] = fresh[name].new_empty(rows, *fresh[name].shape[1:])
         if skipped < step * len(self.lessons):  # Adam has taken a step
-            moments = {"step": torch.zeros(())} | dict.fromkeys(MOMENTS, fresh["theta"])
+            moments = {"step": torch.zeros((), **HOST)} | dict.fromkeys(MOMENTS, fresh["theta"])
             found |= {f"adam.{name}": value for name, value in moments.items()}
         return found
 
@@ -136,7 +140,8 @@ def _flat(runs: Runs) -> dict[str, Tensor]:
     """Named tensors of ``runs``."""
     inner = runs.inner
     found = {f"state.{name}": value for name, value in inner.state.items()}
-    times = {"step": torch.as_tensor(inner.step), "seed": torch.as_tensor(inner.seed)}
+    whole = {"dtype": torch.int64, "device": inner.params.device}
+    times = {name: torch.as_tensor(getattr(inner, name), **whole) for name in ("step", "seed")}
     rest = {name: getattr(runs, name) for name in Runs._fields if name != "inner"}
     return found | times | rest | {"params": inner.params}
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from l2o.base import LearnedOptimizer, LearnedRule, decayed, zeros
 from tasks.mup import Scale
-from tasks.types import Params, State, StepInfo
+from tasks.types import HOST, Params, State, StepInfo
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class TunedAdam(LearnedOptimizer):
     def init_theta(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Four zeros: no luck is needed to start from Adam."""
         return {
-            name: torch.zeros(()) for name in ("log_lr", "logit_beta1", "logit_beta2", "log_eps")
+            name: torch.zeros((), **HOST)
+            for name in ("log_lr", "logit_beta1", "logit_beta2", "log_eps")
         }
 
     def rule(self, theta: Tensor, scale: Scale | None = None) -> TunedAdamRule:
@@ -65,7 +66,9 @@ class TunedAdamRule(LearnedRule):
         beta2 = self.beta(self.optimizer.beta2, "logit_beta2")
         m = beta1 * state["m"] + (1 - beta1) * grads
         v = beta2 * state["v"] + (1 - beta2) * grads.square()
-        count = 1 + torch.as_tensor(info.step, device=grads.device).reshape(-1, 1)
+        count = 1 + torch.as_tensor(info.step, dtype=torch.int64, device=grads.device).reshape(
+            -1, 1
+        )
         root = (v / (1 - beta2**count) + 1e-30).sqrt()  # 1e-30: a root at 0 has no derivative
         eps = self.optimizer.eps * self.named["log_eps"].exp()[:, None]
         lr = self.optimizer.lr * self.named["log_lr"].exp()[:, None]

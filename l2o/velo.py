@@ -40,7 +40,7 @@ from l2o.features import (
 from l2o.loss_buffer import LOSS_FEATURES, follow_loss, init_loss_buffer, loss_features
 from tasks.fields import positive
 from tasks.mup import Scale
-from tasks.types import Layout, Params, State, StepInfo
+from tasks.types import HOST, Layout, Params, State, StepInfo
 
 FEATURES = 30
 OUTPUTS = 3
@@ -87,17 +87,17 @@ class Velo(LearnedOptimizer):
         ``mix0`` is unused; it is kept so that published weights fit.
         """
         units = self.lstm_size
-        theta = {"hidden": torch.zeros(units), "cell": torch.zeros(units)}
+        theta = {"hidden": torch.zeros(units, **HOST), "cell": torch.zeros(units, **HOST)}
         affine = {f"mix{k}": (TENSOR_INPUTS, units) for k in range(3)}
         affine |= {"lstm": (2 * units, 4 * units)}
         affine |= {"controls": (units, self.bank_size), "step_size": (units, 1)}
         for name, (inputs, outputs) in affine.items():
             theta[f"{name}.w"] = truncated_normal((inputs, outputs), inputs, generator)
-            theta[f"{name}.b"] = torch.zeros(outputs)
+            theta[f"{name}.b"] = torch.zeros(outputs, **HOST)
         for layer, (inputs, outputs) in enumerate(pairwise(self.network_sizes)):
             shape = (self.bank_size, inputs, outputs)
             theta[f"bank.w{layer}"] = truncated_normal(shape, inputs, generator)
-            theta[f"bank.b{layer}"] = torch.zeros(self.bank_size, outputs)
+            theta[f"bank.b{layer}"] = torch.zeros(self.bank_size, outputs, **HOST)
         return theta
 
     def rule(self, theta: Tensor, scale: Scale | None = None) -> VeloRule:
@@ -230,7 +230,7 @@ def _fraction(info: StepInfo, like: Tensor) -> Tensor:
 def _ranks(layout: Layout, device: torch.device) -> Tensor:
     """How many axes longer than 1 each tensor has, ``[tensors, RANKS]``, one-hot."""
     ranks = [min(sum(length > 1 for length in spec.shape), RANKS) for spec in layout.specs]
-    return torch.eye(RANKS + 1)[ranks, :RANKS].to(device)
+    return torch.eye(RANKS + 1, **HOST)[ranks, :RANKS].to(device)
 
 
 def _mean(x: Tensor, layout: Layout) -> Tensor:

@@ -94,9 +94,9 @@ def _updates(
     """Where the rate is not 0."""
     generator = torch.Generator().manual_seed(0)
     shape = (STEPS, RUNS, LAYOUT.n)
-    gradients = size * torch.randn(shape, dtype=torch.float64, generator=generator)
-    weights = 2 * torch.rand(LAYOUT.n, dtype=torch.float64, generator=generator) - 1
-    rates = setting.lr * rate * torch.tensor(RATES, dtype=torch.float64)
+    gradients = size * torch.randn(shape, dtype=torch.float64, generator=generator, device="cpu")
+    weights = 2 * torch.rand(LAYOUT.n, dtype=torch.float64, generator=generator, device="cpu") - 1
+    rates = setting.lr * rate * torch.tensor(RATES, dtype=torch.float64, device="cpu")
     program, decay = change(setting.program), setting.weight_decay
     return respond([program], gradients, weights, rates, decay, LAYOUT)[:, rates > 0].numpy()
 

@@ -145,8 +145,10 @@ def _single_assignment(statements: Sequence[Statement]) -> tuple[list[Row], dict
 @lru_cache(maxsize=4096)
 def constant_of(op: str, args: tuple[float, ...]) -> float | None:
     """A function of constants, if that is a constant that a program may contain."""
-    operands = [torch.tensor(arg, dtype=torch.float64) for arg in args]
-    value = OPS[op].torch(*(operands or [torch.zeros((), dtype=torch.float64)])).item()
+    operands = [torch.tensor(arg, dtype=torch.float64, device="cpu") for arg in args]
+    value = (
+        OPS[op].torch(*(operands or [torch.zeros((), dtype=torch.float64, device="cpu")])).item()
+    )
     return value + 0.0 if abs(value) <= CONSTANT_BOUND else None
 
 

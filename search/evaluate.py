@@ -29,7 +29,7 @@ from tasks import scoring
 from tasks.environment import check_device, prepare
 from tasks.fields import meant
 from tasks.suites import LONGEST, names, resolve
-from tasks.types import Task
+from tasks.types import HOST, Task
 from tasks.unroll import SCHEDULES, unroll
 
 Fate = Literal["invalid", "duplicate", "stopped", "diverged", "evaluated", "failed"]
@@ -69,7 +69,7 @@ class Funnel:
             raise ValueError(f"rungs: got {self.rungs}, expected fractions above 0")
         if not self.factors or not all(0 < factor < math.inf for factor in self.factors):
             raise ValueError(f"factors: got {self.factors}, expected positive numbers")
-        if len(set(torch.tensor(self.factors).tolist())) < len(self.factors):
+        if len(set(torch.tensor(self.factors, **HOST).tolist())) < len(self.factors):
             raise ValueError(f"factors: got {self.factors}, expected different ones")
         if not 0 < self.length <= LONGEST:
             raise ValueError(f"length: got {self.length}, expected above 0, at most {LONGEST:,}")
@@ -182,9 +182,9 @@ def calibrate(
     """
     prepare(funnel.device)
     settings = scoring.grid(trials)
-    rates = torch.tensor([setting.lr for setting in settings])
-    owner = torch.arange(len(programs)).repeat_interleave(trials)
-    references, gaps = [], torch.zeros(len(programs), trials)
+    rates = torch.tensor([setting.lr for setting in settings], **HOST)
+    owner = torch.arange(len(programs), device="cpu").repeat_interleave(trials)
+    references, gaps = [], torch.zeros(len(programs), trials, **HOST)
     runs = funnel.runs()
     for run in runs:
         trajectory = unroll(
@@ -222,7 +222,7 @@ class Evaluator:
         prepare(funnel.device)
         self.funnel = funnel
         self.runs = funnel.runs()
-        self.references = torch.tensor(references)
+        self.references = torch.tensor(references, **HOST)
 
     def __call__(self, job: Job) -> list[Outcome]:
         if not job.texts:
@@ -241,13 +241,14 @@ class _Climb:
     def __init__(self, job: Job, funnel: Funnel) -> None:
         self.job, self.funnel = job, funnel
         self.programs = [parse(text) for text in job.texts]
-        factors = torch.tensor(funnel.factors)
-        self.owner = torch.arange(len(job.texts)).repeat_interleave(len(factors))
-        self.lr = (torch.tensor(job.lrs).clamp(*RATES)[:, None] * factors).flatten()
+        factors = torch.tensor(funnel.factors, **HOST)
+        self.owner = torch.arange(len(job.texts), device="cpu").repeat_interleave(len(factors))
+        self.lr = (torch.tensor(job.lrs, **HOST).clamp(*RATES)[:, None] * factors).flatten()
         self.who, self.rates = self.owner.tolist(), self.lr.tolist()  # read one by one, often
         self.population = Population.of(self.programs, self.owner.to(funnel.device))
-        self.alive = torch.arange(len(self.owner))
-        self.gap = torch.zeros(len(self.owner))  # sum over finished runs of final log ratios
+        self.alive = torch.arange(len(self.owner), device="cpu")
+        # Sums over finished runs of final log ratios:
+        self.gap = torch.zeros(len(self.owner), **HOST)
         self.runs = 0
         self.ladders: list[list[float]] = [[] for _ in job.texts]
         self.measurements: list[list[Measurement]] = [[] for _ in job.texts]

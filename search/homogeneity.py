@@ -59,7 +59,8 @@ def homogeneity(program: Program) -> Homogeneity:
     elements = sum(int(np.prod(shape)) for shape in SHAPES)
     # No gradient near zero, where rounding decides a sign.
     sizes = rng.uniform(0.5, 2.0, (STEPS, elements)) * rng.choice([-1.0, 1.0], (STEPS, elements))
-    grads, weights = torch.tensor(sizes), torch.tensor(rng.uniform(-0.9, 0.9, (STEPS, elements)))
+    grads = torch.from_numpy(sizes)
+    weights = torch.from_numpy(rng.uniform(-0.9, 0.9, (STEPS, elements)))
     once = _run(program, grads, weights)
     if not torch.isfinite(once).all():
         return Homogeneity(None, "its updates are not finite")
@@ -99,11 +100,11 @@ def _run(program: Program, grads: Tensor, weights: Tensor, copies: int = 1) -> T
     ``copies``: each tensor holds so many equal copies of itself; the first one is returned.
     """
     layout = _layout(copies)
-    elements = torch.arange(weights.shape[-1])
+    elements = torch.arange(weights.shape[-1], device="cpu")
     tensors = [elements[span] for _, span in _layout(1)]
     where = torch.cat([tensor.repeat(copies) for tensor in tensors])
     starts = zip(layout.offsets, tensors, strict=False)
-    first = torch.cat([start + torch.arange(len(tensor)) for start, tensor in starts])
+    first = torch.cat([start + torch.arange(len(tensor), device="cpu") for start, tensor in starts])
     updates = respond([program], grads[:, None, where], weights[:, where], layout=layout)
     return updates[0, :, 0, first]
 

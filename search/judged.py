@@ -199,7 +199,7 @@ def one_rule(programs: Mapping[str, Program], measured: Mapping[str, np.ndarray]
 
 def _scaled(program: Program) -> np.ndarray:
     """Updates on made-up gradients, the size of the typical one 1."""
-    rates = torch.tensor(RATES, dtype=torch.float64)
+    rates = torch.tensor(RATES, dtype=torch.float64, device="cpu")
     updates = respond([program], GRADIENTS, PARAMETERS, rates, layout=LAYOUT, times=TIMES)
     values = updates[0, :, 0].numpy()
     sizes = np.abs(values[np.isfinite(values) & (values != 0)])

@@ -32,6 +32,7 @@ from search.analyze import live
 from search.homogeneity import nearest
 from search.probe import respond
 from search.program import Program, parse
+from tasks.types import HOST
 
 Name = Literal[
     "sign of the gradient",
@@ -105,7 +106,7 @@ def classify(program: Program) -> RuleKind:
     Raises ValueError for a program that reads ``h``.
     """
     generator = torch.Generator().manual_seed(0)
-    gradients = torch.randn(LAGS, 16, 8, dtype=torch.float64, generator=generator)
+    gradients = torch.randn(LAGS, 16, 8, dtype=torch.float64, generator=generator, device="cpu")
     if not _ignores_weights(program, gradients, generator):
         return RuleKind("mixed")
     degree = _degree(program, gradients)
@@ -139,7 +140,7 @@ def _agree(a: Tensor, b: Tensor, tolerance: float) -> bool:
 def _ignores_weights(program: Program, gradients: Tensor, generator: torch.Generator) -> bool:
     """The weights, which move, add a constant multiple of themselves to each update, or nothing."""
     steps, _, n = gradients.shape
-    weights = torch.randn(steps, n, dtype=torch.float64, generator=generator)
+    weights = torch.randn(steps, n, dtype=torch.float64, generator=generator, device="cpu")
     without = respond([program], gradients)[0]
     added = respond([program], gradients, weights)[0] - without
     decay = (added / weights[:, None]).nanmedian()
@@ -153,7 +154,7 @@ def _degree(program: Program, gradients: Tensor) -> float | None:
     small, middle, large = (respond([program], s * gradients)[0] for s in (1e-2, 1.0, 1e2))
     size = [u.abs().nanmedian() for u in (small, middle, large)]
     degree = nearest((torch.log(size[2] / size[0]) / math.log(1e4)).item())
-    power = torch.tensor(1e2, dtype=torch.float64) ** degree
+    power = torch.tensor(1e2, dtype=torch.float64, device="cpu") ** degree
     if _agree(middle, small * power, 0.01) and _agree(large, middle * power, 0.01):
         return degree
     return None
@@ -168,20 +169,22 @@ def _has_constant_size(program: Program, gradients: Tensor) -> bool:
 
 def _impulses(program: Program) -> Tensor:
     """``[LAGS]`` last updates, for a gradient of 1 so many steps ago and no others."""
-    response = respond([program], _at(torch.arange(LAGS), torch.ones(LAGS)))[0, -1, :, 0]
+    response = respond([program], _at(torch.arange(LAGS, device="cpu"), torch.ones(LAGS, **HOST)))[
+        0, -1, :, 0
+    ]
     return torch.where(response.abs() > NOISE * response.abs().nan_to_num().max(), response, 0.0)
 
 
 def _at(lags: Tensor, sizes: Tensor) -> Tensor:
     """Gradients ``[LAGS, N, 1]``: run ``i`` has one of size ``sizes[i]``, ``lags[i]`` steps ago."""
-    gradients = torch.zeros(LAGS, len(lags), 1, dtype=torch.float64)
-    gradients[LAGS - 1 - lags, torch.arange(len(lags)), 0] = sizes.double()
+    gradients = torch.zeros(LAGS, len(lags), 1, dtype=torch.float64, device="cpu")
+    gradients[LAGS - 1 - lags, torch.arange(len(lags), device="cpu"), 0] = sizes.double()
     return gradients
 
 
 def _is_linear(program: Program, response: Tensor, generator: torch.Generator) -> bool:
     """In tensors of several elements, too, where a norm or a cosine is not the element itself."""
-    gradients = torch.randn(LAGS, 32, 8, dtype=torch.float64, generator=generator)
+    gradients = torch.randn(LAGS, 32, 8, dtype=torch.float64, generator=generator, device="cpu")
     expected = torch.einsum("k,kri->ri", response.flip(0), gradients)
     return _agree(respond([program], gradients)[0, -1], expected, 1e-6)
 
@@ -191,7 +194,9 @@ def _is_linear(program: Program, response: Tensor, generator: torch.Generator) -
 
 def _sign(program: Program, degree: float | None, generator: torch.Generator) -> RuleKind:
     response = _switching_points(program)
-    gradients = SMALL * torch.randn(LAGS, 64, 8, dtype=torch.float64, generator=generator)
+    gradients = SMALL * torch.randn(
+        LAGS, 64, 8, dtype=torch.float64, generator=generator, device="cpu"
+    )
     expected = torch.einsum("k,kri->ri", response.flip(0), gradients).sign()
     actual = respond([program], gradients)[0, -1].sign()
     if (actual == expected).double().mean() < 0.99:
@@ -206,9 +211,9 @@ def _switching_points(program: Program) -> Tensor:
     What cannot outweigh any other is left by rounding and does not count. Weights that are not
     found are NaN.
     """
-    lags = torch.arange(LAGS)
-    alone = respond([program], SMALL * _at(lags, torch.ones(LAGS)))[0, -1, :, 0].sign()
-    weights = torch.full((LAGS,), torch.nan, dtype=torch.float64)
+    lags = torch.arange(LAGS, device="cpu")
+    alone = respond([program], SMALL * _at(lags, torch.ones(LAGS, **HOST)))[0, -1, :, 0].sign()
+    weights = torch.full((LAGS,), torch.nan, dtype=torch.float64, device="cpu")
     while alone.any():
         latest, *others = alone.nonzero().flatten().tolist()
         weights = _against(program, alone, latest)
@@ -223,17 +228,17 @@ def _against(program: Program, alone: Tensor, latest: int) -> Tensor:
 
     All bisections run at once.
     """
-    lags, against = torch.arange(LAGS), -alone * alone[latest]
+    lags, against = torch.arange(LAGS, device="cpu"), -alone * alone[latest]
 
     def sign(y: Tensor) -> Tensor:
         """Of the update, for 1 at each lag and ``y``, of opposite effect, at ``latest``."""
         both = _at(lags, 1 / y.clamp(min=1)) + _at(
-            torch.full((LAGS,), latest), against * y.clamp(max=1)
+            torch.full((LAGS,), latest, **HOST), against * y.clamp(max=1)
         )
         return respond([program], SMALL * both)[0, -1, :, 0].sign()
 
-    low = torch.full((LAGS,), NEGLIGIBLE, dtype=torch.float64)
-    high = torch.full((LAGS,), LARGEST, dtype=torch.float64)
+    low = torch.full((LAGS,), NEGLIGIBLE, dtype=torch.float64, device="cpu")
+    high = torch.full((LAGS,), LARGEST, dtype=torch.float64, device="cpu")
     negligible, found = sign(low) != alone, sign(high) == -alone
     for _ in range(60):
         middle = (low * high).sqrt()

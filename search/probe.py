@@ -36,11 +36,11 @@ def respond(
     """
     steps, runs, n = gradients.shape
     layout = layout or Layout((ParamSpec("a", (n,)),))
-    rates = torch.ones(steps, dtype=torch.float64) if rates is None else rates
+    rates = torch.ones(steps, dtype=torch.float64, device="cpu") if rates is None else rates
     table = assemble(programs)
     if table.hessian:
         raise ValueError("program: it reads h, a Hessian, which is not made up here")
-    owner = torch.arange(len(programs)).repeat_interleave(runs)
+    owner = torch.arange(len(programs), device="cpu").repeat_interleave(runs)
     step = default_step(owner.device)
     places = gradients.new_zeros(steps, n) + (0.0 if weights is None else weights)
     flat = gradients.new_zeros(len(owner), n)

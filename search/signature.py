@@ -50,7 +50,7 @@ def _probe() -> tuple[Tensor, Tensor]:
     gradients[:, :, ZERO // 2 : UNUSED] = 0
     gradients[2:4, :, UNUSED : UNUSED + 12] = 0  # and some now and then
     parameters[1:3, UNUSED + 12 : UNUSED + 18] = 0
-    return torch.tensor(parameters), torch.tensor(gradients)
+    return torch.from_numpy(parameters), torch.from_numpy(gradients)
 
 
 PARAMETERS, GRADIENTS = _probe()
@@ -63,7 +63,7 @@ def signatures(programs: Sequence[Program]) -> list[str]:
     """
     if not programs:
         return []
-    rates = torch.tensor(RATES, dtype=torch.float64)
+    rates = torch.tensor(RATES, dtype=torch.float64, device="cpu")
     updates = respond(programs, GRADIENTS, PARAMETERS, rates, layout=LAYOUT, times=TIMES)
     rounded = _rounded(updates[:, :, 0].numpy())
     return [_digest(program, row) for program, row in zip(programs, rounded, strict=True)]

@@ -27,6 +27,7 @@ from search.vm import Population
 from search.zoo import lookup
 from tasks.cards import flops
 from tasks.suites import resolve
+from tasks.types import HOST
 from tasks.unroll import unroll
 
 DROPPED = "dropped"
@@ -129,12 +130,12 @@ def _pace(config: Config) -> float:
     funnel = config.funnel
     task, _ = funnel.tasks()[0]
     programs = [lookup(name).program for name in BASELINES]
-    owner = torch.arange(len(programs)).repeat_interleave(config.verdict.trials)
+    owner = torch.arange(len(programs), device="cpu").repeat_interleave(config.verdict.trials)
 
     def seconds(steps: int) -> float:
         start = time.perf_counter()
         rule = Population.of(programs, owner.to(funnel.device))
-        lr = torch.full((len(owner),), 1e-3)
+        lr = torch.full((len(owner),), 1e-3, **HOST)
         unroll(task, rule, instances=len(owner), steps=steps, lr=lr, device=funnel.device)
         return time.perf_counter() - start
 

@@ -192,7 +192,10 @@ class Population:
         """With the Hessian where programs that read one expect it, if it is time for a new one."""
         if not self.hessian_every:
             return memory
-        due = torch.as_tensor(info.step, device=memory.device) % self.hessian_every == 0
+        due = (
+            torch.as_tensor(info.step, dtype=torch.int64, device=memory.device) % self.hessian_every
+            == 0
+        )
         if info.hessian is None:
             if due.any():
                 raise ValueError("hessian: got none at this step, expected one: a program reads h")

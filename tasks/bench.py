@@ -17,7 +17,7 @@ from tasks import metric_tables, replay
 from tasks.results import Results, Run, Study
 from tasks.scoring import TUNING_SEED, Setting, comparable
 from tasks.spaces import WRITTEN, Space
-from tasks.types import Task, Unusable, UpdateRule
+from tasks.types import HOST, Task, Unusable, UpdateRule
 from tasks.unroll import SCHEDULES, advance, initial, shown, start, unroll
 from tasks.unroll import evaluate as losses_of
 
@@ -128,9 +128,9 @@ class Bench:
 
     def _train(self, wanted: Sequence[tuple[int, Setting]], curve: bool) -> list[Run]:
         task, steps, device = self.task, self.study.steps, self.device
-        lr = torch.tensor([s.lr for _, s in wanted])
-        decay = torch.tensor([s.weight_decay for _, s in wanted])
-        seeds = torch.tensor([seed for seed, _ in wanted])
+        lr = torch.tensor([s.lr for _, s in wanted], **HOST)
+        decay = torch.tensor([s.weight_decay for _, s in wanted], **HOST)
+        seeds = torch.tensor([seed for seed, _ in wanted], dtype=torch.int64, device="cpu")
         shared = int(seeds[0]) if len(seeds.unique()) == 1 else seeds
         at = marks(steps) if curve else (steps,)
         rule = made(task, self.entrant, len(wanted), device)
@@ -151,7 +151,7 @@ class Bench:
         curves = list(zip(before, *validation, strict=True))
         last = shown(task, rule, trajectory.inner)
         test = losses_of(task, last, "test").tolist()
-        comparable(torch.tensor([before, *validation, test]), task.name)
+        comparable(torch.tensor([before, *validation, test], **HOST), task.name)
         if curve:  # before the runs are filed, which nobody makes again
             metric_tables.note(self.results, self.study, task, last, wanted)
         return [
@@ -164,7 +164,7 @@ class Bench:
         """Of a step of one model among ``TIMED``, after what is compiled or recorded once."""
         rule = made(self.task, self.entrant, TIMED, self.device)
         settings = self.entrant.space.settings(TIMED)
-        lr, decay = torch.tensor(settings).T
+        lr, decay = torch.tensor(settings, **HOST).T
         whole = self.study.steps
         steps = min(TIMED_STEPS, whole) if self.device == "cpu" else whole  # it captures a graph
         inner = start(self.task, rule, TIMED, TUNING_SEED, self.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from tasks.lifting import CPU, Losses, seeded, slopes
 from tasks.results import digest
 from tasks.suites import Entry
-from tasks.types import Batch, Split, Task
+from tasks.types import HOST, Batch, Split, Task
 from tasks.unroll import initial
 
 REFERENCES = "references.json"
@@ -33,7 +33,7 @@ def fingerprint(task: Task) -> str:
     params = task.init(torch.Generator().manual_seed(0))
     noise = torch.Generator().manual_seed(1)
     aside = {
-        name: value + ASIDE * torch.randn(value.shape, generator=noise)
+        name: value + ASIDE * torch.randn(value.shape, generator=noise, **HOST)
         for name, value in params.items()
     }
     splits: tuple[Split, ...] = ("train", "validation", "test")
@@ -44,7 +44,9 @@ def fingerprint(task: Task) -> str:
         parts.append(f"metric {task.metric}")
     for split in splits:
         size = task.data.size(split)
-        batch = task.data.batch(split, torch.arange(min(size, 64)) * size // min(size, 64))
+        batch = task.data.batch(
+            split, torch.arange(min(size, 64), device="cpu") * size // min(size, 64)
+        )
         parts += [str(size), *(_bytes(part) for part in batch)]
         parts += [_bytes(part) for part in task.data.contents(split)]
         parts.append(_sizes(task.loss, aside, batch))
@@ -117,7 +119,9 @@ def flops(task: Task) -> int:
     from torch.utils.flop_counter import FlopCounterMode  # half a second, with triton
 
     row = initial(task, 1, 0)[0].requires_grad_()
-    batch = task.data.batch("train", torch.arange(task.batch_size) % task.data.size("train"))
+    batch = task.data.batch(
+        "train", torch.arange(task.batch_size, device="cpu") % task.data.size("train")
+    )
     with FlopCounterMode(display=False) as counter:
         task.loss(task.layout.views(row), batch).backward()
     return counter.get_total_flops()

@@ -72,8 +72,13 @@ def chunk_size(task: Task, flat: Tensor, state: State) -> int:
 def _activations(task: Task) -> int:
     """Bytes that the backward pass of one instance saves, weights included."""
     saved = {}
-    batch = task.data.batch("train", torch.zeros(task.batch_size, dtype=torch.int64))
-    row = torch.zeros(task.layout.n, device=batch[0].device if batch else None, requires_grad=True)
+    batch = task.data.batch("train", torch.zeros(task.batch_size, dtype=torch.int64, device="cpu"))
+    row = torch.zeros(
+        task.layout.n,
+        device=batch[0].device if batch else "cpu",
+        requires_grad=True,
+        dtype=torch.float32,
+    )
 
     def note(tensor: Tensor) -> Tensor:
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tasks.data import moved
 from tasks.fields import natural, positive
-from tasks.types import Batch, Dataset, Split, Task
+from tasks.types import HOST, Batch, Dataset, Split, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class Composite(Task):
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Zeros, as in the paper."""
-        return {"x": torch.zeros(self.problems, self.columns)}
+        return {"x": torch.zeros(self.problems, self.columns, **HOST)}
 
     def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         return self.objective(params["x"]).mean()
@@ -102,8 +102,8 @@ class Composite(Task):
 
     def solution(self, generator: torch.Generator) -> Tensor:
         """Sparse ``[problems, columns]`` that the targets are made from."""
-        x = torch.randn(self.problems, self.columns, generator=generator)
-        rank = torch.rand(x.shape, generator=generator).argsort(dim=-1).argsort(dim=-1)
+        x = torch.randn(self.problems, self.columns, generator=generator, **HOST)
+        rank = torch.rand(x.shape, generator=generator, **HOST).argsort(dim=-1).argsort(dim=-1)
         return torch.where(rank < self.nonzeros, x, 0.0)
 
     @abstractmethod
@@ -131,7 +131,7 @@ class Lasso(Composite):
     compared: ClassVar[bool] = True
 
     def draw(self, generator: torch.Generator) -> Problems:
-        matrix = torch.randn(self.problems, self.rows, self.columns, generator=generator)
+        matrix = torch.randn(self.problems, self.rows, self.columns, generator=generator, **HOST)
         matrix = matrix / matrix.norm(dim=1, keepdim=True)
         target = (matrix @ self.solution(generator)[..., None]).squeeze(-1)
         return Problems(self.name, matrix, target)
@@ -160,7 +160,7 @@ class SparseLogistic(Composite):
     nonzeros: int = 20
 
     def draw(self, generator: torch.Generator) -> Problems:
-        matrix = torch.randn(self.problems, self.rows, self.columns, generator=generator)
+        matrix = torch.randn(self.problems, self.rows, self.columns, generator=generator, **HOST)
         margin = (matrix @ self.solution(generator)[..., None]).squeeze(-1)
         return Problems(self.name, matrix, (margin >= 0).float())
 
@@ -189,7 +189,9 @@ def fista(task: Composite, steps: int = 5000, momentum: bool = True) -> Tensor:
     Beck & Teboulle 2009; without ``momentum`` it is ISTA. The reference that gaps are measured to.
     """
     size = 1 / task.lipschitz[:, None]
-    x = torch.zeros(task.problems, task.columns, device=task.data.matrix.device)
+    x = torch.zeros(
+        task.problems, task.columns, device=task.data.matrix.device, dtype=torch.float32
+    )
     y, t = x, 1.0
     for _ in range(steps):
         before = x

@@ -14,7 +14,7 @@ from tasks.data import Arrays
 from tasks.datasets import digits
 from tasks.fields import positive
 from tasks.losses import prediction_loss
-from tasks.types import Batch, Task
+from tasks.types import HOST, Batch, Task
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class Conv(Task):
         channels, rows, columns = self.data.shape
         params = {}
         for layer in range(self.depth):
-            kernel = torch.randn(self.width, channels, 3, 3, generator=generator)
+            kernel = torch.randn(self.width, channels, 3, 3, generator=generator, **HOST)
             params[f"kernel{layer}"] = kernel * (2 / (9 * channels)) ** 0.5
-            params[f"bias{layer}"] = torch.zeros(self.width)
+            params[f"bias{layer}"] = torch.zeros(self.width, **HOST)
             channels, rows, columns = self.width, (rows + 1) // 2, (columns + 1) // 2
         fan_in = channels * rows * columns
-        readout = torch.randn(fan_in, self.data.outputs, generator=generator)
+        readout = torch.randn(fan_in, self.data.outputs, generator=generator, **HOST)
         params["readout"] = readout / fan_in**0.5
-        params["readout_bias"] = torch.zeros(self.data.outputs)
+        params["readout_bias"] = torch.zeros(self.data.outputs, **HOST)
         return params
 
     def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:

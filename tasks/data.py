@@ -195,7 +195,8 @@ def moved(data: Any, device: torch.device | str) -> Any:
     The same object for the same arguments, and ``data`` itself if it is there already, so that
     one may ask for it as often as one likes.
     """
-    here = torch.empty(0, device=device).device  # "cuda" is whichever of them is current
+    # "cuda" is whichever of them is current.
+    here = torch.empty(0, dtype=torch.float32, device=device).device
 
     def move(value: Any) -> Any:
         if isinstance(value, tuple):

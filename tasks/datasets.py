@@ -167,7 +167,7 @@ def status(name: str) -> str:
 
 def permutation(n: int) -> Tensor:
     """A fixed shuffle of ``range(n)``, the same in every version of every library."""
-    return torch.argsort(mix(torch.arange(n)), stable=True)
+    return torch.argsort(mix(torch.arange(n, device="cpu")), stable=True)
 
 
 _Pairs = list[tuple[np.ndarray, np.ndarray]]

@@ -7,6 +7,7 @@ import platform
 import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,19 @@ def prepare(device: str) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
+@contextmanager
+def own_defaults() -> Iterator[None]:
+    """Torch's defaults, float32 on the CPU, while other people's code makes tensors for us: what
+    the process has set must not change what is measured."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def check_device(device: str) -> None:
     """Raise ValueError unless torch can put tensors on ``device``."""
     try:
@@ -73,7 +87,7 @@ def check_device(device: str) -> None:
     if kind not in ("cpu", "cuda"):
         raise ValueError(f"device: got {device!r}, expected cpu, cuda or cuda:N")
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device, dtype=torch.float32)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"device: got {device!r}, which does not work: {reason}") from error

@@ -174,7 +174,9 @@ class _Trial:
         if number:
             aside = torch.Generator().manual_seed(number)
             for view in self.views.values():
-                view += ASIDE * torch.randn(view.shape, generator=aside, device=CPU)
+                view += ASIDE * torch.randn(
+                    view.shape, generator=aside, dtype=torch.float32, device=CPU
+                )
         data = task.data.to(CPU)
         index = draw(seeds, number, data.size("train"), task.batch_size, CPU)
         self.batch, self.first = data.batch("train", index), data.batch("train", index[0])

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tasks.gradients import hessian_every
 from tasks.rows import alike, as_row
-from tasks.types import Layout, Params, ParamSpec, State, UpdateRule
+from tasks.types import HOST, Layout, Params, ParamSpec, State, UpdateRule
 
 SHARED = "shared."
 OURS = ("step", "hessian")
@@ -129,7 +129,7 @@ def examined(
             from_rows(states, params, rule, where(next(iter(params.values()))))
     for key, p in pairs.items():
         if key in states:
-            expected = begin(rule, p, where(p)) | {"step": torch.zeros(())}
+            expected = begin(rule, p, where(p)) | {"step": torch.zeros((), **HOST)}
             expected |= {"hessian": p} if hessian_every(rule) else {}
             examine(states[key], expected, where(p), ("hessian",))
     if not is_named:

@@ -19,7 +19,7 @@ from tasks.data import Arrays
 from tasks.datasets import digits
 from tasks.fields import one_of, positive
 from tasks.losses import prediction_loss
-from tasks.types import Batch, Task
+from tasks.types import HOST, Batch, Task
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -39,8 +39,10 @@ def dense(
     params = {}
     for layer, gain in enumerate(gains):
         fan_in, fan_out = sizes[layer], sizes[layer + 1]
-        params[f"w{layer}"] = torch.randn(fan_in, fan_out, generator=generator) * gain / fan_in**0.5
-        params[f"b{layer}"] = torch.zeros(fan_out)
+        params[f"w{layer}"] = (
+            torch.randn(fan_in, fan_out, generator=generator, **HOST) * gain / fan_in**0.5
+        )
+        params[f"b{layer}"] = torch.zeros(fan_out, **HOST)
     return params
 
 

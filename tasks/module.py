@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tasks.environment import own_defaults
 from tasks.fields import positive
 from tasks.lifting import CPU, attempt, seeded
 from tasks.metrics import Metric
@@ -95,7 +96,9 @@ class ModuleTask(Task):
 
     def _check_buffers(self) -> None:
         params = self.init(torch.Generator().manual_seed(0))
-        batch = self.data.to("cpu").batch("train", torch.zeros(self.batch_size, dtype=torch.int64))
+        batch = self.data.to("cpu").batch(
+            "train", torch.zeros(self.batch_size, dtype=torch.int64, device="cpu")
+        )
         fixed: Mapping[str, Tensor] = getattr(self, "_fixed")  # noqa: B009
         given = {**params, **{name: x.clone() for name, x in fixed.items()}}
         with torch.no_grad(), seeded(0, CPU):
@@ -110,7 +113,9 @@ class ModuleTask(Task):
     def _check_metric(self) -> None:
         if self.metric is None:
             return
-        batch = self.data.to("cpu").batch("validation", torch.zeros(2, dtype=torch.int64))
+        batch = self.data.to("cpu").batch(
+            "validation", torch.zeros(2, dtype=torch.int64, device="cpu")
+        )
         with torch.no_grad():
             found = self.figure(self.init(torch.Generator().manual_seed(0)), batch)
         if not (isinstance(found, Tensor) and found.shape == ()):
@@ -120,12 +125,12 @@ class ModuleTask(Task):
     def _built(self, seed: int) -> nn.Module:
         # Modules initialise themselves from torch's global generator and take no other. So it is
         # seeded for the time of one call, and forked, so that nobody else notices.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), own_defaults():
             torch.default_generator.manual_seed(seed)
             return self.build()
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
-        module = self._built(int(torch.randint(2**63 - 1, (), generator=generator)))
+        module = self._built(int(torch.randint(2**63 - 1, (), generator=generator, device="cpu")))
         return {
             name: p.detach().clone().float()
             for name, p in module.named_parameters()

@@ -197,7 +197,7 @@ class RuleOptimizer(Optimizer):
                 past = begin(self.rule, p, self._where(p))
                 self.state[p].update({n: x for n, x in past.items() if not n.startswith(SHARED)})
                 device = p.device if group["capturable"] else "cpu"
-                self.state[p]["step"] = torch.zeros((), device=device)
+                self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=device)
 
     def _begin_all(self) -> None:
         """The states of all parameters. Where an estimate belongs that there is not yet: NaN."""

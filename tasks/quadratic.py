@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tasks.data import draw, moved
 from tasks.fields import natural, one_of, positive
-from tasks.types import Batch, Dataset, Split, Task
+from tasks.types import HOST, Batch, Dataset, Split, Task
 
 _EXAMPLES = 1024
 
@@ -66,17 +66,17 @@ class Quadratic(Task):
     def eigenvalues(self) -> Tensor:
         """Of the Hessian, ``[dimension]``."""
         if not isinstance(self.spectrum, str):
-            return torch.tensor(self.spectrum)
+            return torch.tensor(self.spectrum, **HOST)
         if self.spectrum == "constant":
-            return torch.ones(self.dimension)
+            return torch.ones(self.dimension, **HOST)
         if self.spectrum == "linear":
-            return torch.linspace(1 / self.condition, 1, self.dimension)
-        return torch.logspace(-math.log10(self.condition), 0, self.dimension)
+            return torch.linspace(1 / self.condition, 1, self.dimension, **HOST)
+        return torch.logspace(-math.log10(self.condition), 0, self.dimension, **HOST)
 
     @cached_property
     def optimum(self) -> Tensor:
         """The best ``x``, ``[dimension]``."""
-        return torch.randn(self.dimension, generator=_generator(self.seed, 0))
+        return torch.randn(self.dimension, generator=_generator(self.seed, 0), **HOST)
 
     @cached_property
     def data(self) -> Bowls:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -85,14 +85,14 @@ class Quadratic(Task):
         Computed with twice the digits that are kept: LAPACK's last one differs among processors.
         """
         n = self.dimension
-        scatter = self.noise * torch.randn(_EXAMPLES, n, generator=_generator(self.seed, 1))
+        scatter = self.noise * torch.randn(_EXAMPLES, n, generator=_generator(self.seed, 1), **HOST)
         centres = self.optimum + scatter - scatter.mean(dim=0)
-        axes = torch.randn(n, n, generator=_generator(self.seed, 2))
+        axes = torch.randn(n, n, generator=_generator(self.seed, 2), **HOST)
         rotation = torch.linalg.qr(axes.double()).Q.float()
         return Bowls(self.name, centres, self.optimum[None], rotation * self.eigenvalues.sqrt())
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
-        return {"x": torch.randn(self.dimension, generator=generator)}
+        return {"x": torch.randn(self.dimension, generator=generator, **HOST)}
 
     def loss(self, params: Mapping[str, Tensor], batch: Batch) -> Tensor:
         centres, roots = batch

@@ -52,7 +52,7 @@ def parts(one: Task, other: Task) -> Parts:
     Raises WidthError unless the two have the same parameters, one of them larger.
     """
     narrow, wide = sorted((one, other), key=lambda task: task.layout.n)
-    batch = narrow.data.to("cpu").batch("train", torch.zeros(1, dtype=torch.int64))
+    batch = narrow.data.to("cpu").batch("train", torch.zeros(1, dtype=torch.int64, device="cpu"))
     initial = [task.init(torch.Generator().manual_seed(0)) for task in (narrow, wide)]
     return compare(initial[0], initial[1], lambda params: narrow.loss(params, batch), batch)
 

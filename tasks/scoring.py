@@ -22,7 +22,7 @@ import scipy
 import torch
 from torch import Tensor
 
-from tasks.types import Split, Task, UpdateRule
+from tasks.types import HOST, Split, Task, UpdateRule
 from tasks.unroll import Schedule, constant, evaluate, unroll
 
 MakeRule = Callable[[Tensor], UpdateRule]
@@ -61,9 +61,9 @@ def tune(
     Runs on ``device``, and so must the rule of ``make``; the result is on the CPU. Raises
     ValueError for a task with losses below 0.
     """
-    owner = torch.arange(rules).repeat_interleave(len(settings))
-    lr = torch.tensor([s.lr for s in settings]).repeat(rules)
-    decay = torch.tensor([s.weight_decay for s in settings]).repeat(rules)
+    owner = torch.arange(rules, device="cpu").repeat_interleave(len(settings))
+    lr = torch.tensor([s.lr for s in settings], **HOST).repeat(rules)
+    decay = torch.tensor([s.weight_decay for s in settings], **HOST).repeat(rules)
     trajectory = unroll(
         task,
         make(owner.to(device)),
@@ -106,8 +106,8 @@ def measure(
             rule,
             instances=len(chosen),
             steps=steps,
-            lr=torch.tensor([s.lr for s in chosen]),
-            weight_decay=torch.tensor([s.weight_decay for s in chosen]),
+            lr=torch.tensor([s.lr for s in chosen], **HOST),
+            weight_decay=torch.tensor([s.weight_decay for s in chosen], **HOST),
             schedule=schedule,
             seed=seed,
             device=device,

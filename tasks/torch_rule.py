@@ -27,10 +27,11 @@ from torch import Tensor, nn
 
 from tasks import imports
 from tasks.alone import Alone, Needs, undisturbed
+from tasks.environment import own_defaults
 from tasks.fields import meant
 from tasks.sources import sources
 from tasks.suites import imported
-from tasks.types import Params, State, StepInfo, Unusable
+from tasks.types import HOST, Params, State, StepInfo, Unusable
 
 Build = Callable[..., torch.optim.Optimizer]
 TUNED = ("lr", "weight_decay")
@@ -53,6 +54,7 @@ class TorchRule:
     closure: bool = False
     living: dict[int, Alone] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @own_defaults()
     def init(self, params: Params) -> State:
         """A number for each optimizer, made at its first step. Unusable if it cannot be made."""
         self.made([nn.Parameter(view[0].clone()) for view in params.views.values()], 1.0, 0.0)
@@ -61,6 +63,7 @@ class TorchRule:
     def select(self, index: Tensor) -> TorchRule:
         return self
 
+    @own_defaults()
     def update(
         self, grads: Tensor, state: State, params: Params, info: StepInfo
     ) -> tuple[Tensor, State]:
@@ -138,8 +141,8 @@ class _Again(RuntimeError):
 
 def _unborn(params: Params) -> State:
     numbers = [uuid.uuid4().int >> 65 for _ in params.flat]  # no two rules' runs are mixed up
-    zeros = torch.zeros(len(numbers), dtype=torch.int64)
-    state = {RUN: torch.tensor(numbers, dtype=torch.int64), STEPS: zeros}
+    zeros = torch.zeros(len(numbers), dtype=torch.int64, device="cpu")
+    state = {RUN: torch.tensor(numbers, dtype=torch.int64, device="cpu"), STEPS: zeros}
     return {name: value.to(params.flat.device) for name, value in state.items()}
 
 
@@ -285,6 +288,7 @@ def optimizer_file(file: Path) -> TorchRule:
     return _tried(TorchRule(getattr(module, name)))
 
 
+@own_defaults()
 def _tried(rule: TorchRule) -> TorchRule:
     """``rule``, after it could take a step on a matrix at the learning rate that it was given; with
     a closure if there is no other way."""
@@ -303,7 +307,7 @@ def _tried(rule: TorchRule) -> TorchRule:
 
 def _follows(rule: TorchRule) -> None:
     """Unusable where no group has the learning rate that was given: it could not be tuned."""
-    made = [rule.one([nn.Parameter(torch.zeros(2, 2))], lr, 0.0) for lr in (1.0, 2.0)]
+    made = [rule.one([nn.Parameter(torch.zeros(2, 2, **HOST))], lr, 0.0) for lr in (1.0, 2.0)]
     rates = [[group.get("lr") for group in optimizer.param_groups] for optimizer in made]
     name = type(made[0]).__name__
     if None in rates[0]:
@@ -313,7 +317,7 @@ def _follows(rule: TorchRule) -> None:
 
 
 def _step(rule: TorchRule) -> None:
-    weight = nn.Parameter(torch.zeros(2, 2))
+    weight = nn.Parameter(torch.zeros(2, 2, **HOST))
     run = Alone(rule.made, {"weight": weight.detach()}, 1.0, 0.0)
-    ones = {"weight": torch.ones(2, 2)}
+    ones = {"weight": torch.ones(2, 2, **HOST)}
     run.step({"weight": weight.detach()}, ones, 1.0, lambda w: w["weight"].sub(1).square().sum())

@@ -19,7 +19,7 @@ from tasks.data import Text
 from tasks.datasets import help_text
 from tasks.fields import positive
 from tasks.losses import prediction_loss
-from tasks.types import Batch, Task
+from tasks.types import HOST, Batch, Task
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Transformer(Task):
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         def normal(rows: int, columns: int, std: float) -> Tensor:
-            return torch.randn(rows, columns, generator=generator) * std
+            return torch.randn(rows, columns, generator=generator, **HOST) * std
 
         width, symbols = self.width, self.data.vocabulary
         hidden = width**-0.5
@@ -108,7 +108,7 @@ def normalise(params: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
 
 
 def _norm(name: str, width: int) -> dict[str, Tensor]:
-    return {f"{name}.gain": torch.ones(width), f"{name}.bias": torch.zeros(width)}
+    return {f"{name}.gain": torch.ones(width, **HOST), f"{name}.bias": torch.zeros(width, **HOST)}
 
 
 _PROJECTIONS = ("query", "key", "value")

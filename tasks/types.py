@@ -33,6 +33,8 @@ Split = Literal["train", "validation", "test"]
 State = dict[str, Tensor]
 """An update rule's memory: named tensors, each of shape ``[N, ...]``."""
 Batch = tuple[Tensor, ...]
+HOST: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+"""For torch's factories: what is made here is the same under any default dtype and device."""
 
 
 class Unusable(ValueError):
@@ -101,8 +103,8 @@ class Layout:
 @lru_cache(maxsize=64)
 def _segments(layout: Layout, device: torch.device) -> Tensor:
     """Made on the CPU and brought to a GPU once: a step must not wait for such things."""
-    sizes = torch.tensor([spec.numel for spec in layout.specs])
-    return torch.repeat_interleave(torch.arange(len(sizes)), sizes).to(device)
+    sizes = torch.tensor([spec.numel for spec in layout.specs], dtype=torch.int64, device="cpu")
+    return torch.repeat_interleave(torch.arange(len(sizes), device="cpu"), sizes).to(device)
 
 
 class Params(NamedTuple):
@@ -194,7 +196,7 @@ class Dataset(ABC):
 
     def contents(self, split: Split) -> Iterable[Tensor]:
         """All that the split holds: by this it is told from another one."""
-        for part in torch.arange(self.size(split)).split(4096):
+        for part in torch.arange(self.size(split), device="cpu").split(4096):
             yield from self.batch(split, part)
 
 

@@ -313,8 +313,8 @@ def unroll(
     rates = torch.as_tensor(lr, dtype=torch.float32, device=device).expand(instances)
     decay = torch.as_tensor(weight_decay, dtype=torch.float32, device=device).expand(instances)
     alive = torch.arange(instances, device=device)
-    validation = torch.full((len(marks), instances), math.nan, device=device)
-    training = torch.full((steps, instances), math.nan, device=device)
+    validation = torch.full((len(marks), instances), math.nan, device=device, dtype=torch.float32)
+    training = torch.full((steps, instances), math.nan, device=device, dtype=torch.float32)
     done = 0
     for mark in sorted({*marks, steps}):
         inner, losses = advance(
@@ -344,10 +344,15 @@ def unroll(
 
 def join(parts: Sequence[Inner]) -> Inner:
     """Runs of several chunks, one after another."""
-    step, seed = parts[0].step, parts[0].seed
+
+    def number(values: Sequence[int | Tensor]) -> int | Tensor:
+        """Of all runs, or of each."""
+        each = [x for x in values if isinstance(x, Tensor)]
+        return torch.cat(each) if each else values[0]
+
     return Inner(
         torch.cat([part.params for part in parts]),
         {name: torch.cat([p.state[name] for p in parts]) for name in parts[0].state},
-        step if isinstance(step, int) else torch.cat([torch.as_tensor(p.step) for p in parts]),
-        seed if isinstance(seed, int) else torch.cat([torch.as_tensor(p.seed) for p in parts]),
+        number([part.step for part in parts]),
+        number([part.seed for part in parts]),
     )

@@ -65,7 +65,7 @@ def step(
         plan.decays,
         plan.sizes,
         plan.mults,
-        torch.as_tensor(info.step).view(-1).contiguous().numpy(),
+        torch.as_tensor(info.step, dtype=torch.int64, device="cpu").view(-1).contiguous().numpy(),
         params.flat.detach().contiguous().numpy(),
         grads.detach().contiguous().numpy(),
         after["m"].numpy(),

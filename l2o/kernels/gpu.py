@@ -140,8 +140,11 @@ def _map(
         for start in range(block.span.start, block.span.stop, TILE):
             tiles.append((k, start, min(start + TILE, block.span.stop)))
         tensors.append((*_place(block), first, len(tiles), block.span.stop - block.span.start))
-    numbers = torch.tensor(tiles, dtype=torch.int64), torch.tensor(tensors, dtype=torch.int64)
-    scale = torch.tensor(factors, dtype=torch.float32).expand(len(tensors))
+    numbers = (
+        torch.tensor(tiles, dtype=torch.int64, device="cpu"),
+        torch.tensor(tensors, dtype=torch.int64, device="cpu"),
+    )
+    scale = torch.tensor(factors, dtype=torch.float32, device="cpu").expand(len(tensors))
     return numbers[0].to(device), numbers[1].to(device), scale.contiguous().to(device)
 
 

@@ -188,7 +188,7 @@ COMPILED = """
 
 
 def _tensor(x: float | Tensor) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
+    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device="cpu")
 
 
 @cache
@@ -265,7 +265,7 @@ def _number(x: float | Tensor) -> float | Tensor:
 SCALAR = '''\
 def _scalar(x: float | Tensor) -> Tensor:
     """A number as a tensor, for functions that raise where torch's give infinity or NaN."""
-    return _wide(x) if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64)
+    return _wide(x) if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64, device="cpu")
 
 
 '''

@@ -78,7 +78,7 @@ def _default(program: Program, found: float | str | None) -> float:
         return ADAMW
     if program.form == "full":
         return _rounded(ADAMW * ADAMS / max(_size(program, SMALL), 1e-12))
-    constant = torch.full((STEPS, 1, 1), SMALL, dtype=torch.float64)
+    constant = torch.full((STEPS, 1, 1), SMALL, dtype=torch.float64, device="cpu")
     gain = float(respond([program], constant)[0, -1].abs().max()) / SMALL
     return _rounded(0.1 / max(gain, 1e-12))
 
@@ -108,8 +108,8 @@ def _size(program: Program, scale: float) -> float:
     """The mean size of an update at a rate of 1, on noise."""
     generator = torch.Generator().manual_seed(0)
     shape = (STEPS, 1, PARAMETERS)
-    noise: Tensor = torch.randn(shape, generator=generator, dtype=torch.float64)
-    weights = torch.full((PARAMETERS,), 0.1, dtype=torch.float64)
+    noise: Tensor = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
+    weights = torch.full((PARAMETERS,), 0.1, dtype=torch.float64, device="cpu")
     return float(respond([program], scale * noise, weights)[0, -STEPS // 3 :].abs().mean())
 
 

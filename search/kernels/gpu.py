@@ -152,7 +152,7 @@ def _resident(
 @lru_cache(maxsize=32)
 def _shapes(layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where tensors begin, and the tensor that each element belongs to."""
-    offsets = torch.tensor(layout.offsets, dtype=torch.int32)
+    offsets = torch.tensor(layout.offsets, dtype=torch.int32, device="cpu")
     return offsets.to(device), layout.segments().to(device, torch.int32)
 
 
