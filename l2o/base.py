@@ -89,7 +89,7 @@ class LearnedOptimizer(ABC):
             raise ThetaError(
                 f"theta: {name} got shape {shape}, expected D = {self.size}: [D] or [N, D]"
             )
-        if not torch.isfinite(theta).all():
+        if not theta.is_meta and not torch.isfinite(theta).all():
             bad = [k for k, v in self.layout.views(theta).items() if not torch.isfinite(v).all()]
             raise ThetaError(f"theta: {name} got NaN or infinity in {', '.join(bad)}")
         return self.layout.views(theta)

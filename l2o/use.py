@@ -74,6 +74,7 @@ class Learned:
         *,
         base: nn.Module | None = None,
         inputs: tuple[Any, ...] | Tensor = (),
+        tied: bool = False,
         **settings: Any,
     ) -> RuleOptimizer:
         """As a ``torch.optim.Optimizer`` for a module, its parameters or parameter groups.
@@ -89,17 +90,17 @@ class Learned:
         One that was meta-trained in muP must know which axes of a module grow with its width:
         ``base`` is the same network at another width, such as half of it, and ``inputs`` what
         ``base(*inputs)`` takes, or a tensor that it takes alone. The rest of muP is the network's,
-        see ``tasks.mup.param_groups``, where the readout is said to be approximate: that of
-        ``SmallFC`` moves about a third more than in the tasks it was meta-trained on, unless the
-        module divides it by its fan-in and its weights are a group of multiplier 1. Raises
-        ValueError for a module without a base, where there has to be one, and for a base without
-        inputs or without a module.
+        see ``tasks.mup.param_groups``, where ``tied`` is explained, and the readout is said to be
+        approximate: that of ``SmallFC`` moves about a third more than in the tasks it was
+        meta-trained on, unless the module divides it by its fan-in and its weights are a group of
+        multiplier 1. Raises ValueError for a module without a base, where there has to be one, and
+        for a base without inputs or without a module.
         """
         inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
         if base is not None and not inputs:
             raise ValueError("inputs: got none, expected what base takes, such as inputs=(x,)")
         if base is not None and isinstance(model, nn.Module):
-            params: Iterable[Any] = self._groups(model, base, inputs, lr, weight_decay)
+            params: Iterable[Any] = self._groups(model, base, inputs, lr, weight_decay, tied)
         elif isinstance(model, nn.Module):
             if self.card.get("mup"):
                 raise ValueError(
@@ -121,13 +122,14 @@ class Learned:
         inputs: tuple[Any, ...],
         lr: float | Tensor,
         decay: float,
+        tied: bool,
     ) -> list[dict[str, Any]]:
         """muP's parameter groups. A group's learning rate multiplies the decay that is part of the
         rule, too, and must not change it: the group's own decay makes up for that."""
         own = getattr(self.architecture, "weight_decay", 0.0)
         absolute = bool(self.card.get("mup"))
         groups = param_groups(
-            model, base, inputs, lr=lr, weight_decay=decay + own, absolute=absolute
+            model, base, inputs, lr=lr, weight_decay=decay + own, absolute=absolute, tied=tied
         )
         return [group | {"weight_decay": group["weight_decay"] - own} for group in groups]
 

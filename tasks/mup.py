@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
 
 from tasks.gradients import hessian_every
 from tasks.metrics import Metric
@@ -57,6 +58,15 @@ def update_multiplier(spec: ParamSpec, base: ParamSpec | None = None, degree: fl
         raise ValueError(f"degree: got {degree:g} without a base width, expected 0")
     ratio = width_ratio(spec, base)
     return ratio ** (degree - (spec.role == "hidden"))
+
+
+SHARED_INIT = 0.25
+"""Power of the width that an output starts with whose result is copied to the width, such as the
+one key and value that all heads of an attention share. With the forward multiplier it is seen at
+n ** -a, a = 3/4. What made its input moves along it, by as much as its gradient, 1/n in all, comes
+this way: n ** (1/2 - a). So its result changes by n * n ** -a * n ** (1/2 - a), which is the same
+at every width for this ``a``: as a readout (a = 1) it falls behind, as a hidden weight (1/2) it
+grows. A readout is the only way of its gradient, and so is an autoencoder's code."""
 
 
 @dataclass(frozen=True)
@@ -161,13 +171,15 @@ def mup_at(
     width: int,
     base_width: int | None = None,
     zero_readout: bool | None = None,
+    tied: bool = False,
 ) -> Mup:
-    """As ``mup``, for any function from a width to a task, such as one of your module's."""
+    """As ``mup``, for any function from a width to a task, such as one of your module's. ``tied``:
+    as for ``param_groups``."""
     task, base = make(width), None if base_width is None else make(base_width)
     # At a width of 1 an axis that is summed over looks like one that is not.
     narrow = max(2, width if base_width is None else min(width, base_width))
-    found = parts(make(narrow), make(2 * narrow))
-    outputs = [name for name, part in found.items() if part.role == "output"]
+    found = parts(make(narrow), make(2 * narrow), tied)
+    outputs = [name for name, p in found.items() if p.role == "output" and not p.shared]
     if zero_readout is None:
         zero_readout = len(outputs) == 1
     if zero_readout and len(outputs) > 1:
@@ -194,8 +206,10 @@ def _init_scales(
                 f"width^{usual:g}; expected a base width to correct it from"
             )
         wanted = 0.0 if spec.role == "output" else usual
+        if found[spec.name].shared:
+            wanted = SHARED_INIT
         ratio = width_ratio(spec, base.specs[k] if base else None)
-        zero = zero_readout and spec.role == "output"
+        zero = zero_readout and spec.role == "output" and not found[spec.name].shared
         scales.append(0.0 if zero else ratio ** (wanted - power))
     return scales
 
@@ -274,6 +288,7 @@ def param_groups(
     weight_decay: float = 0.0,
     degree: float = 0.0,
     absolute: bool = False,
+    tied: bool = False,
 ) -> list[dict[str, Any]]:
     """Parameter groups for ``torch.optim``: ``lr`` is the one that suits ``base``.
 
@@ -288,6 +303,14 @@ def param_groups(
     module that divides its readout by the fan-in, and a group of multiplier 1 for its weights.
     Decay is by ``lr * weight_decay`` of the weights, whatever the group.
 
+    ``tied``: an embedding that is the readout's weight, too, counts as an embedding, so its rate is
+    the base's; the network then has to divide its logits by how many times as wide as ``base`` it
+    is (``absolute``: by its width), which no learning rate makes up for. It is refused otherwise.
+
+    Shapes are all that is read: either network may be on the meta device, and the wider one is
+    never copied. The narrower runs forward once without values, on the meta device, or with its own
+    where it cannot run there.
+
     Yours to do: start the readout at zero and hidden weights at 1/sqrt(fan_in), torch's default,
     and divide attention logits by the head size, not by its square root. Raises WidthError where
     the two are not one network at two widths.
@@ -298,12 +321,7 @@ def param_groups(
         return [{"params": list(own.values()), "lr": lr, "weight_decay": weight_decay}]
     wider = sum(p.numel() for p in own.values()) >= sum(p.numel() for p in at_base.values())
     narrow, order = (base, (at_base, own)) if wider else (model, (own, at_base))
-    # A forward pass of a model in training moves statistics and random numbers: neither shall stay.
-    buffers = {name: buffer.clone() for name, buffer in narrow.named_buffers()}
-    with torch.no_grad(), torch.random.fork_rng(_cuda(order[0].values())):
-        found = compare(
-            order[0], order[1], lambda p: functional_call(narrow, {**buffers, **p}, inputs), inputs
-        )
+    found = _parts_of(narrow, order[0], order[1], inputs, tied)
     groups: dict[float, list[Tensor]] = {}
     for name, p in own.items():
         spec, small = (found[name].spec(name, tuple(q.shape)) for q in (p, at_base[name]))
@@ -316,6 +334,47 @@ def param_groups(
         {"params": params, "lr": lr * multiplier, "weight_decay": weight_decay / multiplier}
         for multiplier, params in groups.items()
     ]
+
+
+def _parts_of(
+    narrow: nn.Module,
+    own: Mapping[str, Tensor],
+    wide: Mapping[str, Tensor],
+    inputs: tuple[Any, ...],
+    tied: bool,
+) -> Parts:
+    """``compare`` for the parameters of ``narrow`` and of a wider module."""
+
+    def found(params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], given: Any) -> Parts:
+        def run(p: Mapping[str, Tensor]) -> object:
+            return functional_call(narrow, {**buffers, **p}, given)
+
+        return compare(params, shapes, run, given, tied)
+
+    shapes, buffers = _shapes(dict(wide)), dict(narrow.named_buffers())
+    try:
+        with torch.no_grad(), torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return found(_shapes(dict(own)), _shapes(buffers), _shapes(inputs))
+    except WidthError:
+        raise
+    except Exception as error:  # of any kind: a network may read values, or call what is no torch
+        if any(p.is_meta for p in own.values()):
+            said = str(error).partition("\n")[0]
+            raise WidthError(
+                f"base: got a network on the meta device that cannot run there ({said}), expected "
+                "one with values at the smaller width"
+            ) from error
+    # A forward pass of a model in training moves statistics and random numbers: neither shall stay.
+    kept = {name: buffer.clone() for name, buffer in buffers.items()}
+    with torch.no_grad(), torch.random.fork_rng(_cuda(own.values())):
+        return found(own, kept, inputs)
+
+
+def _shapes(values: Any) -> Any:
+    """The same, with tensors on the meta device, which have a shape and no values."""
+    return tree_map_only(
+        Tensor, lambda x: torch.empty(x.shape, dtype=x.dtype, device="meta"), values
+    )
 
 
 def _cuda(tensors: Iterable[Tensor]) -> list[torch.device]:

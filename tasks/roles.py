@@ -28,6 +28,10 @@ INIT: dict[Role, float] = {"input": 0.0, "hidden": -0.5, "output": -0.5, "vector
 """Size at initialisation, as a power of the width, unless there is clear evidence for another."""
 
 
+EMBEDS, READS_OUT = (False, True), (True, False)
+"""Whether what is summed over grows, and whether the rest does."""
+
+
 class WidthError(ValueError):
     """Two networks that are not one family at two widths, or a parameter that fits no role."""
 
@@ -38,6 +42,7 @@ class Part(NamedTuple):
     role: Role
     summed: frozenset[int]  # axes whose sizes multiply to the fan-in
     init: float  # initial values are proportional to width ** init
+    shared: bool = False  # an output of which copies go on into hidden weights
 
     def spec(self, name: str, shape: Shape) -> ParamSpec:
         return ParamSpec(name, shape, self.role, math.prod(shape[axis] for axis in self.summed))
@@ -46,15 +51,15 @@ class Part(NamedTuple):
 Parts = dict[str, Part]
 
 
-def parts(one: Task, other: Task) -> Parts:
-    """Compare a task with the same at another width.
+def parts(one: Task, other: Task, tied: bool = False) -> Parts:
+    """Compare a task with the same at another width. ``tied``: see ``compare``.
 
     Raises WidthError unless the two have the same parameters, one of them larger.
     """
     narrow, wide = sorted((one, other), key=lambda task: task.layout.n)
     batch = narrow.data.to("cpu").batch("train", torch.zeros(1, dtype=torch.int64, device="cpu"))
     initial = [task.init(torch.Generator().manual_seed(0)) for task in (narrow, wide)]
-    return compare(initial[0], initial[1], lambda params: narrow.loss(params, batch), batch)
+    return compare(initial[0], initial[1], lambda params: narrow.loss(params, batch), batch, tied)
 
 
 def compare(
@@ -62,9 +67,13 @@ def compare(
     wide: Mapping[str, Tensor],
     run: Callable[[Mapping[str, Tensor]], object],
     given: object,
+    tied: bool = False,
 ) -> Parts:
     """As ``parts``, for initial parameters at two widths and a function that uses the narrower and
-    ``given``, tensors nested in any way."""
+    ``given``, tensors nested in any way. All of them may be on the meta device.
+
+    ``tied``: a weight that embeds and also reads out is an input. Without, it fits no role.
+    """
     shapes = {name: (tuple(p.shape), tuple(wide[name].shape)) for name, p in _same(narrow, wide)}
     rates = [b / a for pair in shapes.values() for a, b in zip(*pair, strict=True) if a != b]
     if not rates:
@@ -82,9 +91,14 @@ def compare(
     uses = _traced(run, narrow, given)
     found = {}
     for name, (small, large) in shapes.items():
-        role, summed = _role(name, small, large, uses[name], rate)
+        role, summed = _role(name, small, large, uses[name], rate, tied)
         found[name] = Part(role, summed, _init_power(narrow[name], wide[name], role, rate))
-    return found
+    hidden = [use for name, part in found.items() if part.role == "hidden" for use in uses[name]]
+    copied = frozenset().union(*(use.fed for use in hidden))
+    return {
+        name: part._replace(shared=part.role == "output" and name in copied)
+        for name, part in found.items()
+    }
 
 
 def _traced(
@@ -118,7 +132,7 @@ def _same(narrow: Mapping[str, Tensor], wide: Mapping[str, Tensor]) -> list[tupl
 
 
 def _role(
-    name: str, small: Shape, large: Shape, uses: list[Use], rate: float
+    name: str, small: Shape, large: Shape, uses: list[Use], rate: float, tied: bool
 ) -> tuple[Role, frozenset[int]]:
     """``rate``: how much wider the wide network is."""
     axes = range(len(small))
@@ -131,6 +145,13 @@ def _role(
         if max(inside, outside) > rate**1.5:
             grows = f"{list(small)} becomes {list(large)} where the width grows {rate:g} times"
             raise WidthError(f"{name}: fits no role: {grows}, and sums over axes {sorted(summed)}")
+    if len(small) > 1 and ways.keys() == {EMBEDS, READS_OUT}:
+        if not tied:
+            raise WidthError(
+                f"{name}: fits no role: it embeds and reads out; expected untied weights, or "
+                "tied=True and a network that divides its logits by the ratio of the widths"
+            )
+        del ways[READS_OUT]
     if len(ways) > 1:
         raise WidthError(f"{name}: fits no role: it is used in several; expected untied weights")
     ((inward, outward), summed), *_ = ways.items()
@@ -143,9 +164,12 @@ def _init_power(narrow: Tensor, wide: Tensor, role: Role, rate: float) -> float:
     """The half-integer ``k`` such that initial values grow like width ** k.
 
     It is the role's usual one unless the sizes of the two samples contradict it by more than
-    four times their sampling error. Vectors are left alone: they are small, or constant.
+    four times their sampling error; on the meta device there are none. Vectors are left alone:
+    they are small, or constant.
     """
     usual = INIT[role]
+    if narrow.is_meta or wide.is_meta:
+        return usual
     sizes = [float(p.detach().abs().float().square().mean().sqrt()) for p in (narrow, wide)]
     if role == "vector" or min(sizes) == 0:
         return usual

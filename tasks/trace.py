@@ -8,6 +8,7 @@ first operation that is not a mere view of a parameter tells two things:
     summed   the axes it sums over: those a matrix product or a convolution contracts, and the
              rows that an embedding picks (a product with one-hot vectors)
     output   what comes out: the pre-activation that this parameter makes
+    fed      which parameters made what it meets: those of the last contraction, and gains since
 
 What is made of weights alone by a factor, a mask, a norm (``WEIGHTS``) is still that weight, and a
 product of a weight and an activation that is summed, and nothing else, is a contraction. It needs
@@ -33,6 +34,7 @@ class Use(NamedTuple):
 
     summed: frozenset[int]  # axes of the parameter
     output: Tensor
+    fed: frozenset[str] = frozenset()  # parameters, whose results it meets
 
 
 def _convolved(args: Sequence[Any]) -> dict[int, tuple[int, ...]]:
@@ -135,6 +137,7 @@ class _Watch(TorchDispatchMode):
         self.uses: dict[str, list[Use]] = {name: [] for name in params}
         self.origins: dict[int, list[_Origin]] = {}
         self.activations: dict[int, StorageWeakRef] = {}
+        self.makers: dict[int, frozenset[str]] = {}
         self.products: dict[int, list[_Product]] = {}
         self.sums: dict[int, tuple[Tensor, Sequence[int], Tensor]] = {}
         for name, p in params.items():
@@ -159,13 +162,15 @@ class _Watch(TorchDispatchMode):
         elif operation in WEIGHTS and not active and (same := self._same(operation, args, first)):
             self.origins[_memory(first)] = same
         elif active or operation not in ASIDE:
-            self._use(operation, args, first)
-            self._activate(result)
+            makers = [self.makers[memory] for memory in known if self._is_active(memory)]
+            self._activate(result, self._use(operation, args, first, frozenset().union(*makers)))
         return result
 
-    def _activate(self, values: object) -> None:
+    def _activate(self, values: object, makers: frozenset[str] = frozenset()) -> None:
+        """``makers``: the parameters that made them, since the last contraction."""
         for tensor in _tensors(values):
             self.activations[_memory(tensor)] = StorageWeakRef(tensor.untyped_storage())
+            self.makers[_memory(tensor)] = makers
 
     def _is_active(self, memory: int) -> bool:
         return memory in self.activations and not self.activations[memory].expired()
@@ -186,7 +191,8 @@ class _Watch(TorchDispatchMode):
                 tensor, dims, output = self.sums[memory]
                 for use, origin in products:
                     if summed := _axes(origin, tensor, dims):
-                        self.uses[origin.name][use] = Use(summed, output)
+                        fed = self.uses[origin.name][use].fed
+                        self.uses[origin.name][use] = Use(summed, output, fed)
 
     def _found(self, args: Sequence[Any]) -> Iterator[tuple[int, Tensor, _Origin]]:
         """Which arguments are parameters or views of one: position, tensor, origin."""
@@ -195,18 +201,24 @@ class _Watch(TorchDispatchMode):
                 for origin in self.origins.get(_memory(tensor), ()):
                     yield position, tensor, origin
 
-    def _use(self, operation: Any, args: Sequence[Any], output: Tensor) -> None:
+    def _use(
+        self, operation: Any, args: Sequence[Any], output: Tensor, fed: frozenset[str]
+    ) -> frozenset[str]:
+        """Note the use of each parameter among ``args``; returns what has made ``output``."""
         axes = CONTRACTIONS[operation](args) if operation in CONTRACTIONS else {}
         found = list(self._found(args))
+        contracted: set[str] = set()
         if operation in DATA and axes.keys() <= {position for position, *_ in found}:
             del axes[DATA[operation]]
         for position, tensor, origin in found:
             uses = self.uses[origin.name]
             summed = _axes(origin, tensor, axes.get(position, ()))
-            uses.append(Use(summed, output.detach().clone()))
+            uses.append(Use(summed, output.detach().clone(), fed))
+            contracted |= {origin.name} if summed else set()
             if operation is aten.mul:
                 product = _Product(len(uses) - 1, _same_axes(origin, tensor, output))
                 self.products.setdefault(_memory(output), []).append(product)
+        return frozenset(contracted) or fed.union(origin.name for *_, origin in found)
 
     def _same(self, operation: Any, args: Sequence[Any], result: Tensor) -> list[_Origin]:
         """The parameters that ``result`` still is: of its shape, or joined in it."""
@@ -240,7 +252,8 @@ def _axes(origin: _Origin, view: Tensor, dims: Sequence[int]) -> frozenset[int]:
 
 
 def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    """Which storage it is a view of: on the meta device none has an address of its own."""
+    return tensor.untyped_storage()._cdata
 
 
 def _tensors(values: object) -> Iterator[Tensor]:

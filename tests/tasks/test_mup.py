@@ -10,9 +10,12 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from search.vm import Population
+from search.zoo import ZOO
 from tasks.autoencoder import Autoencoder
 from tasks.cards import fingerprint
 from tasks.conv import Conv
+from tasks.coordinates import coordinate_check
 from tasks.data import draw
 from tasks.datasets import digits, help_text
 from tasks.gradients import hessian_every
@@ -499,3 +502,144 @@ def test_scaled_rules_get_what_their_rule_reads():
 def test_layouts_without_roles_are_all_hidden_and_unscaled():
     layout = Layout((ParamSpec("w", (3, 4)),))
     assert [update_multiplier(spec) for spec in layout.specs] == [1.0]
+
+
+# Shapes suffice -------------------------------------------------------------------------------
+
+
+def built(build, width, device):
+    with torch.device(device):
+        return build(width)
+
+
+def rates_of(build, wide, narrow, x):
+    """The learning rate of each parameter."""
+    model = built(build, 16, wide)
+    groups = param_groups(model, built(build, 8, narrow), (x.to(narrow),), lr=1.0)
+    of = {id(p): group["lr"] for group in groups for p in group["params"]}
+    return {name: of[id(p)] for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [("meta", "cpu"), ("cpu", "meta"), ("meta", "meta")])
+@pytest.mark.parametrize(("build", "x"), [row[:2] for row in MODULES])
+def test_groups_need_no_values(build, x, wide, narrow):
+    assert rates_of(build, wide, narrow, x) == rates_of(build, "cpu", "cpu", x)
+
+
+def test_groups_read_no_values_where_there_are_some():
+    """Not even those of a network that could not run: NaN, or more than fits into memory."""
+    model, base = nn.Linear(3, 8), nn.Linear(3, 4)
+    nn.init.constant_(model.weight, math.nan)
+    seen = []
+    base.register_forward_hook(lambda module, given, output: seen.append(output.device.type))
+    param_groups(model, base, (torch.ones(1, 3),), lr=1.0)
+    assert seen == ["meta"]
+
+
+class Choosing(nn.Linear):
+    """Its forward pass reads a value."""
+
+    def __init__(self, width):
+        super().__init__(3, width)
+
+    def forward(self, x):
+        return super().forward(x if float(x.sum()) > 0 else -x)
+
+
+def test_a_network_that_reads_values_runs_with_its_own():
+    x = torch.ones(1, 3)
+    assert rates_of(Choosing, "meta", "cpu", x) == {"weight": 1.0, "bias": 1.0}
+    with pytest.raises(ValueError, match="base: got a network on the meta device that cannot run"):
+        rates_of(Choosing, "cpu", "meta", x)
+
+
+# Weights that are used twice ------------------------------------------------------------------
+
+
+class Tied(nn.Module):
+    """An embedding that is the readout, too, and logits divided by the ratio of the widths."""
+
+    def __init__(self, width, base=16):
+        super().__init__()
+        self.embedding = nn.Embedding(64, width)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.hidden = nn.Linear(width, width)
+        self.ratio = width / base
+
+    def forward(self, x):
+        h = self.hidden((x.flatten(1) @ self.embedding.weight).relu()).relu()
+        return h @ self.embedding.weight.T[:, :10] / self.ratio
+
+
+def test_tied_weights_are_an_embedding_if_one_says_so():
+    x = torch.zeros(1, 8, 8)
+    with pytest.raises(WidthError, match=r"embedding.weight: .* or tied=True and a network that"):
+        param_groups(Tied(64), Tied(16), (x,), lr=1.0)
+    groups = param_groups(Tied(64), Tied(16), (x,), lr=1.0, tied=True)
+    assert [(group["lr"], len(group["params"])) for group in groups] == [(1.0, 2), (0.25, 1)]
+
+
+def test_tied_weights_are_told_apart_from_other_uses():
+    """A gain that also reads out has no such way."""
+
+    def run(params):
+        h = X @ params["first"]
+        return (h * params["w"]).relu(), h @ params["w"]
+
+    narrow, wide = ({"first": torch.ones(3, n), "w": torch.ones(n)} for n in (4, 8))
+    with pytest.raises(WidthError, match=r"w: fits no role"):
+        compare(narrow, wide, run, X, tied=True)
+
+
+def test_tied_weights_pass_the_coordinate_check():
+    adam = Population.of([ZOO["adam"].program], torch.tensor([0]))
+    found = coordinate_check(
+        lambda width: mup_at(as_task(Tied), width, 16, tied=True),
+        lambda task: scaled(adam, task.multipliers()),
+        (16, 64, 256),
+        4,
+        lr=1e-3,
+    )
+    assert max(found.ratios().values()) < 2
+
+
+class Shared(nn.Module):
+    """A value of four numbers that all heads share: it is copied to the width."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.inward = nn.Linear(64, width)
+        self.value = nn.Linear(width, 4)
+        self.gain = nn.Parameter(torch.ones(4))
+        self.mix = nn.Linear(width, width)
+        self.readout = nn.Linear(width, 10)
+
+    def forward(self, x):
+        h = self.inward(x.flatten(1)).relu()
+        copies = (self.value(h) * self.gain).tanh().repeat(1, h.shape[1] // 4)
+        return self.readout(h + self.mix(copies))
+
+
+def test_what_is_copied_to_the_width_starts_between_readouts_and_hidden_weights():
+    """An autoencoder's code is not, and starts as readouts do."""
+    task = mup_at(as_task(Shared), 64, base_width=16)
+    roles = {spec.name: spec.role for spec in task.layout.specs}
+    assert (roles["value.weight"], roles["mix.weight"]) == ("output", "hidden")
+    params, narrow = task.init(generator()), Shared(16)
+    assert not params["readout.weight"].any()
+    seen = task.forward(params)["value.weight"]
+    ratio = float(seen.std()) / float(narrow.value.weight.std())
+    assert ratio == pytest.approx(4**-0.75, rel=0.2)
+    assert not any(part.shared for part in parts(Autoencoder(8), Autoencoder(16)).values())
+
+
+def test_what_is_copied_to_the_width_passes_the_coordinate_check():
+    adam = Population.of([ZOO["adam"].program], torch.tensor([0]))
+    found = coordinate_check(
+        lambda width: mup_at(as_task(Shared), width, 16),
+        lambda task: scaled(adam, task.multipliers()),
+        (16, 64, 256),
+        4,
+        lr=1e-3,
+    )
+    assert max(found.ratios().values()) < 2
