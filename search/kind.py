@@ -233,7 +233,7 @@ def _against(program: Program, alone: Tensor, latest: int) -> Tensor:
     def sign(y: Tensor) -> Tensor:
         """Of the update, for 1 at each lag and ``y``, of opposite effect, at ``latest``."""
         both = _at(lags, 1 / y.clamp(min=1)) + _at(
-            torch.full((LAGS,), latest, **HOST), against * y.clamp(max=1)
+            torch.full((LAGS,), latest, dtype=torch.int64, device="cpu"), against * y.clamp(max=1)
         )
         return respond([program], SMALL * both)[0, -1, :, 0].sign()
 
