@@ -32,6 +32,7 @@ from search.mutate import Mutation
 from search.program import parse, to_text
 from search.run import begin, proceed
 from search.show import summary
+from search.timetable import Timetable
 from search.verdict import Trial, Verdict, judge, standings
 from search.view import View
 from search.workers import Inline
@@ -303,10 +304,14 @@ def test_the_search_shows_what_the_archive_has(tmp_path, monkeypatch):
 def test_trials_run_where_the_search_does(finished, monkeypatch):
     jobs: Any = Inline(lambda context: lambda job: None, None)
     monkeypatch.setattr("search.evaluate.check_device", lambda device: None)
-    monkeypatch.setattr(jobs, "completed", lambda: iter(()))
+    monkeypatch.setattr(jobs, "completed", lambda timeout: iter(()))
+    monkeypatch.setattr("search.timetable._pace", lambda config: 1e-9)
     config = replace(CONFIG, funnel=replace(CONFIG.funnel, device="cuda"))
     with open_existing(finished, readonly=True) as archive:
-        run._stage(archive, config, "again", "tiny_suites:held_out", {}, jobs, lambda: False)
+        table = Timetable(archive, config, 1)
+        of = run.Stages(archive, config, jobs, View(), lambda: True, table)
+        with pytest.raises(Interrupted):
+            run._stage(of, "again", "tiny_suites:held_out", {})
     trials = [*jobs._jobs.values()]
     assert trials
     assert {trial.device for trial in trials} == {"cuda"}
@@ -323,10 +328,11 @@ def test_a_trial_that_fails_is_an_error_of_the_run(finished):
 
     jobs = Inline(out_of_order, None)
     with open_existing(finished, readonly=True) as archive:
-        arguments = "again", "tiny_suites:held_out", {}, jobs, lambda: False
+        table = Timetable(archive, CONFIG, 1)
+        of = run.Stages(archive, CONFIG, jobs, View(), lambda: False, table)
         message = "again: a trial failed, because: RuntimeError: no luck; .* l2o resume"
         with pytest.raises(RunError, match=message):
-            run._stage(archive, CONFIG, *arguments)
+            run._stage(of, "again", "tiny_suites:held_out", {})
 
 
 def test_where_nothing_was_evaluated_there_is_no_winner(finished, tmp_path, capsys):
