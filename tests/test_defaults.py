@@ -209,7 +209,7 @@ def engine(make: Callable[[], Any]) -> list[Any]:
             schedule=SCHEDULES[name],
             device="cpu",
         )
-        losses += [run.validation, run.training, run.inner]
+        losses += [run.validation, run.training, run.inner.params]
     return losses
 
 
