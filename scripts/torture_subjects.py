@@ -42,8 +42,11 @@ def held_out() -> tuple[Entry, ...]:
 class Subject(Protocol):
     """A job in a folder of its own, ``place / "run"``."""
 
-    name: str
-    workers: int
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def workers(self) -> int: ...
 
     def commands(self, place: Path) -> list[str]:
         """The arguments that begin it, or go on with it."""
@@ -103,7 +106,7 @@ class MetaTraining(NamedTuple):
     def commands(self, place: Path) -> list[str]:
         run = place / "run"
         if (run / meta_run.FACTS).exists():
-            return ["resume", str(run)]
+            return ["resume", str(run), "--trust"]
         fields = {
             "seed": 3,
             "train.widths": "[4,6]",

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from tasks.plain import printable
+
 SCHEMA = """
 CREATE TABLE seal (
     part TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL,
@@ -59,7 +61,8 @@ class Group(NamedTuple):
         return json.dumps(self.key, default=repr)
 
     def __str__(self) -> str:
-        return f"{self.part} {' '.join(str(value)[:40] for value in self.key)}"
+        words = (self.part, *(str(value)[:40] for value in self.key))
+        return printable(" ".join(" ".join(words).split()))
 
 
 class Seals:
