@@ -26,7 +26,7 @@ from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
 from tasks.fields import plausible
-from tasks.files import save_bytes, save_text
+from tasks.files import save_bytes, save_text, writable
 from tasks.nesting import check_digest, from_json, with_digest
 
 VERSION = 1
@@ -80,7 +80,8 @@ def save(
         "mup": bool(card and card.get("mup")),
     }
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     save_bytes(folder / TENSORS, tensors.to_bytes(named, header))
     readable = with_digest(header | {"meta_parameters": optimizer.size} | dict(card or {}))
     save_text(folder / CARD, json.dumps(readable, indent=2) + "\n")

@@ -21,7 +21,7 @@ from tasks.coordinates import Coordinates, coordinate_check, draw
 from tasks.datasets import help_text
 from tasks.environment import prepare
 from tasks.fields import meant
-from tasks.files import save_text
+from tasks.files import save_text, writable
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, scaled
 from tasks.suites import imported, yours
@@ -125,7 +125,8 @@ def _checks(options: Any) -> dict[str, Coordinates]:
 
 
 def _write(checks: Mapping[str, Coordinates], out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    with writable(out):
+        out.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["parametrisation", "width", "step", "layer", "change"])

@@ -11,6 +11,7 @@ parameter enters (``trace.py``), so about pre-activations.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from tasks.caches import settle_matplotlib
 from tasks.fields import positive
+from tasks.files import save_bytes
 from tasks.page import label
 from tasks.trace import trace
 from tasks.types import Task, UpdateRule
@@ -182,5 +184,7 @@ def draw(checks: Mapping[str, Coordinates], path: Path) -> None:
     for row in axes:
         row[0].set_ylabel("change of activations (RMS)")
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format=path.suffix.lstrip(".") or "png")
+    save_bytes(path, drawn.getvalue())
     plt.close(figure)

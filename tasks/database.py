@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.files import NotWritable, RunBusy, RunError, full
+from tasks.plain import printable
 
 WAIT = 30.0
 """Seconds to wait for a lock somebody else holds on the database, such as its shell."""
 LOST = ("no such table", "no such column", "Could not decode", "malformed JSON")
 """How messages about contents begin that only damage explains."""
+SAID = 200  # characters of what SQLite says
 NONSENSE = (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError)
 """What contents lead to that are not what they should be. Where there are digests they are noticed
 before; of older files it has to be said of the file."""
@@ -33,7 +35,7 @@ def explained(file: Path, damaged: Callable[[str], RunError]) -> Iterator[None]:
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if str(error).startswith(LOST) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise damaged(str(error)) from error
+            raise damaged(_line(error)) from error
         if code == sqlite3.SQLITE_FULL:
             raise full(file) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -44,6 +46,11 @@ def explained(file: Path, damaged: Callable[[str], RunError]) -> Iterator[None]:
         if code in (*unwritable, sqlite3.SQLITE_PERM):
             raise NotWritable(f"{file}: {error}") from error
         raise
+
+
+def _line(error: Exception) -> str:
+    """What is said, which may quote whatever is in the file."""
+    return printable(" ".join(str(error).split()))[:SAID]
 
 
 def identity(file: Path) -> tuple[int, int]:

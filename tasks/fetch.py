@@ -110,6 +110,8 @@ def fetch(name: str, folder: Path | None = None) -> Path:
         except DataMissing:
             raise
         except (ValueError, OSError, EOFError, tarfile.TarError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of this machine, such as a full disk
             client = SOURCES[name].client
             raise DataMissing(f"{name}: what {client} gave is damaged: {error}") from error
         _check(name, arrays, f"the package {SOURCES[name].package}")
