@@ -160,7 +160,7 @@ def torture(faults: int, files: int, seconds: float, seed: int) -> Tally:
                 damaged(one, folder / f"damaged-{number}", rng, tally)
         number = 0
         while sum(tally.done.values()) < faults and time.monotonic() - start < seconds:
-            act = crowded if rng.random() < 0.2 else disturbed
+            act = crowded if number % 3 == 2 else disturbed
             act(references[number % len(references)], folder / f"job-{number}", rng, tally)
             number += 1
             print(

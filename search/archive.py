@@ -14,8 +14,7 @@ is ``pending``. Nothing in these tables depends on a clock, on the number of wor
 order in which they finished, unless a batch failed: a run that was killed and resumed ends with
 the same rows as one that never was, as ``dump`` shows, which leaves out ``timing`` and ``clock``.
 
-A killed process loses nothing that was committed; a power cut may lose the transactions since the
-last milestone.
+A killed process loses nothing committed; a power cut may lose what came after the last milestone.
 """
 
 from __future__ import annotations

@@ -578,3 +578,11 @@ def test_a_run_that_vanishes_is_not_written_to(run: Path, how: str) -> None:
             create(run, CONFIG).close()
         with pytest.raises(NotWritable, match=r"deleted or moved|replaced"), archive.transaction():
             archive.set_run("seed", 8)
+
+
+def test_an_archive_without_digests_goes_on(run: Path, tmp_path: Path) -> None:
+    with create(tmp_path / "expected", CONFIG) as expected:
+        list(continue_to(expected, 5))
+        with open_existing(older(run)) as archive:
+            list(continue_to(archive, 5))
+            assert list(archive.dump()) == list(expected.dump())

@@ -25,7 +25,7 @@ from search.view import View
 from search.watch import progress
 from search.zoo import ZOO
 from tasks.page import Figure
-from tests.search.editing import rewritten
+from tests.search.editing import damaged, rewritten
 
 HERE = Path(__file__).parent
 CONFIG = Config(
@@ -255,3 +255,21 @@ def test_the_environment_is_kept_and_compared(copied, capsys):
         db.execute("UPDATE run SET value = ? WHERE key = 'environment'", (then,))
     assert main(["reproduce", str(copied), "--workers", "0", "--trust"]) == 0
     assert "torch was 0.4 then" in capsys.readouterr().out
+
+
+def test_what_is_sound_of_a_damaged_run_can_be_looked_at(copied, tmp_path, capsys):
+    with damaged(copied) as db:
+        db.execute("UPDATE candidate SET score = -9 WHERE id = 2")
+    for command in ("show", "report", "watch", "resume"):
+        assert main([command, str(copied)]) == 2
+        error = capsys.readouterr().err
+        assert "damaged (not what was written: candidate" in error, error[-300:]
+    saved = tmp_path / "saved"
+    assert main(["show", str(copied), "--salvage", str(saved)]) == 0
+    out, error = capsys.readouterr()
+    assert "all but " in error, error
+    assert "best" in out.lower()
+    assert main(["report", str(saved)]) == 0
+    assert main(["watch", str(saved), "--once"]) == 0
+    assert main(["resume", str(saved), "--trust"]) == 2
+    assert "can be looked at, not gone on with" in capsys.readouterr().err
