@@ -27,6 +27,8 @@ ADVICE = {
     errno.EACCES: ": give a place that you may write to",
     errno.EPERM: ": give a place that you may write to",
     errno.EIO: ": the disk fails",
+    errno.EEXIST: ": something of that name is in the way",
+    errno.ENOTDIR: ": a part of it is no directory",
     errno.EMFILE: ", beyond the limit that this shell sets (ulimit -n)",
 }
 """What to do, by what the system says."""
@@ -177,11 +179,13 @@ def _held(path: Path, directory: bool = False) -> tuple[Path, int]:
         try:
             flags = os.O_RDONLY if directory else os.O_WRONLY | os.O_CREAT | os.O_EXCL
             descriptor = os.open(temporary, flags, 0o666)
-        except FileNotFoundError:  # a directory that was taken for abandoned
-            continue
+        except FileNotFoundError:
+            if not directory:
+                raise
+            continue  # taken for abandoned before it was opened
         with suppress(OSError):  # file systems without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if temporary.exists():
+        if temporary.exists() or not path.parent.exists():  # gone with all else: told later
             return temporary, descriptor
         os.close(descriptor)  # taken for abandoned before it was locked
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.files import abandoned, new_directory, save_bytes
+from tasks.files import NotWritable, abandoned, new_directory, save_bytes
 
 KILLED = {
     "file": "files.save_bytes(Path('card.json'), b'x' * 100)",
@@ -40,3 +40,14 @@ def test_what_somebody_is_writing_is_left_alone(tmp_path: Path) -> None:
         abandoned(tmp_path / "run")
         assert (staging / "a").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("place", ["gone/card.json", "file/card.json", "/proc/card.json"])
+def test_where_nothing_can_be_written_is_said(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotWritable, match=r"card.json: "):
+        save_bytes(tmp_path / place, b"x")
+    if not place.startswith("gone"):
+        with pytest.raises(NotWritable, match=r"card.json: "), new_directory(tmp_path / place):
+            pass
