@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from gpu_bounds import Machine, Row, Work, each, forget, memory, seconds, work_of_a_step
 from plain_loops import run as run_program
-from rich.console import Console
 
 from search import run
 from search.commands import PRESETS, SHARERS
@@ -37,6 +36,7 @@ from search.workers import Executor, Inline, executor
 from search.zoo import ZOO, with_states
 from tasks.data import draw
 from tasks.datasets import help_text
+from tasks.plain import Console
 from tasks.suites import Entry, Suite, proxy
 from tasks.transformer import Transformer
 from tasks.types import Layout, Params, ParamSpec, StepInfo, Task

@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 from rediscover_lion import GOALS
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from stopwatch import Seconds, Stopwatch, now
 
@@ -42,6 +41,7 @@ from search.vm import Population
 from search.workers import Executor, Failure, executor
 from search.zoo import lookup
 from tasks import unroll
+from tasks.plain import Console
 
 IN_A_JOB = (
     (unroll, "derivatives", "gradient"),

@@ -20,7 +20,7 @@ from search.evolve import Candidate
 from search.kind import kind_of
 from search.program import parse, to_text
 from search.run import trials
-from search.verdict import Standing, Trial, is_discovery, judge, standings
+from search.verdict import Standing, Trial, judge, standings
 from search.workers import Failure, executor
 from search.zoo import lookup
 from tasks.files import save_text
@@ -122,7 +122,7 @@ class Hunter:
                 "score": score,
                 "kind": str(kind_of(text)),
                 "program": text,
-                "passed": is_discovery(standing, BASELINES[0]) and equals(standing, self.rival),
+                "passed": ahead(standing) and equals(standing, self.rival),
                 "held_out": noted(standing),
                 "waited": 0.0 if self.searching else time.monotonic() - self.began,
                 "rows": rows,
@@ -215,6 +215,11 @@ def noted(standing: Standing) -> dict[str, dict[str, float | None]]:
         name: {k: x if math.isfinite(x) else None for k, x in interval._asdict().items()}
         for name, interval in standing.against.items()
     }
+
+
+def ahead(standing: Standing) -> bool:
+    """Better than tuned AdamW, and not by chance: the whole interval is below zero."""
+    return standing.against[BASELINES[0]].high < 0
 
 
 def equals(standing: Standing, rival: str | None) -> bool:

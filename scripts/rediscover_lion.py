@@ -45,7 +45,6 @@ from typing import Any
 import numpy as np
 from rediscover_judge import Hunter, baselines, noted
 from rediscover_table import curves, endings, figure, finds, table
-from rich.console import Console
 
 from search.analyze import live
 from search.archive import Archive, open_existing
@@ -64,6 +63,7 @@ from search.zoo import lookup
 from tasks.environment import environment
 from tasks.files import save_text
 from tasks.interrupt import Interrupted
+from tasks.plain import Console
 
 SLACK = 0.5
 PATIENCE = 40

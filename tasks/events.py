@@ -25,7 +25,7 @@ class Events:
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         # Imported here: tensorboard costs most of a second, which --help should not.
-        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # pyright: ignore
 
         self.folder = folder
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
@@ -58,7 +58,7 @@ class Events:
         self._file.close()
 
     def _write(self, step: int, **content: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         event = Event(wall_time=time.time(), step=step, **content)

@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 from torch.func import grad
 
@@ -57,6 +56,7 @@ from tasks.mlp import MLP
 from tasks.module import ModuleTask
 from tasks.mup import mup, param_groups
 from tasks.optimizer import RuleOptimizer
+from tasks.plain import Console
 from tasks.quadratic import Quadratic
 from tasks.results import Results, Study, digest
 from tasks.suites import Entry
@@ -179,12 +179,14 @@ def family(make: Callable[[], Task]) -> list[Any]:
 
 
 RULES = {
-    "adam": lambda: Population.of([ZOO["adam"].program], torch.zeros(2, dtype=int, device="cpu")),
+    "adam": lambda: Population.of(
+        [ZOO["adam"].program], torch.zeros(2, dtype=torch.int64, device="cpu")
+    ),
     "in torch": lambda: Population.of(
         [ZOO["adam"].program, ZOO["lion"].program], torch.arange(2, device="cpu"), reference
     ),
     "hessian": lambda: Population.of(
-        [NAMED["sophia"].program], torch.zeros(2, dtype=int, device="cpu")
+        [NAMED["sophia"].program], torch.zeros(2, dtype=torch.int64, device="cpu")
     ),
     "torch.optim": lambda: torch_optimizer("torch.optim.NAdam"),
     "tuned": lambda: learned(TunedAdam()),
@@ -233,7 +235,7 @@ def imported(path: Path) -> Any:
     return next(x for x in classes if x.__module__ == path.stem)
 
 
-def stepped(make: Callable[[list[Tensor]], torch.optim.Optimizer]) -> list[Any]:
+def stepped(make: Callable[[Any], torch.optim.Optimizer]) -> list[Any]:
     """300 steps, at which a counter in half precision is stuck; what is kept, and its precision."""
     host = {"dtype": torch.float32, "device": "cpu"}
     params = [nn.Parameter(torch.linspace(-1, 1, 6, **host).reshape(2, 3))]
@@ -347,7 +349,12 @@ def searched(folder: Path) -> list[Any]:
 
 def evaluated(folder: Path) -> list[Any]:
     plan = Plan(suite=f"{__name__}:suite", trials=2, seeds=2)
-    rule = Entrant("Adam", digest("Adam"), "Adam", lambda *_: torch_optimizer("torch.optim.Adam"))
+    rule = Entrant(
+        "Adam",
+        digest("Adam"),
+        "Adam",
+        lambda task, instances, device: torch_optimizer("torch.optim.Adam"),
+    )
     with Results(folder / "r.sqlite") as results:
         evaluate(plan, [rule], results)
         ids = [(of, about["steps"]) for of, about in results.tasks().values()]

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -39,6 +38,7 @@ from l2o.small_fc import SmallFC
 from l2o.training import Training, learning_rate
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
+from tasks.plain import Console
 
 TINY = Distribution(widths=(4, 6), batch_size=8)
 CONFIG = Config(

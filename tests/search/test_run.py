@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from l2o.cli import main
@@ -39,6 +38,7 @@ from search.workers import Inline
 from search.zoo import ZOO
 from tasks.files import RunError, RunExists
 from tasks.interrupt import Interrupted
+from tasks.plain import Console
 from tests.search.editing import rewritten
 
 HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ DRIVER = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from rich.console import Console
+from tasks.plain import Console
 from search.archive import open_existing
 from search.run import proceed
 from search.view import View

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from search.archive import Archive, create, open_existing
 from search.judged import one_rule
@@ -19,6 +18,7 @@ from search.storage import ArchiveError
 from search.tables import Final
 from search.verdict import as_data, standings
 from tasks.page import Table
+from tasks.plain import Console
 
 SIGN = """def update(w, g, m, v):
     m = interp(g, m, 0.9)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -61,7 +62,10 @@ def test_accuracy_is_the_share_that_is_right() -> None:
             Metric("twice", lambda x, y: x),
             r"metric: got 'twice .*ValueError: it is shape \(2, 10\)",
         ),
-        (Metric("number", lambda x, y: 1.0), "metric: got 'number .*ValueError: it is 1.0"),
+        (
+            Metric("number", cast(Any, lambda x, y: 1.0)),
+            "metric: got 'number .*ValueError: it is 1.0",
+        ),
     ],
 )
 def test_wrong_metrics_are_refused(metric, message: str) -> None:

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass, replace
+from typing import cast
 
 import pytest
 import torch
@@ -595,7 +596,7 @@ def test_tied_weights_pass_the_coordinate_check():
     adam = Population.of([ZOO["adam"].program], torch.tensor([0]))
     found = coordinate_check(
         lambda width: mup_at(as_task(Tied), width, 16, tied=True),
-        lambda task: scaled(adam, task.multipliers()),
+        lambda task: scaled(adam, cast(Mup, task).multipliers()),
         (16, 64, 256),
         4,
         lr=1e-3,
@@ -637,7 +638,7 @@ def test_what_is_copied_to_the_width_passes_the_coordinate_check():
     adam = Population.of([ZOO["adam"].program], torch.tensor([0]))
     found = coordinate_check(
         lambda width: mup_at(as_task(Shared), width, 16),
-        lambda task: scaled(adam, task.multipliers()),
+        lambda task: scaled(adam, cast(Mup, task).multipliers()),
         (16, 64, 256),
         4,
         lr=1e-3,
