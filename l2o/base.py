@@ -35,13 +35,18 @@ class ThetaError(ValueError):
     """Meta-parameters that do not fit the architecture, or are not finite."""
 
 
+THETA: dict[str, Any] = {"dtype": torch.float32}
+"""What ``init_theta`` makes tensors with: on which device is the choice of its caller."""
+
+
 class LearnedOptimizer(ABC):
     """An architecture. Subclasses are frozen dataclasses; ``tuned.py`` is the one to copy."""
 
     @abstractmethod
     def init_theta(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random named meta-parameters to start meta-training from: float32, on the CPU; for their
-        shapes alone it is run on the meta device, where no tensor has numbers."""
+        """Random named meta-parameters to start meta-training from: float32, on the device of the
+        context (``THETA``), the CPU; for their shapes alone that is meta, where no tensor has
+        numbers."""
 
     @abstractmethod
     def rule(self, theta: Tensor, scale: Scale | None = None) -> UpdateRule:
@@ -59,7 +64,8 @@ class LearnedOptimizer(ABC):
     @cached_property
     def layout(self) -> Layout:
         """Where each named meta-parameter lies in the flat ``theta``."""
-        return Layout.of(self.init_theta(torch.Generator().manual_seed(0)))
+        with torch.device("meta"):
+            return Layout.of(self.init_theta(torch.Generator().manual_seed(0)))
 
     @property
     def size(self) -> int:
@@ -68,7 +74,8 @@ class LearnedOptimizer(ABC):
 
     def initial(self, seed: int = 0) -> Tensor:
         """Flat random meta-parameters ``[D]``, a function of ``seed``."""
-        return self.flatten(self.init_theta(torch.Generator().manual_seed(seed)))
+        with torch.device("cpu"):
+            return self.flatten(self.init_theta(torch.Generator().manual_seed(seed)))
 
     def flatten(self, named: Mapping[str, Tensor]) -> Tensor:
         """Named to flat ``[D]``; raises ThetaError unless names and shapes are as they should."""

@@ -22,8 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from l2o.base import zeros
-from tasks.types import HOST, Layout, Params, State, StepInfo
+from l2o.base import THETA, zeros
+from tasks.types import Layout, Params, State, StepInfo
 
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
 MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
@@ -241,5 +241,5 @@ def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
 def truncated_normal(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> Tensor:
     """Normal numbers cut at two standard deviations of 1/sqrt(fan_in), the cut not made up for."""
     std = fan_in**-0.5
-    values = torch.empty(shape, **HOST)
+    values = torch.empty(shape, **THETA)
     return torch.nn.init.trunc_normal_(values, 0.0, std, -2 * std, 2 * std, generator=generator)

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from l2o.base import UNSAVED, LearnedOptimizer, LearnedRule
+from l2o.base import THETA, UNSAVED, LearnedOptimizer, LearnedRule
 from tasks.composite import Composite, soft
 from tasks.fields import one_of, positive
 from tasks.mup import Scale
@@ -73,7 +73,7 @@ class L2OPA(LearnedOptimizer):
         for head in self.heads:
             shapes |= {f"{head}.w": (units, 1), f"{head}.b": (1,)}
         return {
-            name: torch.empty(shape, **HOST).uniform_(-bound, bound, generator=generator)
+            name: torch.empty(shape, **THETA).uniform_(-bound, bound, generator=generator)
             for name, shape in shapes.items()
         }
 

@@ -29,7 +29,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from l2o.base import UNSAVED, LearnedOptimizer, LearnedRule, decayed
+from l2o.base import THETA, UNSAVED, LearnedOptimizer, LearnedRule, decayed
 from l2o.features import (
     FACTORED_DECAYS,
     MOMENTUM_DECAYS,
@@ -46,7 +46,7 @@ from l2o.features import (
 from tasks.fields import positive
 from tasks.gradients import hessian_every
 from tasks.mup import Scale
-from tasks.types import HOST, Layout, Params, State, StepInfo, UpdateRule
+from tasks.types import Layout, Params, State, StepInfo, UpdateRule
 
 FEATURES = 28
 
@@ -82,14 +82,14 @@ class SmallFC(LearnedOptimizer):
     def init_theta(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Weights truncated normal with standard deviation 1/sqrt(inputs), all else zero."""
         theta = {
-            "momentum_decays": torch.zeros(len(MOMENTUM_DECAYS), **HOST),
-            "rms_decays": torch.zeros(1, **HOST),
-            "factored_decays": torch.zeros(len(FACTORED_DECAYS), **HOST),
+            "momentum_decays": torch.zeros(len(MOMENTUM_DECAYS), **THETA),
+            "rms_decays": torch.zeros(1, **THETA),
+            "factored_decays": torch.zeros(len(FACTORED_DECAYS), **THETA),
         }
         sizes = [FEATURES + len(TIMESCALES), *[self.hidden_size] * self.hidden_layers, 2]
         for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
             theta[f"w{layer}"] = truncated_normal((inputs, outputs), inputs, generator)
-            theta[f"b{layer}"] = torch.zeros(outputs, **HOST)
+            theta[f"b{layer}"] = torch.zeros(outputs, **THETA)
         return theta
 
     def rule(self, theta: Tensor, scale: Scale | None = None) -> SmallFCRule:

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l2o.base import LearnedOptimizer, LearnedRule, decayed, zeros
+from l2o.base import THETA, LearnedOptimizer, LearnedRule, decayed, zeros
 from tasks.mup import Scale
-from tasks.types import HOST, Params, State, StepInfo
+from tasks.types import Params, State, StepInfo
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TunedAdam(LearnedOptimizer):
     def init_theta(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Four zeros: no luck is needed to start from Adam."""
         return {
-            name: torch.zeros((), **HOST)
+            name: torch.zeros((), **THETA)
             for name in ("log_lr", "logit_beta1", "logit_beta2", "log_eps")
         }
 

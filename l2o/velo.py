@@ -26,7 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from l2o.base import LearnedOptimizer, LearnedRule, decayed, zeros
+from l2o.base import THETA, LearnedOptimizer, LearnedRule, decayed, zeros
 from l2o.features import (
     MOMENTUM_DECAYS,
     accumulate,
@@ -87,17 +87,17 @@ class Velo(LearnedOptimizer):
         ``mix0`` is unused; it is kept so that published weights fit.
         """
         units = self.lstm_size
-        theta = {"hidden": torch.zeros(units, **HOST), "cell": torch.zeros(units, **HOST)}
+        theta = {"hidden": torch.zeros(units, **THETA), "cell": torch.zeros(units, **THETA)}
         affine = {f"mix{k}": (TENSOR_INPUTS, units) for k in range(3)}
         affine |= {"lstm": (2 * units, 4 * units)}
         affine |= {"controls": (units, self.bank_size), "step_size": (units, 1)}
         for name, (inputs, outputs) in affine.items():
             theta[f"{name}.w"] = truncated_normal((inputs, outputs), inputs, generator)
-            theta[f"{name}.b"] = torch.zeros(outputs, **HOST)
+            theta[f"{name}.b"] = torch.zeros(outputs, **THETA)
         for layer, (inputs, outputs) in enumerate(pairwise(self.network_sizes)):
             shape = (self.bank_size, inputs, outputs)
             theta[f"bank.w{layer}"] = truncated_normal(shape, inputs, generator)
-            theta[f"bank.b{layer}"] = torch.zeros(self.bank_size, outputs, **HOST)
+            theta[f"bank.b{layer}"] = torch.zeros(self.bank_size, outputs, **THETA)
         return theta
 
     def rule(self, theta: Tensor, scale: Scale | None = None) -> VeloRule:
