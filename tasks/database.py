@@ -16,6 +16,8 @@ WAIT = 30.0
 """Seconds to wait for a lock somebody else holds on the database, such as its shell."""
 LOST = ("no such table", "no such column", "Could not decode", "malformed JSON")
 """How messages about contents begin that only damage explains."""
+NO_DATABASE = "file is not a database"
+"""What SQLite says of any other file."""
 SAID = 200  # characters of what SQLite says
 NONSENSE = (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError)
 """What contents lead to that are not what they should be. Where there are digests they are noticed

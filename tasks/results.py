@@ -269,6 +269,8 @@ def _explained(file: Path) -> Iterator[None]:
 
 
 def _damaged(file: Path, what: str) -> ResultsError:
+    if what == database.NO_DATABASE:
+        return ResultsError(f"{file}: not a results file, or one that is damaged ({what})")
     return ResultsError(
         f"{file}: damaged ({what}); left as it is: restore it from a copy, or begin another one "
         "with --out"

@@ -222,7 +222,7 @@ def test_identities_follow_behaviour(here):
         (["report", "sign.txt", "--out", "sign.txt"], "--out: sign.txt is what is reported on"),
         (["report", "begun", "--out", "empty"], "--out: empty is a directory"),
         (["evaluate", "torch.optim.SparseAdam"], "SparseAdam: cannot be used here"),
-        (["evaluate"], "required: rules"),
+        (["evaluate"], "required: RULE"),
         (["evaluate", "broken.txt"], "broken.txt"),
         (["evaluate", "empty"], "empty"),
         (["suites", "nothing"], "suite: got 'nothing'"),
