@@ -27,16 +27,16 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "meta-train": ("l2o.commands:meta_train", "meta-train a learned optimizer"),
     "resume": ("l2o.cli:resume", "continue a run that was stopped or killed"),
     "watch": ("l2o.cli:watch", "show a run live, from another terminal"),
-    "show": ("search.commands:show", "the best programs of a run, and how they came about"),
-    "export": ("search.commands:export", "write a rule as a torch.optim.Optimizer in one file"),
-    "simplify": ("search.commands:simplify", "a rule in fewer statements, with reasons"),
+    "show": ("search.inspection:show", "the best programs of a run, and how they came about"),
+    "export": ("search.inspection:export", "write a rule as a torch.optim.Optimizer in one file"),
+    "simplify": ("search.inspection:simplify", "a rule in fewer statements, with reasons"),
     "zoo": ("search.known:zoo", "known optimizers as programs"),
     "evaluate": ("l2o.judging:evaluate", "judge rules on a suite: tuned alike, fresh seeds"),
     "reproduce": ("l2o.cli:reproduce", "run a run again, compare every number"),
     "report": ("l2o.report:report", "an HTML report of a run or of results, with figures"),
     "coord-check": ("l2o.coord_check:coord_check", "do activations change alike at all widths?"),
     "suites": ("l2o.judging:suites", "the named suites, and a card of each task"),
-    "data": ("search.commands:data", "which data sets there are; fetch those that need it"),
+    "data": ("tasks.fetch:data", "which data sets there are; fetch those that need it"),
 }
 
 TRUST = "run the code that the run names as its suites or families"

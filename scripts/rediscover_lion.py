@@ -56,8 +56,9 @@ from search.kind import kind_of
 from search.mutate import Mutation
 from search.program import parse, to_text
 from search.run import begin, proceed
+from search.settings import Verdict
 from search.simplify import simplify
-from search.verdict import Verdict, standings
+from search.verdict import standings
 from search.view import View, clock
 from search.zoo import lookup
 from tasks.environment import environment

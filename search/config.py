@@ -6,11 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from search.evaluate import Funnel
-from search.evolve import Settings
-from search.mutate import Mutation
-from search.verdict import Verdict
-from tasks.suites import SUITES
+from search.settings import Funnel, Mutation, Settings, Verdict
 
 BASELINES = ("adamw", "lion", "momentum")
 """What winners are measured against; the first is the reference of all scores, and what a discovery
@@ -63,6 +59,8 @@ class Config:
 
     def imports(self) -> list[str]:
         """The import paths of other people's code that the suites are made by."""
+        from tasks.suites import SUITES
+
         suites = (self.funnel.suite, self.verdict.held_out, self.verdict.meta_validation)
         return [name for name in suites if name is not None and name not in [*SUITES]]
 

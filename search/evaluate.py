@@ -17,114 +17,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from search.program import Program, parse
+from search.settings import Funnel, Run
 from search.vm import Population
 from tasks import scoring
-from tasks.environment import check_device, prepare
-from tasks.fields import meant
-from tasks.suites import LONGEST, names, resolve
-from tasks.types import HOST, Task
+from tasks.environment import prepare
+from tasks.types import HOST
 from tasks.unroll import SCHEDULES, unroll
 
 Fate = Literal["invalid", "duplicate", "stopped", "diverged", "evaluated", "failed"]
 RATES = 1e-12, 1e12
 """Least and greatest learning rate of a parent: beyond, products with factors leave float32."""
-
-
-@dataclass(frozen=True)
-class Funnel:
-    """How candidates are measured.
-
-    Attributes:
-        suite: name or import path (module:attribute) of the proxy tasks
-        length: multiplies the steps of every task
-        rungs: fractions of a task's steps at which losers are dropped, the last one 1
-        factors: learning rates tried, relative to the best of the parent
-        seed: of the inner runs, the same for all candidates
-        seeds: inner runs of every task, on seed, seed + 1, ...: several where chance between seeds
-            moves rules as far apart as they are
-        schedule: of the learning rate: constant, linear, cosine or warmup_cosine
-        device: where inner runs live, such as cpu or cuda
-    """
-
-    suite: str = "proxy"
-    length: float = 1.0
-    rungs: tuple[float, ...] = (0.25, 1.0)
-    factors: tuple[float, ...] = (1 / 3, 1.0, 3.0)
-    seed: int = scoring.TUNING_SEED
-    seeds: int = 1
-    schedule: str = "cosine"
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if not self.rungs or self.rungs[-1] != 1 or sorted(set(self.rungs)) != list(self.rungs):
-            raise ValueError(f"rungs: got {self.rungs}, expected rising fractions that end in 1")
-        if not self.rungs[0] > 0:
-            raise ValueError(f"rungs: got {self.rungs}, expected fractions above 0")
-        if not self.factors or not all(0 < factor < math.inf for factor in self.factors):
-            raise ValueError(f"factors: got {self.factors}, expected positive numbers")
-        if len(set(torch.tensor(self.factors, **HOST).tolist())) < len(self.factors):
-            raise ValueError(f"factors: got {self.factors}, expected different ones")
-        if not 0 < self.length <= LONGEST:
-            raise ValueError(f"length: got {self.length}, expected above 0, at most {LONGEST:,}")
-        if self.seeds < 1:
-            raise ValueError(f"seeds: got {self.seeds}, expected at least 1")
-        fresh = scoring.FRESH_SEEDS.start
-        if not 0 <= self.seed <= fresh - self.seeds:
-            raise ValueError(
-                f"seed: got {self.seed} and {self.seeds} seeds, expected at least 0, and all of "
-                f"them below {fresh}: from there on they are kept for the verdict"
-            )
-        if self.schedule not in SCHEDULES:
-            likely = meant(self.schedule, SCHEDULES)
-            raise ValueError(
-                f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}{likely}"
-            )
-        check_device(self.device)
-
-    def tasks(self) -> list[tuple[Task, int]]:
-        """The proxy tasks and the steps of each."""
-        return [(e.task, max(1, round(e.steps * self.length))) for e in resolve(self.suite)]
-
-    def names(self) -> list[str]:
-        """What the proxy tasks are called in measurements."""
-        return names(resolve(self.suite))
-
-    def runs(self) -> list[Run]:
-        """What a candidate is run on, the cheapest things to know first: all tasks on one seed,
-        then on the next."""
-        tasks = [*zip(self.names(), self.tasks(), strict=True)]
-        seeds = range(self.seed, self.seed + self.seeds)
-        return [Run(name, task, steps, seed) for seed in seeds for name, (task, steps) in tasks]
-
-    def check(self) -> None:
-        """Raise ValueError for a suite of which there is none, or that cannot be measured so."""
-        for name, (_, steps) in zip(self.names(), self.tasks(), strict=True):
-            marks = self.marks(steps)
-            if len(set(marks)) < len(marks):
-                raise ValueError(
-                    f"rungs: got {self.rungs} at a length of {self.length}, at which {name} has "
-                    f"{steps} steps, measured at {', '.join(map(str, marks))}; expected different"
-                )
-
-    def marks(self, steps: int) -> list[int]:
-        """The steps at which a task of ``steps`` steps is measured."""
-        return [max(1, round(fraction * steps)) for fraction in self.rungs]
-
-
-class Run(NamedTuple):
-    """A task, what it is called in measurements, how many steps of it, and on which seed."""
-
-    name: str
-    task: Task
-    steps: int
-    seed: int
 
 
 class Job(NamedTuple):

@@ -18,78 +18,17 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from deap import base, tools
 
 from search.analyze import canonical
 from search.evaluate import Fate, Job, Outcome
-from search.mutate import Mutation, mutate, random_program
-from search.program import MAX_STATEMENTS, Program, to_text
+from search.mutate import mutate, random_program
+from search.program import Program, to_text
+from search.settings import Settings
 from search.signature import signatures
-
-MOST = 10_000_000
-"""Candidates in a population, and the like."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The knobs of the search.
-
-    Attributes:
-        population: how many candidates live
-        tournament: how many of them compete to be a parent
-        batch: new programs an evaluation batch
-        ahead: batches in flight, so the most workers that can be busy
-        slack: how far behind the population's median, in log loss, a candidate may be at a rung
-        mutation: how programs change
-        islands: populations that evolve apart, batch by batch in turn
-        migration: probability that a parent comes from any island, drawn with its own among them
-        patience: batches of an island without a better best after which it starts again; 0: never
-        gain: by how much a best must be better than the last to count for that
-        restart: from what, then: the best of the run so far, or the start programs
-        random: no evolution but independent random programs of at most so many statements, at
-            learning rates anywhere in 1e-4 .. 1: a baseline; 0 evolves
-    """
-
-    population: int = 200
-    tournament: int = 8
-    batch: int = 64
-    ahead: int = 4
-    slack: float = 0.1
-    mutation: Mutation = field(default_factory=Mutation)
-    islands: int = 1
-    migration: float = 0.02
-    patience: int = 0
-    gain: float = 0.0
-    restart: Literal["best", "start"] = "best"
-    random: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("population", "tournament", "batch", "ahead", "islands"):
-            if not 1 <= getattr(self, name) <= MOST:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 to {MOST:,}")
-        if not 0 <= self.migration <= 1:
-            raise ValueError(f"migration: got {self.migration}, expected a probability")
-        if self.patience < 0:
-            raise ValueError(f"patience: got {self.patience}, expected at least 0")
-        if not 0 <= self.gain < math.inf:
-            raise ValueError(f"gain: got {self.gain}, expected a number of at least 0")
-        if self.restart not in ("best", "start"):
-            raise ValueError(f"restart: got {self.restart!r}, expected 'best' or 'start'")
-        if not 0 <= self.random <= MAX_STATEMENTS:
-            raise ValueError(f"random: got {self.random}, expected 0 to {MAX_STATEMENTS}")
-        m = self.mutation
-        both = m.delete and m.insert + m.copy  # where one finds nothing to do the other does
-        if not (self.random or m.constants_only or m.modify + m.swap or both):
-            raise ValueError(
-                f"mutation: got {m.kinds}, with which the longest programs, of max_length = "
-                f"{m.max_length} statements, or the shortest have no children; expected modify or "
-                "swap above 0, or delete and one of insert and copy"
-            )
-        if not 0 <= self.slack < math.inf:
-            raise ValueError(f"slack: got {self.slack}, expected a number of at least 0")
 
 
 class Fitness(base.Fitness):

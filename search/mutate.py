@@ -20,19 +20,15 @@ Everything is pure: a program and a random generator in, a program out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 
 from search.analyze import check
 from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramError, result_kind
 from search.program import (
-    FIXED_INPUTS,
     MAX_STATEMENTS,
-    OPTIONAL_INPUTS,
     Argument,
     Form,
     Program,
@@ -40,79 +36,9 @@ from search.program import (
     input_kinds,
     kinds,
 )
-from tasks.fields import meant
+from search.settings import INPUTS, Change, Mutation
 
-Change = Literal["insert", "delete", "modify", "copy", "swap"]
-INPUTS = (*FIXED_INPUTS, *OPTIONAL_INPUTS)
 ATTEMPTS = 1000  # proposals before giving up; a few are the rule
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """How programs change. Weights and probabilities are of proposals; invalid ones are redrawn.
-
-    Attributes:
-        insert: relative weight of inserting a statement
-        delete: of deleting one
-        modify: of changing an argument of one
-        copy: of repeating one with another argument, to be read in place of the original
-        swap: of calling another function in one
-        max_length: nothing is inserted into a program as long as this
-        fresh: probability that an inserted statement writes a new variable
-        constant: probability that a drawn argument is a constant, where one fits
-        scale: probability that a changed constant is multiplied by 2^a
-        functions: what new and swapped statements may call
-        reads: inputs that new arguments may name
-        constants_only: change constants and nothing else: a baseline
-    """
-
-    insert: float = 1.0
-    delete: float = 1.0
-    modify: float = 1.0
-    copy: float = 0.0
-    swap: float = 0.0
-    max_length: int = 40
-    fresh: float = 0.5
-    constant: float = 0.2
-    scale: float = 0.5
-    functions: tuple[str, ...] = tuple(OPS)
-    reads: tuple[str, ...] = INPUTS
-    constants_only: bool = False
-
-    @property
-    def kinds(self) -> str:
-        """For people: what may change."""
-        if self.constants_only:
-            return "changes of constants alone"
-        weights = {name: getattr(self, name) for name in get_args(Change)}
-        return ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
-
-    def __post_init__(self) -> None:
-        for name in ("functions", "reads"):  # lists, where settings come from JSON
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        weights = {name: getattr(self, name) for name in get_args(Change)}
-        for name, weight in weights.items():
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"{name}: got {weight}, expected a weight of at least 0")
-        if not any(weights.values()):
-            raise ValueError(f"{', '.join(weights)}: got 0 for all, expected one above 0")
-        for name in ("fresh", "constant", "scale"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a probability")
-        if not 1 <= self.max_length <= MAX_STATEMENTS:
-            raise ValueError(
-                f"max_length: got {self.max_length}, expected 1 to {MAX_STATEMENTS} statements"
-            )
-        unknown = sorted(set(self.functions) - OPS.keys())
-        if unknown or not self.functions:
-            raise ValueError(
-                f"functions: got {', '.join(unknown) or 'none'}, expected some of {', '.join(OPS)}"
-                + meant((unknown or [""])[0], OPS)
-            )
-        if not set(self.reads) <= set(INPUTS):
-            raise ValueError(
-                f"reads: got {', '.join(self.reads)}, expected some of {', '.join(INPUTS)}"
-            )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from search import commands, report, rules, run
+from search import commands, inspection, report, rules, run
 from search import show as showing
 from search.archive import Archive, open_existing
 from search.config import Config
@@ -142,7 +142,7 @@ class Result:
     def export(self, file: str | PathLike[str], name: str | None = None) -> Path:
         """Write the best as a torch.optim.Optimizer, as ``l2o export`` does: a new file."""
         out = Path(file)
-        commands.save_optimizer(self.best, out, name or out.stem)
+        inspection.save_optimizer(self.best, out, name or out.stem)
         return out
 
     def report(self, file: str | PathLike[str]) -> list[Path]:

@@ -17,9 +17,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # names and kinds are asked for without torch, too
+    from torch import Tensor
 
 EPSILON = 1e-8
 CONSTANT_BOUND = 1e10
@@ -92,12 +93,14 @@ def _infix(symbol: str, op: Op) -> Op:
     return replace(op, symbol=symbol)
 
 
-def _unary(name: str, meaning: Callable[[Tensor], Tensor]) -> Op:
-    return _op(name, 1, meaning, f"torch.{meaning.__name__}({{0}})")
+def _unary(name: str, torch: str | None = None) -> Op:
+    """What torch calls ``torch``, or by the same name."""
+    theirs = torch or name
+    return _op(name, 1, lambda x: getattr(x, theirs)(), f"torch.{theirs}({{0}})")
 
 
 def _constant(name: str, value: float, source: str) -> Op:
-    return _op(name, 0, lambda like: torch.full_like(like, value), source)
+    return _op(name, 0, lambda like: like.new_full(like.shape, value), source)
 
 
 def _reduction(name: str, result: Kind, accepts: tuple[tuple[Kind, ...], ...], doc: str) -> Op:
@@ -118,25 +121,25 @@ _ROWS = (
     _infix(
         "/", _op("div", 2, lambda x, y: x / (y + EPSILON), "{0} / ({1} + 1e-8)", "x / (y + 1e-8)")
     ),
-    _unary("abs", torch.abs),
-    _unary("cos", torch.cos),
-    _unary("sin", torch.sin),
-    _unary("tan", torch.tan),
-    _unary("arcsin", torch.asin),
-    _unary("arccos", torch.acos),
-    _unary("arctan", torch.atan),
-    _unary("exp", torch.exp),
+    _unary("abs"),
+    _unary("cos"),
+    _unary("sin"),
+    _unary("tan"),
+    _unary("arcsin", "asin"),
+    _unary("arccos", "acos"),
+    _unary("arctan", "atan"),
+    _unary("exp"),
     _op("log", 1, lambda x: x.abs().log(), "torch.log({0}.abs())", "log |x|"),
-    _unary("sinh", torch.sinh),
-    _unary("cosh", torch.cosh),
-    _unary("tanh", torch.tanh),
-    _unary("arcsinh", torch.asinh),
-    _unary("arccosh", torch.acosh),
-    _unary("arctanh", torch.atanh),
-    _unary("sign", torch.sign),
-    _unary("exp2", torch.exp2),
+    _unary("sinh"),
+    _unary("cosh"),
+    _unary("tanh"),
+    _unary("arcsinh", "asinh"),
+    _unary("arccosh", "acosh"),
+    _unary("arctanh", "atanh"),
+    _unary("sign"),
+    _unary("exp2"),
     _op("exp10", 1, lambda x: 10.0**x, "10.0 ** {0}"),
-    _unary("expm1", torch.expm1),
+    _unary("expm1"),
     _op("log10", 1, lambda x: x.abs().log10(), "torch.log10({0}.abs())", "log10 |x|"),
     _op("log2", 1, lambda x: x.abs().log2(), "torch.log2({0}.abs())", "log2 |x|"),
     _op("log1p", 1, lambda x: (1 + x).abs().log(), "torch.log((1 + {0}).abs())", "log |1 + x|"),
@@ -146,8 +149,8 @@ _ROWS = (
     _op("cbrt", 1, lambda x: x.sign() * x.abs() ** (1 / 3), "{0}.sign() * {0}.abs() ** (1 / 3)"),
     _op("reciprocal", 1, lambda x: 1 / (x + EPSILON), "1 / ({0} + 1e-8)", "1 / (x + 1e-8)"),
     _op("power", 2, lambda x, y: x**y, "{0} ** {1}"),
-    _op("maximum", 2, torch.maximum, "torch.maximum({0}, {1})"),
-    _op("minimum", 2, torch.minimum, "torch.minimum({0}, {1})"),
+    _op("maximum", 2, lambda x, y: x.maximum(y), "torch.maximum({0}, {1})"),
+    _op("minimum", 2, lambda x, y: x.minimum(y), "torch.minimum({0}, {1})"),
     _reduction("norm", ARRAY, ((TENSOR,),), "Euclidean norm of each named tensor"),
     _reduction("global_norm", SCALAR, ((TENSOR,),), "Euclidean norm of all tensors as one vector"),
     _reduction("dot", SCALAR, ((TENSOR,), (TENSOR,)), "inner product, all tensors as one vector"),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,30 +24,6 @@ from tasks.environment import prepare
 from tasks.scoring import Interval
 from tasks.suites import names, resolve
 from tasks.unroll import SCHEDULES
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How finalists are judged.
-
-    Attributes:
-        finalists: how many of the best programs are judged
-        trials: learning rates tried for each rule on each task
-        seeds: fresh seeds each is then measured on
-        held_out: the suite that the search never sees
-        meta_validation: the suite that its progress is measured on afterwards; null: none
-    """
-
-    finalists: int = 10
-    trials: int = 16
-    seeds: int = 8
-    held_out: str = "held_out"
-    meta_validation: str | None = "meta_validation"
-
-    def __post_init__(self) -> None:
-        for name in ("finalists", "trials", "seeds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
 
 
 class Trial(NamedTuple):

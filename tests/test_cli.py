@@ -223,7 +223,7 @@ HEAVY = ("torch", "numba", "scipy.stats", "sklearn", "deap", "matplotlib", "tens
         ("--help", ()),
         ("zoo", ()),
         ("zoo lion", ()),
-        ("search --help", ("torch", "deap")),
+        ("search --help", ()),
         ("meta-train --help", ("torch",)),
     ],
 )

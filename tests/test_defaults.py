@@ -40,8 +40,8 @@ from search.homogeneity import homogeneity
 from search.kind import kind_of
 from search.program import parse, to_text
 from search.run import begin, proceed
+from search.settings import Verdict
 from search.signature import signatures
-from search.verdict import Verdict
 from search.view import View
 from search.vm import Population, reference
 from search.zoo import NAMED, ZOO

@@ -20,7 +20,7 @@ from search.loop import fates
 from search.report import page
 from search.reproduce import _said, compare
 from search.run import DRAWN
-from search.verdict import Verdict
+from search.settings import Verdict
 from search.view import View
 from search.watch import progress
 from search.zoo import ZOO

@@ -30,9 +30,10 @@ from search.loop import Search, fates
 from search.mutate import Mutation
 from search.program import parse, to_text
 from search.run import begin, proceed
+from search.settings import Verdict
 from search.show import summary
 from search.timetable import Timetable
-from search.verdict import Trial, Verdict, judge, standings
+from search.verdict import Trial, judge, standings
 from search.view import View
 from search.workers import Inline
 from search.zoo import ZOO
@@ -303,7 +304,7 @@ def test_the_search_shows_what_the_archive_has(tmp_path, monkeypatch):
 
 def test_trials_run_where_the_search_does(finished, monkeypatch):
     jobs: Any = Inline(lambda context: lambda job: None, None)
-    monkeypatch.setattr("search.evaluate.check_device", lambda device: None)
+    monkeypatch.setattr("tasks.environment.check_device", lambda device: None)
     monkeypatch.setattr(jobs, "completed", lambda timeout: iter(()))
     monkeypatch.setattr("search.timetable._pace", lambda config: 1e-9)
     config = replace(CONFIG, funnel=replace(CONFIG.funnel, device="cuda"))
