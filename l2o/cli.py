@@ -14,10 +14,11 @@ from argparse import ArgumentError
 from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 
 from l2o.failures import explained
-from tasks.command import Arguments, Command, parser
+from tasks.command import Arguments, Command, Parser, parser
 from tasks.fields import meant
 from tasks.interrupt import Interrupted
 from tasks.plain import Console, in_plain_words
@@ -39,7 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("tasks.fetch:data", "which data sets there are; fetch those that need it"),
 }
 
-TRUST = "run the code that the run names as its suites or families"
+TRUST = "run the code that the run names as its suites or families; with names: if it names these"
 WORKERS = "worker processes of a search; 0: none; default: as when it begins"
 
 
@@ -88,13 +89,13 @@ def resume(arguments: Arguments) -> int:
     It goes by the configuration that the run was begun with.
 
     l2o resume runs/first
-    l2o resume runs/learned
+    l2o resume runs/learned --trust my_tasks:suite
     """
     options_of = parser(resume)
     options_of.add_argument("run", type=Path, help="the directory of the run")
     options_of.add_argument("--workers", type=int | None, default=None, help=WORKERS)
-    options_of.add_argument("--trust", action="store_true", help=TRUST)
-    options = options_of.parse_args(list(arguments))
+    _add_trust(options_of)
+    options = options_of.parse_args(_trusting(arguments))
     more = _workers(options.run, options.workers)
     return import_module(f"{_engine(options.run)}.commands").resume(
         options.run, trusted=options.trust, **more
@@ -134,12 +135,27 @@ def reproduce(arguments: Arguments) -> int:
     options_of = parser(reproduce)
     options_of.add_argument("run", type=Path, help="the directory of a finished run")
     options_of.add_argument("--workers", type=int | None, default=None, help="default: 1; 0: none")
-    options_of.add_argument("--trust", action="store_true", help=TRUST)
-    options = options_of.parse_args(list(arguments))
+    _add_trust(options_of)
+    options = options_of.parse_args(_trusting(arguments))
     more = _workers(options.run, options.workers)
     return import_module(f"{_engine(options.run)}.reproduce").reproduce(
         options.run, trusted=options.trust, **more
     )
+
+
+def _add_trust(options_of: Parser) -> None:
+    options_of.add_argument(
+        "--trust", nargs="?", const=True, default=False, type=bool | str | list[str], help=TRUST
+    )
+
+
+def _trusting(arguments: Arguments) -> list[str]:
+    """``--trust`` takes import paths; anything after it that is none is an argument of its own."""
+    words = list(arguments)
+    for k, (word, following) in enumerate(pairwise([*words, ""])):
+        if word == "--trust" and (":" not in following or Path(following).exists()):
+            words[k] = "--trust=true"
+    return words
 
 
 def _engine(run: Path) -> str:

@@ -23,7 +23,7 @@ from tasks.command import KEPT, Arguments, made, parser, preset
 from tasks.environment import check_device
 from tasks.fields import inside, meant
 from tasks.files import or_shipped, resuming
-from tasks.imports import agreed
+from tasks.imports import Trusted, agreed
 from tasks.interrupt import Interrupted
 from tasks.mup import has_width
 from tasks.plain import Console
@@ -203,7 +203,7 @@ def _start(start: Path) -> checkpoint.Checkpoint:
     return checkpoint.load(folder)
 
 
-def resume(run_dir: Path, trusted: bool = False) -> int:
+def resume(run_dir: Path, trusted: Trusted = False) -> int:
     """Continue a meta-training from its last save; see ``l2o.cli.resume``.
 
     It ends with the very numbers it would have had; on another number of processes, with the same

@@ -13,7 +13,7 @@ import torch
 from rich import box
 from rich.table import Table
 
-from l2o.rules import entrants
+from l2o.rules import called, entrants
 from tasks import cards, evaluation, metric_tables, statistics
 from tasks.command import Arguments, parser
 from tasks.environment import environment, prepare
@@ -43,11 +43,11 @@ def evaluate(
 
     The learning rate of RULE@schedule follows that one, of other rules that of --schedule; without
     it, the one that the rule is meant for (its card says; constant for what was meta-trained), or
-    a cosine.
+    a cosine. NAME=RULE is called NAME in tables and reports.
 
     l2o evaluate lion runs/first --out results.sqlite
     l2o evaluate my_rule.txt torch.optim.NAdam "torch.optim.SGD(momentum=0.9)" --trials 32
-    l2o evaluate mulo_small adamw@constant --seeds 10
+    l2o evaluate mulo_small adamw@constant "ours=runs/first" --seeds 10
     l2o evaluate "pytorch_optimizer:Lion(betas=(0.9, 0.98))" schedulefree:AdamWScheduleFree@constant
     l2o evaluate "torch.optim.Muon(adjust_lr_fn='match_rms_adamw')+torch.optim.AdamW"
     """
@@ -59,7 +59,7 @@ def evaluate(
     options_of.add_argument("--out", type=Path, default=Path("results.sqlite"), help="new or not")
     options_of.add_argument("--threads", type=int, default=1, help="of torch; 1 is often fastest")
     options = options_of.parse_args(list(arguments))
-    asked = list(dict.fromkeys([options.reference, *options.rules]))
+    asked = _asked(options.reference, options.rules)
     try:
         plan = Plan(*(getattr(options, name) for name in Plan.__dataclass_fields__))
     except ValueError as error:
@@ -88,7 +88,7 @@ def evaluate(
         before = results.facts().get("plan")
         made_in = environment(options.device)
         results.set_fact("command", ["l2o", "evaluate", *arguments])
-        results.set_fact("reference", options.reference)
+        results.set_fact("reference", rules[0].name)
         try:
             evaluation.evaluate(plan, rules, results, options.device, say, made_in)
         except KeyboardInterrupt:
@@ -109,6 +109,13 @@ def evaluate(
         )
     console.print(f"wrote {options.out} and {document}; a report: l2o report {options.out}")
     return 0
+
+
+def _asked(reference: str, words: Sequence[str]) -> list[str]:
+    """All rules, first the one that others are compared with: a rule of its own, or by its name
+    one of those to be judged."""
+    first = {called(word): word for word in words}.get(reference, reference)
+    return list(dict.fromkeys([first, *words]))
 
 
 def _positive(threads: int) -> int:

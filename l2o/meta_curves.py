@@ -14,6 +14,7 @@ from l2o.meta_run import Saved
 from tasks.averages import mean, over_tasks
 from tasks.figures import sparse_ticks
 from tasks.page import COLOURS, GREY, Figure, Part, Table, drawing, label
+from tasks.scoring import Interval
 from tasks.wording import distance
 
 
@@ -66,7 +67,7 @@ def gap(config: Config, found: Saved) -> Figure:
     steps = [past["step"] for past in found.history]
     best = min(found.history, key=lambda past: past["score"])
     gaps = [_log_ratios(past, found.adam) for past in found.history]
-    intervals = [over_tasks(gap, average=mean) for gap in gaps]
+    intervals = against_adam(found)
     low, middle, high = (
         np.exp([getattr(x, name) for x in intervals]) for name in ("low", "mean", "high")
     )
@@ -91,6 +92,11 @@ def gap(config: Config, found: Saved) -> Figure:
     if not known.all():
         caption += " No band: that takes two tasks, and two seeds known of each."
     return Figure("held-out-gap", figure, caption)
+
+
+def against_adam(found: Saved) -> list[Interval]:
+    """The held-out objective over Adam's, as log ratios, for each evaluation."""
+    return [over_tasks(_log_ratios(past, found.adam), average=mean) for past in found.history]
 
 
 def _log_ratios(past: dict[str, Any], adam: list[list[float]]) -> np.ndarray:

@@ -21,7 +21,7 @@ from l2o.meta_view import Progress, View
 from l2o.ranks import Ranks, joined
 from l2o.use import Learned
 from tasks import notebook
-from tasks.imports import agreed
+from tasks.imports import Trusted, agreed
 from tasks.interrupt import Interrupted
 from tasks.plain import Console
 
@@ -97,13 +97,13 @@ def meta_train(
 def resume(
     run_dir: str | PathLike[str],
     *,
-    trusted: bool = False,
+    trusted: Trusted = False,
     callback: Callback | None = None,
     show: bool = False,
 ) -> Learned:
     """Go on with a meta-training, as ``l2o resume`` does. Raises RunError where there is none,
     ValueError for one that names code to be run, unless that is ``trusted``."""
-    if not trusted:
+    if trusted is not True:
         names = Config.from_dict(meta_run.facts(Path(run_dir))["config"]).imports()
         agreed(names, trusted, Path(run_dir))
     with notebook.as_a_function(f"l2o.resume({fspath(run_dir)!r})"), joined() as ranks:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import takewhile
 from pathlib import Path
 from shlex import quote
 
-from l2o import meta_report, meta_run
+from l2o import meta_joined, meta_report, meta_run
 from tasks import report as evaluations
-from tasks.command import Arguments, parser
+from tasks.command import Arguments, named, parser
 from tasks.page import FORMATS, Page, replaceable, write
 from tasks.results import Results
 
@@ -16,11 +17,11 @@ from tasks.results import Results
 def report(arguments: Arguments) -> int:
     """Write an HTML report of a run or of results, finished or not, and its figures beside it.
 
-    Several searches, such as seeds of one, or several results files become one report; NAME=PATH
-    says what one is called there.
+    Several searches, such as seeds of one, several meta-trainings or several results files become
+    one report; NAME=PATH says what one is called there.
 
     l2o report runs/first
-    l2o report runs/learned --format "[png,pdf]" --figures paper
+    l2o report runs/learned --format png pdf --figures paper
     l2o report results.sqlite --out report.html
     l2o report runs/seed0 runs/seed1 "ours=runs/seed2" --out seeds.html
     """
@@ -37,7 +38,7 @@ def report(arguments: Arguments) -> int:
         help=f"of the figures, some of {', '.join(FORMATS)}",
     )
     options_of.add_argument("--trust", action="store_true", help=TRUST)
-    options = options_of.parse_args(list(arguments))
+    options = options_of.parse_args(_together(arguments))
     formats = [options.format] if isinstance(options.format, str) else options.format
     if not formats or not {*formats} <= {*FORMATS}:
         raise ValueError(f"--format: got {options.format}, expected some of {', '.join(FORMATS)}")
@@ -54,16 +55,26 @@ def report(arguments: Arguments) -> int:
     return 0
 
 
+def _together(arguments: Arguments) -> list[str]:
+    """``--format pdf svg`` as ``--format [pdf,svg]``; what comes after may be a source again."""
+    words = list(arguments)
+    start = words.index("--format") + 1 if "--format" in words else len(words)
+    names = list(takewhile(lambda word: word in FORMATS, words[start:]))
+    if names:
+        words[start : start + len(names)] = [f"[{','.join(names)}]"]
+    return words
+
+
 def _named(given: list[str]) -> dict[str, Path]:
     """Sources by what they are called: NAME=PATH, or the path itself."""
     found: dict[str, Path] = {}
     for word in given:
-        name, _, path = word.rpartition("=") if not Path(word).exists() else ("", "", word)
-        if not Path(path).exists():
+        name, path = named(word)
+        if not path.exists():
             raise ValueError(f"{word}: no such run or results file")
-        if (name or path) in found:
-            raise ValueError(f"sources: got {name or path} twice, expected different names")
-        found[name or path] = Path(path)
+        if name in found:
+            raise ValueError(f"sources: got {name} twice, expected different names")
+        found[name] = path
     return found
 
 
@@ -86,7 +97,9 @@ def _out(asked: Path | None, sources: list[Path]) -> Path:
 
 
 def joined(sources: dict[str, Path], remade_by: str) -> Page:
-    """The page about several searches, or several results files."""
+    """The page about several searches, several meta-trainings, or several results files."""
+    if all(map(meta_run.is_run, sources.values())):
+        return meta_joined.page(sources, remade_by)
     if all(path.is_dir() and not meta_run.is_run(path) for path in sources.values()):
         from search import joined as searches
         from search.archive import open_existing
@@ -98,8 +111,8 @@ def joined(sources: dict[str, Path], remade_by: str) -> Page:
         return searches.page(runs, remade_by)
     if any(path.is_dir() for path in sources.values()):
         raise ValueError(
-            f"sources: got {', '.join(sources)}, expected several searches or several results "
-            "files; meta-trainings and mixtures are reported on one by one"
+            f"sources: got {', '.join(sources)}, expected several searches, several "
+            "meta-trainings or several results files; mixtures are reported on one by one"
         )
     with ExitStack() as stack:
         files = {

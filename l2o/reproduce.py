@@ -18,10 +18,10 @@ from l2o.meta_view import View
 from l2o.ranks import Ranks
 from tasks.environment import changes, prepare
 from tasks.files import resuming
-from tasks.imports import agreed
+from tasks.imports import Trusted, agreed
 
 
-def reproduce(run_dir: Path, trusted: bool = False) -> int:
+def reproduce(run_dir: Path, trusted: Trusted = False) -> int:
     """Repeat a finished meta-training, in one process; see ``l2o.cli.reproduce``.
 
     Raises ValueError for one that names code, unless that is ``trusted``.

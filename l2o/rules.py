@@ -11,6 +11,7 @@
     schedulefree:AdamWScheduleFree  package.module:Class, somebody else's
     torch.optim.Muon+torch.optim.AdamW   the first for matrices, the second for everything else
     lion@constant                   any of these with the schedule that it is meant for
+    ours=runs/first@constant        any of these by a name of its own
 
 Besides the command line this is the one place where both engines meet.
 """
@@ -18,6 +19,7 @@ Besides the command line this is the one place where both engines meet.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,14 +55,35 @@ META_TRAINED = "constant"
 
 def entrants(names: Sequence[str]) -> list[Entrant]:
     """The rules that ``names`` mean, each once. Raises ValueError for what is none."""
-    return [entrant(name) for name in dict.fromkeys(names)]
+    words = dict.fromkeys(names)
+    if twice := [name for name, n in Counter(map(called, words)).items() if n > 1]:
+        raise ValueError(f"{twice[0]}: got two rules of that name, expected different names")
+    return [entrant(word) for word in words]
+
+
+def called(word: str) -> str:
+    """What the rule that ``word`` means is called: NAME of NAME=RULE, or all of it."""
+    return _labelled(word)[0]
 
 
 def entrant(name: str) -> Entrant:
     """The rule that ``name`` means. Raises ValueError, naming what is accepted, if it is none."""
-    rule, schedule = _scheduled(name)
+    label, word = _labelled(name)
+    rule, schedule = _scheduled(word)
     found = _entrant(rule)
-    return replace(found, name=name, schedule=schedule or found.schedule, asked=bool(schedule))
+    return replace(found, name=label, schedule=schedule or found.schedule, asked=bool(schedule))
+
+
+def _labelled(word: str) -> tuple[str, str]:
+    """NAME=RULE apart; arguments of an optimizer have = in them, and a file may in its name."""
+    label, equals, rule = word.partition("=")
+    if not equals or "(" in label or or_shipped(_scheduled(word)[0]).exists():
+        return word, word
+    if not label or not rule:
+        raise ValueError(f"{word}: expected NAME=RULE, or a RULE")
+    if label in NAMED:
+        raise ValueError(f"{word}: {label} is a known optimizer; expected a name of its own")
+    return label, rule
 
 
 def _scheduled(name: str) -> tuple[str, str | None]:

@@ -16,7 +16,7 @@ from search.config import Budget, Config
 from search.settings import Funnel, Mutation, Settings, Verdict
 from tasks import files
 from tasks.command import KEPT, Arguments, made, parser, preset
-from tasks.imports import agreed
+from tasks.imports import Trusted, agreed
 from tasks.interrupt import Interrupted
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def begun(asked: Asked) -> Iterator[Archive]:
             raise
 
 
-def resume(run_dir: Path, workers: int | None = None, trusted: bool = False) -> int:
+def resume(run_dir: Path, workers: int | None = None, trusted: Trusted = False) -> int:
     """Continue a search; see ``l2o.cli.resume``.
 
     Raises ValueError for one that names code, unless that is ``trusted``.

@@ -14,7 +14,7 @@ from search.rules import load, rule
 from search.salvage import salvage
 from search.zoo.entry import Entry
 from tasks import files
-from tasks.command import Arguments, parser
+from tasks.command import Arguments, named, parser
 from tasks.plain import Console
 
 EXACT_SECONDS, SECONDS = 10.0, 900.0
@@ -26,10 +26,13 @@ def show(arguments: Arguments) -> int:
 
     l2o show runs/first
     l2o show runs/first --id 1234 --json
+    l2o show "ours=runs/first"
     l2o show runs/damaged --salvage runs/saved
     """
     options_of = parser(show)
-    options_of.add_argument("run", type=Path, help="the directory of a run, finished or not")
+    options_of.add_argument(
+        "run", type=str, help="the directory of a run, finished or not; NAME=RUN calls it so"
+    )
     options_of.add_argument("--id", type=int | None, default=None, help="of a candidate")
     options_of.add_argument("--top", type=int, default=10, help="how many programs")
     options_of.add_argument("--json", action="store_true", help="as one JSON document")
@@ -39,20 +42,24 @@ def show(arguments: Arguments) -> int:
     options = options_of.parse_args(list(arguments))
     if options.top < 0:
         raise ValueError(f"--top: got {options.top}, expected at least 0")
+    name, folder = named(options.run)
     if options.salvage is not None:
-        lost = salvage(options.run, options.salvage)
+        lost = salvage(folder, options.salvage)
         said = f"all but {len(lost)} groups of rows: {', '.join(lost)}" if lost else "everything"
         print(f"saved {options.salvage}: {said}", file=sys.stderr)
-        options.run = options.salvage
-    with open_existing(options.run, readonly=True) as archive:
+        folder = options.salvage
+    with open_existing(folder, readonly=True) as archive:
         if options.id is None:
             content = showing.summary(archive, top=options.top)
         else:
             content = {"lineage": showing.lineage(archive, options.id)}
     if options.json:
-        print(json.dumps(content, indent=2))
-    else:
-        showing.render(content, Console())
+        print(json.dumps({"name": name} | content, indent=2))
+        return 0
+    console = Console()
+    if name != str(named(options.run)[1]):
+        console.print(f"{name}:")
+    showing.render(content, console)
     return 0
 
 

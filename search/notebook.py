@@ -21,7 +21,7 @@ from search.history import front, trimmed
 from search.view import Progress, View
 from search.zoo.entry import Entry
 from tasks import notebook, page
-from tasks.imports import agreed
+from tasks.imports import Trusted, agreed
 from tasks.interrupt import Interrupted
 from tasks.plain import Console
 
@@ -56,7 +56,7 @@ def resume(
     run_dir: str | PathLike[str],
     *,
     workers: int | None = None,
-    trusted: bool = False,
+    trusted: Trusted = False,
     callback: Callback | None = None,
     show: bool = False,
 ) -> Result:
@@ -67,7 +67,7 @@ def resume(
         open_existing(Path(run_dir)) as archive,
     ):
         config = Config.from_dict(archive.run()["config"])
-        if not trusted:
+        if trusted is not True:
             agreed(config.imports(), trusted, Path(run_dir))
         return _proceed(archive, commands.processes(workers, config), callback, show)
 

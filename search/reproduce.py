@@ -25,7 +25,7 @@ from search.timetable import DROPPED
 from search.view import View
 from tasks.environment import changes
 from tasks.files import resuming
-from tasks.imports import agreed
+from tasks.imports import Trusted, agreed
 
 Row = tuple[Any, ...]
 NO_LIMIT = 1e9
@@ -42,7 +42,7 @@ class Difference(NamedTuple):
     after: Row | None
 
 
-def reproduce(run_dir: Path, workers: int = 1, trusted: bool = False) -> int:
+def reproduce(run_dir: Path, workers: int = 1, trusted: Trusted = False) -> int:
     """Repeat a finished search; see ``l2o.cli.reproduce``.
 
     Raises ValueError for one that names code, unless that is ``trusted``.

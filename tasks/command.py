@@ -162,6 +162,12 @@ def _data(text: str) -> Any:
     return get_loader("yaml")(text)
 
 
+def named(word: str) -> tuple[str, Path]:
+    """``NAME=PATH`` apart, what a thing is to be called and where it lies; else the path twice."""
+    name, _, path = word.rpartition("=") if not Path(word).exists() else ("", "", word)
+    return name or path, Path(path)
+
+
 def preset(arguments: Arguments, presets: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """The defaults that ``--preset`` asks for, as a flag or in a ``--config``.
 

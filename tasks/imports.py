@@ -38,14 +38,24 @@ def module(name: str) -> ModuleType:
     return places.load(name) if places.hold(name) else import_module(name)
 
 
-def agreed(names: Sequence[str], trusted: bool, run: Path) -> None:
+Trusted = bool | str | Sequence[str]
+"""What a user agrees to run: all that a run names, nothing of it, or what has these names."""
+
+
+def agreed(names: Sequence[str], trusted: Trusted, run: Path) -> None:
     """Say which code the files of a ``run`` name, and that it is imported now.
 
-    Raises ValueError unless the user has agreed to that.
+    Raises ValueError unless the user has agreed to that: to all of it, or to these very names.
     """
+    listed = ", ".join(dict.fromkeys(map(repr, names)))  # whose characters a terminal may show
+    known = (
+        {trusted} if isinstance(trusted, str) else {*([] if trusted in (True, False) else trusted)}
+    )
+    if known and known != {*names}:
+        got = ", ".join(map(repr, sorted(known)))
+        raise ValueError(f"--trust: got {got}, but {run} names {listed or 'no code'}")
     if not names:
         return
-    listed = ", ".join(dict.fromkeys(map(repr, names)))  # whose characters a terminal may show
     if not trusted:
         raise ValueError(
             f"{run}: names code that would be run, from here or from what is installed: {listed}; "

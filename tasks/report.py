@@ -64,7 +64,7 @@ def joined(files: Mapping[str, Results], remade_by: str) -> Page:
     rows = []
     for name, results in files.items():
         facts, measured = results.facts(), measured_in(results)
-        reference = facts.get("reference", measured.rules[0])
+        reference = compared_with(results, measured)
         for s in statistics.standings(measured, reference):
             known = s.verdict != "reference"
             gaps = (change(s.gap), interval(s.gap_tasks)) if known else ("–", "–")

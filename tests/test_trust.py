@@ -147,6 +147,27 @@ def test_going_on_asks_first(sent, command, named, capsys):
     assert (sent / "ran").exists()
 
 
+TRUSTED = {  # what is agreed to: exit status, and what is said
+    "planted:suite": (2, "--trust: got 'planted:suite', but "),
+    "[planted:suite,planted:Family,planted:more]": (2, "names 'planted:Family', 'planted:suite'"),
+    "os:abort": (2, "--trust: got 'os:abort', but "),
+    "[planted:suite,planted:Family]": (0, "--trust: running 'planted:Family', 'planted:suite'"),
+}
+
+
+@pytest.mark.parametrize("names", TRUSTED)
+def test_one_may_agree_to_names_alone(sent, names, capsys):
+    status, said = TRUSTED[names]
+    assert main(["resume", "learned", "--trust", names]) == status
+    assert said in capsys.readouterr().err
+    assert (sent / "ran").exists() == (status == 0)
+
+
+def test_a_run_after_the_flag_is_a_run(sent, capsys):
+    assert main(["resume", "--trust", "learned"]) == 0
+    assert "--trust: running 'planted:Family'" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------- terminals and links
 
 

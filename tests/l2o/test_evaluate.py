@@ -394,3 +394,25 @@ def test_a_file_that_holds_neither_is_told_so(here, capsys, name, command):
     error = capsys.readouterr().err
     assert f"{name}: {said}" in error
     assert error.count("\n") == 1
+
+
+def test_a_rule_may_have_a_name_of_its_own(here, capsys):
+    """In the table, the summary, and as the reference; several files are one report."""
+    assert evaluate("ours=sign.txt", "sgd=torch.optim.SGD(momentum=0.9)@constant") == 2
+    assert "sgd is a known optimizer" in capsys.readouterr().err
+    rules = ["ours=sign.txt", "plain=torch.optim.SGD(momentum=0.9)@constant"]
+    assert evaluate(*rules, "--reference", "ours") == 0
+    found = json.loads((here / "r.json").read_text())
+    assert {s["rule"] for s in found["standings"]} == {"ours", "plain"}
+    assert found["reference"] == "ours"
+    assert found["rules"]["ours"] == PROGRAM
+    assert found["schedules"] == {"ours": "cosine", "plain": "constant"}
+    assert evaluate("ours=sign.txt", "ours=lion") == 2
+    assert "two rules of that name" in capsys.readouterr().err
+    (here / "s.sqlite").write_bytes((here / "r.sqlite").read_bytes())
+    asked = ["report", "--format", "svg", "png", "a=r.sqlite", "b=s.sqlite", "--out", "both.html"]
+    assert main(asked) == 0
+    text = (here / "both.html").read_text()
+    assert "2 evaluations" in text
+    rows = re.findall(r"<tr><td>(\w)</td><td>(\w+)</td>.*?</tr>", text)
+    assert sorted(rows) == [("a", "ours"), ("a", "plain"), ("b", "ours"), ("b", "plain")]

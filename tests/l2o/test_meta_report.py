@@ -22,6 +22,7 @@ from l2o.tuned import TunedAdam
 from l2o.velo import Velo
 from tasks.mlp import MLP
 from tasks.page import Figure, Tiles
+from tasks.wording import per_cent
 
 CONFIG = Config(
     train=Distribution(widths=(4,), batch_size=8),
@@ -168,3 +169,20 @@ def test_the_band_of_the_held_out_curve_is_over_tasks_and_seeds(finished):
     at_first = band.get_paths()[0].vertices[:, 1][band.get_paths()[0].vertices[:, 0] == 2]
     assert at_first.min() == pytest.approx(np.exp(min(means)), rel=1e-6)
     assert at_first.max() == pytest.approx(np.exp(max(means)), rel=1e-6)
+
+
+def test_several_meta_trainings_are_one_report(finished, tmp_path):
+    """One of them has not saved anything yet."""
+    other = Path(shutil.copytree(finished, tmp_path / "other"))
+    (other / meta_run.STATE).unlink()
+    asked = ["report", f"first={finished}", f"second={other}", "--out", str(tmp_path / "both.html")]
+    assert main(asked) == 0
+    text = unescape((tmp_path / "both.html").read_text())
+    saved = meta_run.saved(finished)
+    assert saved is not None
+    best = min(range(len(saved.history)), key=lambda k: saved.history[k]["score"])
+    kept = meta_curves.against_adam(saved)[best].mean
+    assert f"2 meta-trainings: median {per_cent(kept)} against Adam" in text
+    assert "differ in" not in text
+    for cell in ("first", "second", "6 of 6", "0 of 6", "TunedAdam", "Adam at 0.001"):
+        assert f"<td>{cell}</td>" in text, cell

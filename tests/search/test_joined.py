@@ -13,7 +13,7 @@ def test_several_searches_are_one_report(finished: Path, tmp_path: Path, capsys)
     other = shutil.copytree(finished, tmp_path / "other")
     out = tmp_path / "both.html"
     asked = ["report", str(finished), f"twin={other}", "--out", str(out)]
-    figures = ["--figures", str(tmp_path / "paper"), "--format", "[pdf,svg]"]
+    figures = ["--figures", str(tmp_path / "paper"), "--format", "pdf", "svg"]
     assert main([*asked, *figures]) == 0
     text = out.read_text()
     assert "2 searches, 0 of 2 judged ones with a discovery" in text
@@ -27,7 +27,10 @@ REFUSED = {
     "no place": (["{run}", "b={run}"], "--out: got none"),
     "one name twice": (["{run}", "{run}", "--out", "x.html"], "twice"),
     "nothing there": (["a=nowhere"], "a=nowhere: no such run or results file"),
-    "a mixture": (["{run}", "{file}", "--out", "x.html"], "several searches or several results"),
+    "a mixture": (
+        ["{run}", "{file}", "--out", "x.html"],
+        "several searches, several",
+    ),
     "another format": (["{run}", "--format", "bmp"], "--format: got bmp"),
 }
 
