@@ -25,9 +25,9 @@ from search.probe import respond
 from search.program import Program, parse
 from search.signature import GRADIENTS, LAYOUT, PARAMETERS, RATES, TIMES
 from search.verdict import Standing, losses, standings
-from tasks.scoring import Interval
+from tasks.scoring import LEAST, Interval
 from tasks.suites import SUITES
-from tasks.wording import change
+from tasks.wording import change, count
 
 SEEDS, TRIALS, TASKS = 5, 8, 3
 """What the word asks for, at least."""
@@ -128,8 +128,8 @@ def _against(gap: Interval | None, tasks: str) -> str | None:
         return f"on {tasks} a run of it or of AdamW diverged"
     if gap.low > 0:
         return f"on {tasks} the whole interval against AdamW is above zero"
-    if gap.n < 2:
-        return f"on {tasks} one seed has no interval"
+    if gap.n < LEAST:
+        return f"on {tasks} {count(gap.n, 'seed')} cannot have an interval"
     if not gap.high < 0:
         return f"on {tasks} the interval against AdamW does not exclude zero"
     return None

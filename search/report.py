@@ -31,7 +31,7 @@ from search.verdict import standings
 from tasks import environment
 from tasks.page import COLOURS, GREY, Figure, Page, Part, Program, Section, Table, Tiles, drawing
 from tasks.suites import SUITES
-from tasks.wording import change, distance, duration, interval, per_cent
+from tasks.wording import change, count, distance, duration, interval, per_cent
 
 
 def page(archive: Archive, remade_by: str) -> Page:
@@ -93,10 +93,11 @@ def _against(archive: Archive, stage: str, winner: int) -> str:
     for standing in standings(archive.finals(), stage, BASELINES):
         gap = standing.against[BASELINES[0]]
         if standing.rule == str(winner) and math.isfinite(gap.mean):
-            sure = f"95 % interval {interval(gap, ' %')}, {gap.n} fresh seeds"
+            seeds, known = count(gap.n, "fresh seed"), math.isfinite(gap.low)
+            sure = f"95 % interval {interval(gap, ' %')}, {seeds}" if known else f"n = {seeds}"
             return (
                 f"On {titles(archive.run())[stage]} its loss is {distance(gap.mean)} tuned "
-                f"AdamW's ({sure if gap.n > 1 else 'n = 1 fresh seed'})."
+                f"AdamW's ({sure})."
             )
     return ""
 

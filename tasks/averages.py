@@ -9,12 +9,12 @@ seeds. Resampling always uses the same random numbers, so that a report can be m
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Sized
 
 import numpy as np
 import scipy
 
-from tasks.scoring import Interval, interval, logs
+from tasks.scoring import LEAST, Interval, interval, logs
 
 RESAMPLES = 2000
 Average = Callable[[np.ndarray], np.ndarray]
@@ -61,17 +61,12 @@ def over_tasks(values: np.ndarray, average: Average = iqm) -> Interval:
     return bootstrapped(values.size, resampled, np.arange(tasks), np.arange(seeds))
 
 
-LEAST = 3
-"""Values that Student's interval is made of, at least, where they are few by nature, as tasks are:
-of two it is 9 standard deviations wide either way, which as a factor is beyond all sense."""
-
-
 def within(values: np.ndarray, low: float = -math.inf, high: float = math.inf) -> Interval:
     """The mean of ``[n]`` values, none of which can be outside ``low`` to ``high``, with Student's
-    interval; of fewer than ``LEAST`` it is infinite."""
+    interval, cut off there; of fewer than ``LEAST`` it is infinite."""
     found = interval(values)
-    if found.n < LEAST:
-        return found._replace(low=-math.inf, high=math.inf)
+    if not math.isfinite(found.low):
+        return found
     return found._replace(low=max(found.low, low), high=min(found.high, high))
 
 
@@ -94,10 +89,17 @@ def share(hits: np.ndarray) -> Interval:
     return Interval(float(hits.mean()), float(low), float(high), hits.size)
 
 
+def enough(n: int, samples: Sequence[Sized]) -> bool:
+    """Whether a bootstrap may be drawn: from two of each sample, and ``LEAST`` values in all. The
+    one of two values is from the smaller to the larger, and holds the truth half of the time."""
+    return n >= LEAST and min(map(len, samples)) >= 2
+
+
 def bootstrapped(n: int, resampled: Callable[..., np.ndarray], *samples: np.ndarray) -> Interval:
-    """``resampled(*samples)`` and its percentile interval when ``samples`` are drawn anew."""
+    """``resampled(*samples)`` and its percentile interval when ``samples`` are drawn anew; it is
+    infinite where these are too few."""
     value = float(resampled(*samples))
-    if min(map(len, samples)) < 2:  # one says nothing about others
+    if not enough(n, samples):
         return Interval(value, -math.inf, math.inf, n)
     if not math.isfinite(value):
         return Interval(value, value, value, n)

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from tasks import environment, figures, metric_tables, statistics
-from tasks.averages import LEAST
 from tasks.bench import TIMED
 from tasks.evaluation import measured as measured_in
 from tasks.evaluation import reference as compared_with
 from tasks.page import Page, Part, Program, Section, Table, Tiles
 from tasks.results import Results
-from tasks.scoring import TUNING_SEED, Interval
+from tasks.scoring import LEAST, TUNING_SEED, Interval
 from tasks.statistics import Measured, Standing
 from tasks.tuning import NEAR
 from tasks.wording import (

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.averages import RESAMPLES, bootstrapped, ends
+from tasks.averages import RESAMPLES, bootstrapped, ends, enough
 from tasks.scoring import Interval
 
 SLOWEST = 4.0
@@ -124,7 +124,7 @@ def scores(
     )
     seeds = curves[0].shape[1]
     n = len(tasks) * seeds
-    if seeds < 2:
+    if not enough(n, [range(seeds)]):
         return [Interval(float(value), -math.inf, math.inf, n) for value in values]
     generator = np.random.default_rng(0)
     columns = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tasks.scoring import REFERENCE_DIVERGED, Interval
+from tasks.scoring import LEAST, REFERENCE_DIVERGED, Interval
 from tasks.statistics import ALPHA, least_p
 
 LARGE = math.log(11.0)
@@ -69,9 +69,14 @@ def _factor(end: float) -> str:
     return "∞" if end == math.inf else f"{end:.2f}" if end > 0 else "never"
 
 
+def count(n: int, what: str) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 def none_of(x: Interval) -> str:
     """What is said where a mean has no interval."""
-    return "n = 1" if x.n == 1 else "no interval"
+    return f"n = {x.n}" if 0 < x.n < LEAST else "no interval"
 
 
 def _with(number: str, ends: str) -> str:

@@ -227,7 +227,7 @@ LITTLE = {
     "seeds": (SEEDS[:4], 8, TASKS, "at least 5 seeds (here 4)."),
     "trials": (SEEDS, 7, TASKS, "at least 8 trials (here 7)."),
     "tasks": (SEEDS, 8, TASKS[:2], "at least 3 held-out tasks (here 2)."),
-    "all": (SEEDS[:2], 4, TASKS[:1], "5 seeds (here 2), 8 trials (here 4), 3 held-out tasks (here"),
+    "all": (SEEDS[:3], 4, TASKS[:1], "5 seeds (here 3), 8 trials (here 4), 3 held-out tasks (here"),
 }
 
 
@@ -333,19 +333,28 @@ def test_one_seed_has_no_interval(archive: Archive) -> None:
     assert "inf" not in text
 
 
+def test_two_seeds_have_none_either(archive: Archive) -> None:
+    finished(archive, SEEDS[:2])
+    content = summary(archive)
+    assert content["stages"]["held_out"][0]["against"]["adamw"]["high"] is None
+    assert "2 seeds cannot have an interval" in content["verdict"]
+    assert "(n = 2)" in printed(content)
+    assert "n = 2 fresh seeds)." in page(archive, "").lead
+
+
 def test_intervals_beyond_all_numbers(archive: Archive) -> None:
     """Of losses that are 0 on some seeds."""
     searched(archive)
-    judged(archive, "held_out", ("adamw", "lion", "momentum", "3"), SEEDS[:2])
+    judged(archive, "held_out", ("adamw", "lion", "momentum", "3"), SEEDS[:3])
     with archive.transaction():
         archive.set_run("winner", 3)
         archive.add_finals(
             Final("held_out", "3", "hinge", seed, 100, 0.01, "ok", loss)
-            for seed, loss in ((1001, 0.0), (1002, 1.0))
+            for seed, loss in ((1001, 0.0), (1002, 1.0), (1003, 1.0))
         )
         for rule in ("adamw", "lion", "momentum"):
             archive.add_finals(
-                Final("held_out", rule, "hinge", seed, 100, 0.01, "ok", 1.0) for seed in SEEDS[:2]
+                Final("held_out", rule, "hinge", seed, 100, 0.01, "ok", 1.0) for seed in SEEDS[:3]
             )
     assert "×10^" in printed(summary(archive))
 

@@ -20,13 +20,13 @@ def of_losses(maker):
 
 
 MAKERS = {  # of [n] losses -> (maker, the least n, the least value)
-    "Student's": (interval, 2, -INF),
+    "Student's": (interval, 3, -INF),
     "within": (lambda x: within(x, 0), 3, 0),
     "geometric": (geometric, 3, 0),
     "over seeds": (of_losses(over_seeds), 2, -INF),
     "over tasks": (of_losses(over_tasks), 2, -INF),
-    "compare": (lambda x: compare(x[None], np.ones((1, len(x)))), 2, -INF),
-    "median": (lambda x: bootstrapped(len(x), lambda d, axis=-1: np.median(d, axis), x), 2, 0),
+    "compare": (lambda x: compare(x[None], np.ones((1, len(x)))), 3, -INF),
+    "median": (lambda x: bootstrapped(len(x), lambda d, axis=-1: np.median(d, axis), x), 3, 0),
     "budget": (
         lambda x: tuning(x[:, None] * [1, 3], np.full(len(x), 1e9), np.array([1.0, 2.0])).budget[0],
         3,
@@ -37,11 +37,13 @@ MAKERS = {  # of [n] losses -> (maker, the least n, the least value)
 VALUES = {
     "one": [2.0],
     "two": [1.0, 41.7],
+    "two alike": [2.0, 2.0],
     "three": [1.0, 2.0, 4.0],
     "far apart": [1e-6, 1.0, 1e6, 3.0],
     "all the same": [2.0, 2.0, 2.0, 2.0],
     "zeros": [0.0, 0.0, 1.0, 1.0],
     "infinite": [1.0, INF, 2.0, 3.0],
+    "huge": [1e300, 2e300, 1e307, 1.0],
 }
 
 
@@ -72,6 +74,15 @@ def test_nothing_has_no_interval():
         assert (found.low, found.high, found.n) == (-INF, INF, 0)
 
 
+def test_a_bootstrap_takes_three_values():
+    """Of two values it would be from one to the other."""
+    for maker in (over_seeds, over_tasks):
+        for shape in ((1, 2), (2, 1), (3, 1)):
+            assert maker(np.arange(float(np.prod(shape))).reshape(shape)).low == -INF
+    assert math.isfinite(over_seeds(np.array([[1.0, 2.0, 4.0]])).low)
+    assert math.isfinite(over_tasks(np.array([[1.0, 2.0], [3.0, 4.0]])).low)
+
+
 def test_what_is_no_number_may_be_anywhere():
     drawn = np.append(np.linspace(0, 1, 96), [NAN] * 4)
     assert ends(drawn) == (-INF, INF)
@@ -79,5 +90,5 @@ def test_what_is_no_number_may_be_anywhere():
 
 def test_a_step_over_two_tasks_has_no_interval():
     """It was 0.00 to 623004.53."""
-    assert wording.factor(geometric(np.array([1.0, 41.7]))) == "6.46x (no interval)"
-    assert "no interval" not in wording.factor(geometric(np.array([1.0, 41.7, 6.0])))
+    assert wording.factor(geometric(np.array([1.0, 41.7]))) == "6.46x (n = 2)"
+    assert "n = " not in wording.factor(geometric(np.array([1.0, 41.7, 6.0])))

@@ -231,7 +231,7 @@ def test_nothing_reaches_the_target_of_a_reference_that_diverged():
 
 def test_a_target_above_the_start_is_reached_by_all_at_once():
     """By a reference that learned nothing: after the first step, as a curve has no earlier one."""
-    curves, worse = np.array([[4.0, 1.0], [4.0, 1.0]]), np.array([[4.0, 5.0], [4.0, 5.0]])
+    curves, worse = np.array([[4.0, 1.0]] * 3), np.array([[4.0, 5.0]] * 3)
     found = reached(curves, worse, (0, 10), (1.0, 1.0))
     assert found.steps[:3] == found.faster[:3] == (1, 1, 1)
 
