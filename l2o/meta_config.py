@@ -10,6 +10,7 @@ from l2o.backprop import Backprop
 from l2o.distribution import Distribution
 from l2o.episodes import Episodes
 from l2o.es import ES, Noise
+from tasks.database import NONSENSE
 from tasks.fields import natural, one_of, plausible, positive
 
 NOISE: dict[str, Noise] = {
@@ -170,8 +171,9 @@ class Config:
         try:
             older = {"budget": {}} | facts
             parts = {name: _rebuilt(kind, older[name]) for name, kind in PARTS.items()}
+            plausible(cls, facts)
             return cls(**{**facts, **parts})
-        except (KeyError, TypeError, AttributeError) as error:
+        except NONSENSE as error:
             kind = type(error).__name__
             raise ValueError(f"config: not that of a meta-training: {kind}: {error}") from error
 

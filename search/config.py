@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from search.settings import Funnel, Mutation, Settings, Verdict
+from tasks.database import NONSENSE
+from tasks.fields import plausible
+
+Kind = TypeVar("Kind")
 
 BASELINES = ("adamw", "lion", "momentum")
 """What winners are measured against; the first is the reference of all scores, and what a discovery
@@ -66,15 +71,26 @@ class Config:
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> Config:
-        """From what ``asdict`` made and JSON kept."""
-        funnel, evolution = dict(facts["funnel"]), dict(facts["evolution"])
-        funnel |= {name: tuple(funnel[name]) for name in ("rungs", "factors")}
-        evolution["mutation"] = Mutation(**evolution["mutation"])
-        return cls(
-            start=tuple(facts["start"]),
-            seed=facts["seed"],
-            budget=Budget(**facts["budget"]),
-            funnel=Funnel(**funnel),
-            evolution=Settings(**evolution),
-            verdict=Verdict(**facts["verdict"]),
-        )
+        """From what ``asdict`` made and JSON kept. Raises ValueError for anything else."""
+        try:
+            plausible(cls, facts)
+            funnel, evolution = dict(facts["funnel"]), dict(facts["evolution"])
+            funnel |= {name: tuple(funnel[name]) for name in ("rungs", "factors")}
+            evolution["mutation"] = _checked(Mutation, evolution["mutation"])
+            return cls(
+                start=tuple(facts["start"]),
+                seed=facts["seed"],
+                budget=_checked(Budget, facts["budget"]),
+                funnel=_checked(Funnel, funnel),
+                evolution=_checked(Settings, evolution),
+                verdict=_checked(Verdict, facts["verdict"]),
+            )
+        except NONSENSE as error:
+            kind = type(error).__name__
+            raise ValueError(f"config: not that of a search: {kind}: {error}") from error
+
+
+def _checked(kind: Callable[..., Kind], facts: dict[str, Any]) -> Kind:
+    """``kind`` of its fields, of which each could be meant."""
+    plausible(kind, facts)
+    return kind(**facts)

@@ -64,6 +64,9 @@ class Parser(ArgumentParser):
         return action
 
     def parse_args(self, *given: Any, **options: Any) -> Namespace:
+        for action in self._actions:
+            if hasattr(action, "resolve_subclass_spec"):  # a group's file is no class: my.yaml
+                setattr(action, "resolve_subclass_spec", _as_it_is)  # noqa: B010
         try:
             found = super().parse_args(*given, **options).clone(with_meta=False)
         except UnicodeDecodeError:
@@ -90,6 +93,10 @@ class Parser(ArgumentParser):
     def _unknown(self, line: str, name: str, names: Iterable[str]) -> str:
         where = f"; {self.prog} --help lists those there are"
         return line if line.endswith(where) else f"{line}{meant(name, names)}{where}"
+
+
+def _as_it_is(value: Kind) -> Kind:
+    return value
 
 
 def _is_text(file: str) -> bool:
@@ -159,7 +166,19 @@ def _data(text: str) -> Any:
             raise yaml.YAMLError("got an anchor, an alias or a tag, expected plain values")
         if depth > DEEPEST:
             raise yaml.YAMLError(f"got more than {DEEPEST} levels, expected few")
+    _once(yaml.compose(text, Loader=yaml.SafeLoader))
     return get_loader("yaml")(text)
+
+
+def _once(node: yaml.Node | None) -> None:
+    """Raise YAMLError where a key is given twice: one of its values would be lost in silence."""
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise yaml.YAMLError(f"got {min(twice)} twice, expected each field once")
+    for part in node.value if isinstance(node, yaml.CollectionNode) else ():
+        for inner in part if isinstance(part, tuple) else (part,):
+            _once(inner)
 
 
 def named(word: str) -> tuple[str, Path]:

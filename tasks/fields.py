@@ -32,7 +32,7 @@ LARGEST = 2**64
 def plausible(kind: object, given: Mapping[str, Any]) -> None:
     """Raise ValueError for a value of ``given`` that cannot be meant for the field of its name of
     the dataclass ``kind``: numbers of more than 64 bits, that are none or not finite, true or
-    false for a number, a fraction for a whole one, text."""
+    false for a number, a fraction for a whole one, text; anything else where text belongs."""
     for field in fields(kind) if is_dataclass(kind) else ():
         if field.name in given:
             _plausible(field.name, given[field.name], str(field.type))
@@ -41,7 +41,7 @@ def plausible(kind: object, given: Mapping[str, Any]) -> None:
 def _plausible(name: str, value: Any, kind: str) -> None:
     if isinstance(value, list | tuple) and "tuple" in kind:
         for part in value:
-            _plausible(name, part, kind)
+            _plausible(name, part, kind.replace("tuple", "", 1))
         return
     numeric = re.search(r"\b(int|float)\b", kind)
     if isinstance(value, int) and abs(value) >= LARGEST:
@@ -55,6 +55,25 @@ def _plausible(name: str, value: Any, kind: str) -> None:
     if numeric and wrong:
         meant = "a number" if "float" in kind else "a whole number"
         raise ValueError(f"{name}: got {value!r}, expected {meant}")
+    if not numeric and not _other(value, kind):
+        raise ValueError(f"{name}: got {value!r}, expected {_said(kind)}")
+
+
+def _other(value: Any, kind: str) -> bool:
+    """Whether ``value`` is of a ``kind`` that is no number, as far as its words say."""
+    if value is None and "None" in kind:
+        return True
+    if "tuple" in kind:
+        return False  # it is not several
+    of = {r"\bstr\b|Literal": str, r"\bbool\b": bool}
+    known = tuple(python for words, python in of.items() if re.search(words, kind))
+    return not known or isinstance(value, known)
+
+
+def _said(kind: str) -> str:
+    if "tuple" in kind:
+        return "several values"
+    return "true or false" if "bool" in kind else "text"
 
 
 def one_of(name: str, value: str, accepted: Iterable[str]) -> None:

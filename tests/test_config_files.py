@@ -50,6 +50,7 @@ WRONG = {
     "aliases": (BOMB.encode(), "alias"),
     "deep": (b"a: " + b"[" * 5000, "levels"),
     "a list": (b"- 1\n- 2\n", "config"),
+    "a key twice": (b"a: {seed: 1, seed: 2}\n", "seed twice"),
     "a word": (b"hello\n", "config"),
     "not YAML": (b"a: [1, 2\nb: }", "config"),
     "empty": (b"", "empty"),

@@ -5,7 +5,12 @@ and letters that steer a terminal; every command that goes on asks before it imp
 """
 
 import io
+import json
 import shutil
+from copy import deepcopy
+from dataclasses import asdict
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
@@ -166,6 +171,41 @@ def test_one_may_agree_to_names_alone(sent, names, capsys):
 def test_a_run_after_the_flag_is_a_run(sent, capsys):
     assert main(["resume", "--trust", "learned"]) == 0
     assert "--trust: running 'planted:Family'" in capsys.readouterr().err
+
+
+def test_what_is_recorded_of_a_wrong_kind_is_named():
+    """A run's files are JSON that anybody may have written; every field of every group."""
+    odd = (None, [], {}, -1, 1e300, True, "", [None], [[1, 2]], [{}], {"a": 1}, 10**400)
+    for config in (CONFIG, SEARCH):
+        facts = json.loads(json.dumps(asdict(config)))
+        for *groups, name in _places(facts):
+            for value in odd:
+                changed = deepcopy(facts)
+                group = reduce(getitem, groups, changed)
+                group[name] = value
+                try:
+                    names = type(config).from_dict(changed).imports()
+                except ValueError as error:
+                    assert "\n" not in str(error)  # noqa: PT017
+                else:
+                    assert all(isinstance(name, str) for name in names), (groups, name, value)
+
+
+def _places(facts):
+    for name, value in facts.items():
+        yield (name,)
+        if isinstance(value, dict):
+            yield from ((name, *inner) for inner in _places(value))
+
+
+def test_text_where_text_belongs_is_asked_for(sent):
+    file = sent / "learned" / "run.json"
+    facts = json.loads(file.read_text())
+    del facts["digest"]
+    for name, value in (("device", None), ("mup", "yes")):
+        file.write_text(json.dumps(facts | {"config": facts["config"] | {name: value}}))
+        for command in ("report learned", "resume learned --trust"):
+            assert main(command.split()) == 2
 
 
 # ------------------------------------------------------------------------- terminals and links
