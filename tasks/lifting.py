@@ -245,14 +245,20 @@ class _Trial:
 
     def _differing(self, some: Sequence[Tensor], others: Sequence[Tensor]) -> list[str]:
         """Names of what is not the same but for rounding: losses, then gradients."""
-        most = max(map(_largest, others[1:]), default=0.0)
-        margins = [0.0, *(NEAR_ALL * most for _ in others[1:])]
-        triples = zip(("loss", *self.views), some, others, margins, strict=False)
-        return [
-            name
-            for name, x, y, margin in triples
-            if not torch.allclose(x, y, rtol=0, atol=NEAR * _largest(y) + margin, equal_nan=True)
-        ]
+        losses = unlike({"loss": some[0]}, others[:1], share=0.0)
+        return losses + unlike(dict(zip(self.views, some[1:], strict=False)), others[1:])
+
+
+def unlike(
+    some: Mapping[str, Tensor], others: Sequence[Tensor], share: float = NEAR_ALL
+) -> list[str]:
+    """Names of tensors that differ by more than rounding: a share of the largest of all of them."""
+    most = max(map(_largest, others), default=0.0)
+    return [
+        name
+        for (name, x), y in zip(some.items(), others, strict=True)
+        if not torch.allclose(x, y, rtol=0, atol=NEAR * _largest(y) + share * most, equal_nan=True)
+    ]
 
 
 def slopes(function: Losses, views: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:

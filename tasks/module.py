@@ -6,7 +6,8 @@ inside, a task receives them from outside, and ``torch.func.functional_call`` br
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.func import functional_call
 
 from tasks.environment import own_defaults
 from tasks.fields import positive
-from tasks.lifting import CPU, attempt, seeded
+from tasks.lifting import CPU, attempt, batching, dense, seeded, slopes, unlike
 from tasks.metrics import Metric
 from tasks.suites import yours
 from tasks.types import Batch, Dataset, Task
@@ -37,8 +38,9 @@ class ModuleTask(Task):
 
     Instances that cannot run together run in turn, as slowly as a plain loop (``lifting.py``):
     recurrent layers, active dropout on batches that differ. Raises ValueError for a module that
-    writes to its buffers in training (batch normalisation with running statistics), that fails, or
-    whose loss is no function of parameters, batch and torch's random numbers.
+    writes to its buffers in training (batch normalisation with running statistics), that fails,
+    whose loss is no function of parameters, batch and torch's random numbers, or whose gradients
+    are others than the module by itself has (activation checkpoints).
 
     >>> from tasks.datasets import digits
     >>> def network() -> nn.Module:
@@ -68,6 +70,7 @@ class ModuleTask(Task):
                 "function of outputs and targets, whether higher is better)"
             )
         module = self._built(0)
+        _check_sizes(module)
         for path, part in module.named_modules():
             if part.training and getattr(part, "track_running_stats", False):
                 raise ValueError(
@@ -87,10 +90,13 @@ class ModuleTask(Task):
         }
         object.__setattr__(self, "_skeleton", module)
         object.__setattr__(self, "_fixed", fixed)
+        object.__setattr__(self, "_places", _places(module))
         object.__setattr__(self, "_modes", [(part, part.training) for part in module.modules()])
         with yours("build", self.name, "cannot be trained"):
-            self._check_buffers()
-            attempt(self)
+            with _in_float32(module):
+                self._check_buffers()
+                attempt(self)
+            self._check_gradients()
         with yours("metric", str(self.metric), "cannot be taken"):
             self._check_metric()
 
@@ -109,6 +115,28 @@ class ModuleTask(Task):
                     f"its buffer {name!r} is written in training, expected buffers that stay as "
                     "they are: leave that layer out, or return it in eval mode"
                 )
+
+    def _check_gradients(self) -> None:
+        """Those of the borrowed module are those of the module itself, as a plain loop has them."""
+        params = self.init(torch.Generator().manual_seed(0))
+        data = self.data.to("cpu")
+        index = torch.arange(self.batch_size, device="cpu") % data.size("train")
+        batch, module = data.batch("train", index), self._built(0)
+        trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        for name, p in trained.items():
+            p.data = params[name].clone()
+        with torch.enable_grad(), batching():
+            with seeded(0, CPU):
+                self.loss_fn(module(batch[0]), *batch[1:]).backward()
+            with seeded(0, CPU):
+                _, *found = slopes(self.training_loss, params, batch)
+        own = [torch.zeros_like(p) if p.grad is None else dense(p.grad) for p in trained.values()]
+        if differing := unlike(dict(zip(trained, found, strict=True)), own):
+            raise ValueError(
+                f"its gradient by {differing[0]!r} is not what the module by itself has, expected "
+                "layers that read their weights in forward alone: leave out what runs forward "
+                "again later, such as torch.utils.checkpoint"
+            )
 
     def _check_metric(self) -> None:
         if self.metric is None:
@@ -153,9 +181,51 @@ class ModuleTask(Task):
         return self._call({**params, **fixed}, batch, training)
 
     def _call(self, given: dict[str, Tensor], batch: Batch, training: bool) -> Any:
-        """What the module makes of a batch's inputs, with tensors of its own all ``given``."""
+        """What the module makes of a batch's inputs, with tensors of its own all ``given``: each
+        in all its places, as torch forgets some of a layer that is used twice."""
         skeleton: nn.Module = getattr(self, "_skeleton")  # noqa: B009
         modes: list[tuple[nn.Module, bool]] = getattr(self, "_modes")  # noqa: B009
         for part, as_built in modes:
             part.training = training and as_built
-        return functional_call(skeleton, given, (batch[0],))
+        places: dict[str, str] = getattr(self, "_places")  # noqa: B009
+        everywhere = {place: given[name] for place, name in places.items()}
+        return functional_call(skeleton, everywhere, (batch[0],), tie_weights=False)
+
+
+def _places(module: nn.Module) -> dict[str, str]:
+    """Every place of a tensor, each layer once, and the name that the tensor goes by."""
+    names: dict[int, str] = {}
+    found = {}
+    for path, part in module.named_modules():
+        own = (
+            *part.named_parameters(recurse=False, remove_duplicate=False),
+            *part.named_buffers(recurse=False, remove_duplicate=False),
+        )
+        for name, x in own:
+            place = f"{path}.{name}" if path else name
+            found[place] = names.setdefault(id(x), place)
+    return found
+
+
+def _check_sizes(module: nn.Module) -> None:
+    for name, p in module.named_parameters():
+        if isinstance(p, nn.UninitializedParameter):
+            raise ValueError(
+                f"build: got parameter {name!r} without a size, expected lazy layers that know "
+                "theirs: name it, or run the module on an example before it is returned"
+            )
+
+
+@contextmanager
+def _in_float32(module: nn.Module) -> Iterator[None]:
+    """Says so where a module of another precision fails."""
+    other = {str(p.dtype) for p in module.parameters()} - {"torch.float32"}
+    try:
+        yield
+    except RuntimeError as error:
+        if not other:
+            raise
+        raise ValueError(
+            f"its parameters are {', '.join(sorted(other))}, expected torch.float32, in which "
+            f"tasks are trained: {str(error).partition(chr(10))[0]}"
+        ) from error

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 from tasks import replay
 from tasks.cards import fingerprint
@@ -81,6 +82,39 @@ class Do(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(x)
+
+
+class Twice(nn.Module):
+    """A layer in two places, whose weight another has, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = self.second = nn.Linear(8, 8)
+        self.third = nn.Linear(8, 8)
+        self.third.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+class Recomputed(nn.Module):
+    """Runs forward again for its gradient: with the weights that it has by then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Any:
+        return checkpoint(lambda y: torch.tanh(self.layer(y)), x, use_reentrant=False)
+
+
+class Double(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.double()).float()
 
 
 class Noise(nn.Module):
@@ -165,6 +199,7 @@ SUBJECTS: dict[str, Subject] = {
         NEITHER,
     ),
     "straight through": (lambda: sequence(Do(Sign.apply)), cross_entropy, NEITHER),  # pyright: ignore[reportArgumentType]
+    "twice": (lambda: sequence(Twice()), cross_entropy, BOTH),
     "weight norm": (
         lambda: sequence(parametrizations.weight_norm(nn.Linear(8, 8))),
         cross_entropy,
@@ -367,11 +402,17 @@ class Counting(nn.Module):
             r"build: got 'x', .* its buffer '2\.parametrizations\.weight\.0\._u' is written",
         ),
         (Counting(), "build: got 'x', .* its loss is another one when it is asked for again"),
+        (Recomputed, "its gradient by '1.weight' is not what the module by itself has"),
+        (nn.LazyLinear(8), "build: got parameter '2.weight' without a size"),
+        (Double(), "its parameters are torch.float64, expected torch.float32"),
     ],
 )
-def test_layers_that_keep_a_state_are_refused(layer: nn.Module, message: str) -> None:
+def test_layers_that_are_no_function_of_weights_are_refused(layer: Any, message: str) -> None:
+    def build() -> nn.Module:
+        return sequence(layer if isinstance(layer, nn.Module) else layer())
+
     with pytest.raises(ValueError, match=message):
-        ModuleTask(lambda: sequence(layer), cross_entropy, data(False), 5, "x")
+        ModuleTask(build, cross_entropy, data(False), 5, "x")
 
 
 def test_tasks_that_differ_in_dropout_are_told_apart() -> None:
