@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from tasks.fields import natural, one_of, positive
 from tasks.types import HOST, Batch, Dataset, Split, Task
 
 _EXAMPLES = 1024
+_DOUBLE: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ class Quadratic(Task):
         if self.spectrum == "constant":
             return torch.ones(self.dimension, **HOST)
         if self.spectrum == "linear":
-            return torch.linspace(1 / self.condition, 1, self.dimension, **HOST)
-        return torch.logspace(-math.log10(self.condition), 0, self.dimension, **HOST)
+            return torch.linspace(1 / self.condition, 1, self.dimension, **_DOUBLE).float()
+        exponents = torch.linspace(-math.log10(self.condition), 0, self.dimension, **_DOUBLE)
+        return torch.tensor([10.0**x for x in exponents.tolist()], **HOST)
 
     @cached_property
     def optimum(self) -> Tensor:
@@ -82,14 +84,16 @@ class Quadratic(Task):
     def data(self) -> Bowls:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The training bowls; their Hessian has ``eigenvalues`` on randomly rotated axes.
 
-        Computed with twice the digits that are kept: LAPACK's last one differs among processors.
+        Computed with twice the digits that are kept: the last one of LAPACK's decomposition, and
+        of a square root, differs among processors.
         """
         n = self.dimension
         scatter = self.noise * torch.randn(_EXAMPLES, n, generator=_generator(self.seed, 1), **HOST)
         centres = self.optimum + scatter - scatter.mean(dim=0)
         axes = torch.randn(n, n, generator=_generator(self.seed, 2), **HOST)
+        roots = self.eigenvalues.double().sqrt().float()
         rotation = torch.linalg.qr(axes.double()).Q.float()
-        return Bowls(self.name, centres, self.optimum[None], rotation * self.eigenvalues.sqrt())
+        return Bowls(self.name, centres, self.optimum[None], rotation * roots)
 
     def init(self, generator: torch.Generator) -> dict[str, Tensor]:
         return {"x": torch.randn(self.dimension, generator=generator, **HOST)}
