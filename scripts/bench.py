@@ -31,7 +31,6 @@ from bench_optimizers import report as optimizers
 from bench_run import report as whole_run
 from plain_loops import train, train_lifted
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from turns import Spread, take_turns
@@ -45,6 +44,7 @@ from search.zoo.classics import CLASSICS
 from tasks.data import draw
 from tasks.environment import environment
 from tasks.mlp import MLP
+from tasks.plain import Console
 from tasks.replay import WORTH, derivatives
 from tasks.types import Params, StepInfo, Task
 from tasks.unroll import advance, start

@@ -63,7 +63,7 @@ IN_THE_DRIVER = (
     (loop, "Curves", "progress and curves"),
     (Search, "_show", "progress and curves"),
     (Search, "_close", "progress and curves"),
-    (Search, "_result", "waiting for results"),
+    (Search, "_arrived", "waiting for results"),
 )
 BLOCKS = ((Archive, "transaction", "database"),)
 MADE = 100

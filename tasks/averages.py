@@ -103,7 +103,8 @@ def bootstrapped(n: int, resampled: Callable[..., np.ndarray], *samples: np.ndar
         return Interval(value, -math.inf, math.inf, n)
     if not math.isfinite(value):
         return Interval(value, value, value, n)
-    with np.errstate(invalid="ignore"):  # some resamples may hold nothing but diverged runs
+    # Some resamples may hold nothing but diverged runs; scipy squares what may be huge.
+    with np.errstate(invalid="ignore", over="ignore"):
         drawn = scipy.stats.bootstrap(
             samples,
             resampled,

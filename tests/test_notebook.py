@@ -73,7 +73,7 @@ def test_tables(found, monkeypatch, pandas):
     table = found.evaluation
     lines = table.to_dict("records") if pandas else table
     assert {line["stage"] for line in lines} == {"proxy", "held_out"}
-    assert all(line["low"] <= line["mean"] <= line["high"] for line in lines)
+    assert all(line["low"] is line["high"] is None for line in lines)  # of two seeds
 
 
 def test_what_a_run_keeps_makes_it_again(found, tmp_path):

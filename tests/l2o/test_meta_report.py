@@ -184,5 +184,5 @@ def test_several_meta_trainings_are_one_report(finished, tmp_path):
     kept = meta_curves.against_adam(saved)[best].mean
     assert f"2 meta-trainings: median {per_cent(kept)} against Adam" in text
     assert "differ in" not in text
-    for cell in ("first", "second", "6 of 6", "0 of 6", "TunedAdam", "Adam at 0.001"):
+    for cell in ("first", "second", "6 of 6", "0 of 6", "tuned_adam", "Adam at 0.001"):
         assert f"<td>{cell}</td>" in text, cell

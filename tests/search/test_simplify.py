@@ -56,7 +56,7 @@ def test_the_raw_program_of_the_paper_becomes_lion():
 def measured(monkeypatch, harmless):
     """Let the edits whose resulting program ``harmless`` accepts be without effect."""
 
-    def compare(rules, start, settings):
+    def compare(rules, start, settings, clock):
         return [SAME if harmless(body(rule.program)) else WORSE for rule in rules]
 
     monkeypatch.setattr(ablate, "compare", compare)
@@ -94,7 +94,7 @@ def test_what_decays_weights_is_measured_with_its_decay(monkeypatch):
     """Exact algebra takes the decay out of the program; it stays with the rule."""
     asked = []
 
-    def compare(rules, start, settings):
+    def compare(rules, start, settings, clock):
         asked.extend(rule.weight_decay for rule in (start, *rules))
         return [WORSE] * len(rules)
 

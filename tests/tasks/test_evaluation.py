@@ -323,7 +323,7 @@ def test_a_task_that_is_solved(tmp_path, monkeypatch):
     monkeypatch.setattr(Space, "settings", lambda self, n: (Setting(1.0), Setting(0.5)) * (n // 2))
     twins = [entrant("SGD"), replace(entrant("SGD"), name="twin"), entrant("Adam")]
     with Results(tmp_path / "r.sqlite") as results:
-        evaluate(replace(PLAN, trials=2, schedule="constant"), twins, results)
+        evaluate(replace(PLAN, trials=2, seeds=3, schedule="constant"), twins, results)
         found = measured(results)
     assert not found.final[:2].any()
     table = {s.rule: s for s in statistics.standings(found, "SGD")}

@@ -141,13 +141,13 @@ def test_finite() -> None:
 
 
 def test_compare_is_the_mean_over_tasks_of_the_log_ratio() -> None:
-    losses = np.array([[1.0, 2.0], [4.0, 8.0]])  # [tasks, seeds]
-    reference = np.array([[2.0, 2.0], [2.0, 2.0]])
+    losses = np.array([[1.0, 2.0, 1.0], [4.0, 8.0, 4.0]])  # [tasks, seeds]
+    reference = np.array([[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]])
     found = compare(losses, reference)
-    # seeds: (log 1/2 + log 2)/2 = 0 and (log 1 + log 4)/2 = log 2
-    assert found.mean == pytest.approx(math.log(2) / 2)
-    assert found.n == 2
-    half = 12.7062 * math.log(2) / 2  # Student's quantile for two values, times their error
+    # seeds: (log 1/2 + log 2)/2 = 0, (log 1 + log 4)/2 = log 2, and 0 again
+    assert found.mean == pytest.approx(math.log(2) / 3)
+    assert found.n == 3
+    half = 4.30265 * math.log(2) / 3  # Student's quantile for three values, times their error
     assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half))
     back = compare(reference, losses)
     assert back.mean == pytest.approx(-found.mean)
