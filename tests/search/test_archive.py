@@ -422,6 +422,10 @@ def test_save_text_replaces(tmp_path: Path) -> None:
 # -- kill -9 -------------------------------------------------------------------------------------
 
 
+ROOT = {"PYTHONPATH": str(Path(__file__).parents[2])}
+"""For a script among the tests, which imports others."""
+
+
 def test_killed_at_random_moments_it_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     """Each writer says which batches it has committed; those are there, whole, and no others
     but the one it may have been committing. Every other one is killed at any time from its first
@@ -431,7 +435,7 @@ def test_killed_at_random_moments_it_goes_on_as_if_nothing_had_happened(tmp_path
         said = list(continue_to(archive, 1))
     for kill in range(24):
         command = [sys.executable, __file__, str(run)]
-        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | ROOT)
         assert writer.stdout is not None
         lines = [writer.stdout.readline()] if kill % 2 == 0 else []
         time.sleep(rng.uniform(0, 0.02) if lines else rng.uniform(0, 0.3))
