@@ -94,12 +94,7 @@ def resume(arguments: Arguments) -> int:
     options_of = parser(resume)
     options_of.add_argument("run", type=Path, help="the directory of the run")
     options_of.add_argument("--workers", type=int | None, default=None, help=WORKERS)
-    _add_trust(options_of)
-    options = options_of.parse_args(_trusting(arguments))
-    more = _workers(options.run, options.workers)
-    return import_module(f"{_engine(options.run)}.commands").resume(
-        options.run, trusted=options.trust, **more
-    )
+    return _run_again(options_of, arguments, "commands", "resume")
 
 
 def watch(arguments: Arguments) -> int:
@@ -135,18 +130,18 @@ def reproduce(arguments: Arguments) -> int:
     options_of = parser(reproduce)
     options_of.add_argument("run", type=Path, help="the directory of a finished run")
     options_of.add_argument("--workers", type=int | None, default=None, help="default: 1; 0: none")
-    _add_trust(options_of)
-    options = options_of.parse_args(_trusting(arguments))
-    more = _workers(options.run, options.workers)
-    return import_module(f"{_engine(options.run)}.reproduce").reproduce(
-        options.run, trusted=options.trust, **more
-    )
+    return _run_again(options_of, arguments, "reproduce", "reproduce")
 
 
-def _add_trust(options_of: Parser) -> None:
+def _run_again(options_of: Parser, arguments: Arguments, module: str, function: str) -> int:
+    """What the run's engine does about it, in its ``module``; the run may name a user's code."""
     options_of.add_argument(
         "--trust", nargs="?", const=True, default=False, type=bool | str | list[str], help=TRUST
     )
+    options = options_of.parse_args(_trusting(arguments))
+    more = _workers(options.run, options.workers)
+    engine = import_module(f"{_engine(options.run)}.{module}")
+    return getattr(engine, function)(options.run, trusted=options.trust, **more)
 
 
 def _trusting(arguments: Arguments) -> list[str]:

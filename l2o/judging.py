@@ -64,16 +64,7 @@ def evaluate(
         plan = Plan(*(getattr(options, name) for name in Plan.__dataclass_fields__))
     except ValueError as error:
         raise ValueError(f"--{error}") from error
-    if options.out.is_dir():
-        raise ValueError(f"--out: got {options.out}, a directory; expected a file, new or not")
-    document = options.out.with_suffix(".json")
-    if document == options.out:
-        raise ValueError(f"--out: {document} is where the summary goes; choose another name")
-    if document.exists() and not options.out.exists():
-        raise ValueError(
-            f"--out: the summary would go to {document}, which is there already, of something "
-            "else; choose another name"
-        )
+    document = _document(options.out)
     prepare(options.device)
     rules = entrants(asked)
     evaluation.check(plan, rules, options.device)
@@ -116,6 +107,21 @@ def _asked(reference: str, words: Sequence[str]) -> list[str]:
     one of those to be judged."""
     first = {called(word): word for word in words}.get(reference, reference)
     return list(dict.fromkeys([first, *words]))
+
+
+def _document(out: Path) -> Path:
+    """Where the summary goes, beside the results. Raises ValueError where either cannot be."""
+    if out.is_dir():
+        raise ValueError(f"--out: got {out}, a directory; expected a file, new or not")
+    document = out.with_suffix(".json")
+    if document == out:
+        raise ValueError(f"--out: {document} is where the summary goes; choose another name")
+    if document.exists() and not out.exists():
+        raise ValueError(
+            f"--out: the summary would go to {document}, which is there already, of something "
+            "else; choose another name"
+        )
+    return document
 
 
 def _positive(threads: int) -> int:
