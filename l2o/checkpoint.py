@@ -25,7 +25,7 @@ from l2o.l2o_pa import L2OPA
 from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
-from tasks.fields import plausible
+from tasks.checks import plausible
 from tasks.files import save_bytes, save_text, writable
 from tasks.nesting import check_digest, from_json, with_digest
 

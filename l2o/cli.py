@@ -18,8 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from l2o.failures import explained
+from tasks.checks import meant
 from tasks.command import Arguments, Command, Parser, parser
-from tasks.fields import meant
 from tasks.interrupt import Interrupted
 from tasks.plain import Console, in_plain_words
 

@@ -19,9 +19,9 @@ from l2o.meta_view import View
 from l2o.ranks import Ranks, joined
 from l2o.small_fc import SmallFC
 from tasks import files
+from tasks.checks import inside, meant
 from tasks.command import KEPT, Arguments, made, parser, preset
 from tasks.environment import check_device
-from tasks.fields import inside, meant
 from tasks.files import or_shipped, resuming
 from tasks.imports import Trusted, agreed
 from tasks.interrupt import Interrupted

@@ -15,12 +15,12 @@ from l2o.rules import entrant
 from search.homogeneity import degree
 from search.vm import Population
 from search.zoo import ZOO
+from tasks.checks import meant
 from tasks.command import Arguments, parser
 from tasks.conv import Conv
 from tasks.coordinates import Coordinates, coordinate_check, draw
 from tasks.datasets import help_text
 from tasks.environment import prepare
-from tasks.fields import meant
 from tasks.files import save_text, writable
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, scaled

@@ -18,9 +18,9 @@ import torch
 
 from l2o.episodes import Lesson, bounded
 from tasks.autoencoder import Autoencoder
+from tasks.checks import meant, one_of, positive
 from tasks.conv import Conv
 from tasks.datasets import DATASETS
-from tasks.fields import meant, one_of, positive
 from tasks.mlp import MLP
 from tasks.mup import mup, update_multiplier
 from tasks.suites import SUITES, imported, resolve

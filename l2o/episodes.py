@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from l2o.base import LearnedOptimizer
-from tasks.fields import natural, positive
+from tasks.checks import natural, positive
 from tasks.mup import Scale
 from tasks.types import Inner, Task, UpdateRule
 from tasks.unroll import advance, start

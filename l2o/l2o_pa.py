@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l2o.base import THETA, UNSAVED, LearnedOptimizer, LearnedRule
+from tasks.checks import one_of, positive
 from tasks.composite import Composite, soft
-from tasks.fields import one_of, positive
 from tasks.mup import Scale
 from tasks.types import HOST, Params, State, StepInfo, Task
 

@@ -10,8 +10,8 @@ from l2o.backprop import Backprop
 from l2o.distribution import Distribution
 from l2o.episodes import Episodes
 from l2o.es import ES, Noise
+from tasks.checks import natural, one_of, plausible, positive
 from tasks.database import NONSENSE
-from tasks.fields import natural, one_of, plausible, positive
 
 NOISE: dict[str, Noise] = {
     "pes": "persistent",

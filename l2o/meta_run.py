@@ -37,8 +37,8 @@ from l2o.meta_view import Curves, Progress, View
 from l2o.ranks import Ranks
 from l2o.training import Training, learning_rate
 from tasks import files
+from tasks.checks import inside
 from tasks.environment import environment, prepare
-from tasks.fields import inside
 from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
 from tasks.nesting import with_digest

@@ -33,9 +33,9 @@ from search.program import to_text
 from search.vm import Population
 from search.zoo import NAMED, like
 from tasks.bench import Entrant
+from tasks.cards import digest
 from tasks.files import or_shipped
 from tasks.mup import mup, update_multiplier
-from tasks.results import digest
 from tasks.sources import sources
 from tasks.spaces import LEARNED
 from tasks.torch_rule import (

@@ -43,7 +43,7 @@ from l2o.features import (
     time_features,
     truncated_normal,
 )
-from tasks.fields import positive
+from tasks.checks import positive
 from tasks.gradients import hessian_every
 from tasks.mup import Scale
 from tasks.types import Layout, Params, State, StepInfo, UpdateRule

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
-from tasks.fields import meant
+from tasks.checks import meant
 from tasks.files import SHIPPED, or_shipped
 from tasks.gradients import hessian_every
 from tasks.memory import identity

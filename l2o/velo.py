@@ -38,7 +38,7 @@ from l2o.features import (
     velo_features,
 )
 from l2o.loss_buffer import LOSS_FEATURES, follow_loss, init_loss_buffer, loss_features
-from tasks.fields import positive
+from tasks.checks import positive
 from tasks.mup import Scale
 from tasks.types import HOST, Layout, Params, State, StepInfo
 

@@ -35,17 +35,18 @@ from rich.table import Table
 from torch import Tensor
 from turns import Spread, take_turns
 
-from search.evaluate import Calibration, Evaluator, Funnel, calibrate
-from search.evolve import Evolution, Settings
+from search.evaluate import Calibration, Evaluator, calibrate
+from search.evolve import Evolution
 from search.program import Program
+from search.settings import Funnel, Settings
 from search.vm import Population, reference
 from search.zoo import ZOO, with_states
 from search.zoo.classics import CLASSICS
-from tasks.data import draw
 from tasks.environment import environment
 from tasks.mlp import MLP
 from tasks.plain import Console
 from tasks.replay import WORTH, derivatives
+from tasks.rng import draw
 from tasks.types import Params, StepInfo, Task
 from tasks.unroll import advance, start
 

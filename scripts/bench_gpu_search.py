@@ -25,18 +25,18 @@ from plain_loops import run as run_program
 from search import run
 from search.commands import PRESETS, SHARERS
 from search.config import BASELINES, Budget, Config
-from search.evaluate import Calibration, Evaluator, Funnel, Job, Measurement, Outcome, calibrate
-from search.evolve import Settings
+from search.evaluate import Calibration, Evaluator, Job, Measurement, Outcome, calibrate
 from search.loop import Search, fates
-from search.mutate import Mutation, mutate
+from search.mutate import mutate
 from search.program import Program, parse, to_text
+from search.settings import Funnel, Mutation, Settings
 from search.view import View
 from search.vm import Population
 from search.workers import Executor, Inline, executor
 from search.zoo import ZOO, with_states
-from tasks.data import draw
 from tasks.datasets import help_text
 from tasks.plain import Console
+from tasks.rng import draw
 from tasks.suites import Entry, Suite, proxy
 from tasks.transformer import Transformer
 from tasks.types import Layout, Params, ParamSpec, StepInfo, Task

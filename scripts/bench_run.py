@@ -32,13 +32,15 @@ from stopwatch import Seconds, Stopwatch, now
 from search import evolve, loop, run
 from search.archive import Archive
 from search.config import BASELINES, Budget, Config
-from search.evaluate import Evaluator, Funnel, Job, calibrate
+from search.evaluate import Evaluator, Job, calibrate
 from search.evolve import Evolution
 from search.loop import Search, fates
 from search.program import parse, to_text
+from search.serve import Failure
+from search.settings import Funnel
 from search.view import View
 from search.vm import Population
-from search.workers import Executor, Failure, executor
+from search.workers import Executor, executor
 from search.zoo import lookup
 from tasks import unroll
 from tasks.plain import Console

@@ -39,14 +39,16 @@ import torch
 
 from search.kind import classify
 from search.program import Program, Statement, parse, to_text
+from search.serve import Failure
 from search.vm import Population
-from search.workers import Executor, Failure, executor
+from search.workers import Executor, executor
 from search.zoo import ZOO
+from tasks.cards import digest
 from tasks.datasets import python_source
 from tasks.environment import environment, prepare
 from tasks.files import save_text
-from tasks.results import digest
-from tasks.scoring import FRESH_SEEDS, TUNING_SEED, finite, interval
+from tasks.scoring import FRESH_SEEDS, finite, interval
+from tasks.seeds import TUNING_SEED
 from tasks.statistics import log_ratios
 from tasks.transformer import Transformer
 from tasks.unroll import SCHEDULES, unroll

@@ -16,7 +16,7 @@ from torch.func import grad, vmap
 
 from search.ops import OPS
 from search.program import Program
-from tasks.data import draw
+from tasks.rng import draw
 from tasks.types import Task
 from tasks.unroll import initial
 

@@ -28,8 +28,8 @@ import rediscover_judge
 from rediscover_judge import SEEDS, answer
 from rediscover_table import CONSTANTS
 
-from search.archive import Final
 from search.program import to_text
+from search.tables import Final
 from search.verdict import Trial, standings
 from search.workers import executor
 from search.zoo import lookup

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any, Self
 
 from search.analyze import live
-from search.archive import Archive, Final
+from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evolve import Candidate
 from search.kind import kind_of
 from search.program import parse, to_text
 from search.run import trials
+from search.serve import Failure
+from search.tables import Final
 from search.verdict import Standing, Trial, judge, standings
-from search.workers import Failure, executor
+from search.workers import executor
 from search.zoo import lookup
 from tasks.files import save_text
 

@@ -49,14 +49,11 @@ from rediscover_table import curves, endings, figure, finds, table
 from search.analyze import live
 from search.archive import Archive, open_existing
 from search.config import BASELINES, Budget, Config
-from search.evaluate import Funnel
-from search.evolve import Settings
 from search.history import front, history
 from search.kind import kind_of
-from search.mutate import Mutation
 from search.program import parse, to_text
 from search.run import begin, proceed
-from search.settings import Verdict
+from search.settings import Funnel, Mutation, Settings, Verdict
 from search.simplify import simplify
 from search.verdict import standings
 from search.view import View, clock

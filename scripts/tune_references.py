@@ -27,7 +27,7 @@ from tasks.cards import fingerprint
 from tasks.environment import environment
 from tasks.evaluation import Plan, evaluate, measured
 from tasks.results import Results
-from tasks.scoring import TUNING_SEED
+from tasks.seeds import TUNING_SEED
 
 SUITES = ("proxy", "meta_validation", "meta_train", "held_out", "scale")
 FILE = Path(__file__).resolve().parent.parent / "tasks" / "references.json"

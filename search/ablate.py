@@ -28,8 +28,8 @@ from search.ops import ProgramError
 from search.program import Program
 from search.vm import Population
 from tasks import scoring
+from tasks.checks import meant
 from tasks.environment import prepare
-from tasks.fields import meant
 from tasks.scoring import Interval
 from tasks.suites import LONGEST, resolve
 from tasks.types import Task

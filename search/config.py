@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from search.settings import Funnel, Mutation, Settings, Verdict
+from tasks.checks import plausible
 from tasks.database import NONSENSE
-from tasks.fields import plausible
 
 Kind = TypeVar("Kind")
 

@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from search.archive import Archive, Final
+from search.archive import Archive
 from search.config import BASELINES
 from search.probe import respond
 from search.program import Program, parse
 from search.signature import GRADIENTS, LAYOUT, PARAMETERS, RATES, TIMES
+from search.tables import Final
 from search.verdict import Standing, losses, standings
 from tasks.scoring import LEAST, Interval
 from tasks.suites import SUITES

@@ -23,10 +23,11 @@ from search.evaluate import Calibration, Fate, Outcome
 from search.evolve import Batch, Candidate, Evolution
 from search.history import front, trimmed
 from search.program import parse, to_text
+from search.serve import Failure
 from search.signature import signatures
 from search.tables import Evaluation, Record
 from search.view import Curves, Progress, View
-from search.workers import Executor, Failure
+from search.workers import Executor
 from tasks.cards import flops
 from tasks.files import RunError
 from tasks.interrupt import Interrupted

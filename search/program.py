@@ -29,7 +29,7 @@ from typing import Literal
 
 from search.flat import ProgramSyntaxError, refuse_nesting
 from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramTypeError, result_kind
-from tasks.fields import meant
+from tasks.checks import meant
 
 Form = Literal["direction", "full"]
 Argument = str | float

@@ -25,24 +25,26 @@ from search import archive as archives
 from search.analyze import check
 from search.archive import Archive
 from search.config import BASELINES, Config
-from search.evaluate import Calibration, Evaluator, Funnel, Job, calibrate
+from search.evaluate import Calibration, Evaluator, Job, calibrate
 from search.history import META_VALIDATION, leaders, meta_validation
 from search.judged import titles
 from search.loop import Enough, Search
 from search.mutate import mutate, random_program
 from search.ops import ProgramError
 from search.program import parse, to_text
+from search.serve import Failure
+from search.settings import Funnel
 from search.tables import SALVAGED
 from search.timetable import DROPPED, Timetable
 from search.verdict import Trial, judge, standings
 from search.view import Curves, View, clock
 from search.vm import Population
-from search.workers import Executor, Failure, executor
+from search.workers import Executor, executor
 from search.zoo import lookup
 from tasks import scoring
 from tasks.cards import fingerprint
+from tasks.checks import inside
 from tasks.environment import environment, prepare
-from tasks.fields import inside
 from tasks.files import RunError
 from tasks.interrupt import Interrupted, polite
 from tasks.suites import SUITES, Entry, names, resolve

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from search.archive import Final
 from search.program import parse
+from search.tables import Final
 from search.vm import Population
 from tasks import scoring
 from tasks.environment import prepare

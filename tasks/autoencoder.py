@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tasks.checks import one_of, positive
 from tasks.data import Arrays
 from tasks.datasets import digits
-from tasks.fields import one_of, positive
 from tasks.mlp import ACTIVATIONS, affine, dense, gain
 from tasks.types import Batch, Task
 

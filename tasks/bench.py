@@ -15,7 +15,8 @@ import torch
 
 from tasks import metric_tables, replay
 from tasks.results import Results, Run, Study
-from tasks.scoring import TUNING_SEED, Setting, comparable
+from tasks.scoring import Setting, comparable
+from tasks.seeds import TUNING_SEED
 from tasks.spaces import WRITTEN, Space
 from tasks.types import HOST, Task, Unusable, UpdateRule
 from tasks.unroll import SCHEDULES, advance, initial, shown, start, unroll

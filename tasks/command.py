@@ -27,7 +27,7 @@ from jsonargparse import (
     set_parsing_settings,
 )
 
-from tasks.fields import inside, meant, plausible
+from tasks.checks import inside, meant, plausible
 from tasks.plain import NO_OPTION, in_plain_words
 
 Kind = TypeVar("Kind")

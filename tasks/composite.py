@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tasks.checks import natural, positive
 from tasks.data import moved
-from tasks.fields import natural, positive
 from tasks.types import HOST, Batch, Dataset, Split, Task
 
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tasks.checks import positive
 from tasks.data import Arrays
 from tasks.datasets import digits
-from tasks.fields import positive
 from tasks.losses import prediction_loss
 from tasks.types import HOST, Batch, Task
 

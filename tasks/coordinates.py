@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tasks.caches import settle_matplotlib
-from tasks.fields import positive
+from tasks.checks import positive
 from tasks.files import save_bytes
 from tasks.page import label
 from tasks.trace import trace

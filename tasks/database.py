@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks.checks import printable
 from tasks.files import NotWritable, RunBusy, RunError, full
-from tasks.plain import printable
 
 WAIT = 30.0
 """Seconds to wait for a lock somebody else holds on the database, such as its shell."""

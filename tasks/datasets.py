@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.data import Arrays, Text, mix
+from tasks.data import Arrays, Text
 from tasks.fetch import DataMissing, cached
+from tasks.rng import mix
 from tasks.types import Dataset
 
 # ---------------------------------------------------------------------- scikit-learn, no download

@@ -24,9 +24,10 @@ import numpy as np
 
 from tasks.bench import TRIED, Bench, Entrant, chosen, made, parametrised, said_of
 from tasks.cards import card, fingerprint
-from tasks.fields import meant
+from tasks.checks import meant
 from tasks.results import Results, ResultsError, Run, Study
-from tasks.scoring import FRESH_SEEDS, TUNING_SEED, Setting
+from tasks.scoring import FRESH_SEEDS, Setting
+from tasks.seeds import TUNING_SEED
 from tasks.spaces import WRITTEN, Space
 from tasks.statistics import Measured
 from tasks.suites import LONGEST, Entry, names, resolve

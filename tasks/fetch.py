@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tasks.checks import meant, one_of
 from tasks.command import Arguments, parser
-from tasks.fields import meant, one_of
 from tasks.files import save_bytes
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from tasks import statistics
 from tasks.page import COLOURS, GREY, Figure, drawing, label
-from tasks.scoring import FLOOR, TUNING_SEED
+from tasks.scoring import FLOOR
+from tasks.seeds import TUNING_SEED
 from tasks.statistics import Measured, Standing
 from tasks.targets import FACTORS, middle
 from tasks.wording import interval, per_cent

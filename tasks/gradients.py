@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tasks.data import draw
 from tasks.lifting import CPU, Losses, batching, dense, lifted, rows, seeded, ways
+from tasks.rng import draw
 from tasks.types import Batch, Task, UpdateRule
 
 STREAM = 1 << 61

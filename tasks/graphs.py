@@ -19,8 +19,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tasks.data import draw
 from tasks.gradients import gradients
+from tasks.rng import draw
 from tasks.types import Inner, Params, StepInfo, Task, UpdateRule
 
 WARM = 3

@@ -27,7 +27,7 @@ from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tasks.data import draw
+from tasks.rng import draw
 from tasks.types import Batch, Task
 
 INSTANCES, DRAWS = 3, 2

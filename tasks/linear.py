@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from tasks.checks import positive
 from tasks.data import Arrays
 from tasks.datasets import breast_cancer, diabetes
-from tasks.fields import positive
 from tasks.losses import prediction_loss
 from tasks.mlp import affine, dense
 from tasks.types import Batch, Task

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tasks.checks import one_of, positive
 from tasks.data import Arrays
 from tasks.datasets import digits
-from tasks.fields import one_of, positive
 from tasks.losses import prediction_loss
 from tasks.types import HOST, Batch, Task
 

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tasks.checks import positive
 from tasks.environment import own_defaults
-from tasks.fields import positive
 from tasks.lifting import CPU, attempt, batching, dense, seeded, slopes, unlike
-from tasks.metrics import Metric
 from tasks.suites import yours
-from tasks.types import Batch, Dataset, Task
+from tasks.types import Batch, Dataset, Metric, Task
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class ModuleTask(Task):
         positive(batch_size=self.batch_size, steps=self.steps)
         if not (self.metric is None or isinstance(self.metric, Metric)):
             raise ValueError(
-                f"metric: got {self.metric!r}, expected tasks.metrics.accuracy or a Metric(name, "
+                f"metric: got {self.metric!r}, expected tasks.types.accuracy or a Metric(name, "
                 "function of outputs and targets, whether higher is better)"
             )
         module = self._built(0)

@@ -34,9 +34,19 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from tasks.gradients import hessian_every
-from tasks.metrics import Metric
 from tasks.roles import INIT, Parts, WidthError, compare, layout, parts
-from tasks.types import Batch, Dataset, Layout, Params, ParamSpec, State, StepInfo, Task, UpdateRule
+from tasks.types import (
+    Batch,
+    Dataset,
+    Layout,
+    Metric,
+    Params,
+    ParamSpec,
+    State,
+    StepInfo,
+    Task,
+    UpdateRule,
+)
 
 Scale = Mapping[str, float] | Callable[[ParamSpec], float]
 """A factor for each tensor: by name, or computed from its role and fan-in."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from tasks.fields import positive
+from tasks.checks import positive
 from tasks.gradients import hessian_every, hessian_products
 from tasks.memory import OURS, SHARED, Place, begin, examined, identity, paired, places
 from tasks.rows import alike, as_row, dense, join, real, subtract, whole, working_dtype

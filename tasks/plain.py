@@ -12,21 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from unicodedata import category
 
 from rich import console
 from rich.text import Text
 
-STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of characters that no reader sees."""
-
-
-def printable(text: str) -> str:
-    """``text`` with lines and tabs, and such as an escape character as ``\\x1b``."""
-    return "".join(
-        c.encode("unicode_escape").decode() if category(c) in STEERING and c not in "\n\t" else c
-        for c in text
-    )
+from tasks.checks import printable
 
 
 class Console(console.Console):

@@ -18,8 +18,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tasks.data import draw, moved
-from tasks.fields import natural, one_of, positive
+from tasks.checks import natural, one_of, positive
+from tasks.data import moved
+from tasks.rng import draw
 from tasks.types import HOST, Batch, Dataset, Split, Task
 
 _EXAMPLES = 1024

@@ -15,7 +15,8 @@ from tasks.evaluation import measured as measured_in
 from tasks.evaluation import reference as compared_with
 from tasks.page import Page, Part, Program, Section, Table, Tiles
 from tasks.results import Results
-from tasks.scoring import LEAST, TUNING_SEED, Interval
+from tasks.scoring import LEAST, Interval
+from tasks.seeds import TUNING_SEED
 from tasks.statistics import Measured, Standing
 from tasks.tuning import NEAR
 from tasks.wording import (

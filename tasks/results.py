@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -290,15 +289,6 @@ def _held(file: Path) -> IO[bytes]:
             raise files.full(file) from error
         raise ResultsError(f"{file}: cannot be written: {error.strerror}") from error
     return opened
-
-
-def digest(*parts: str | bytes) -> str:
-    """16 hexadecimal digits that tell different contents apart."""
-    total = hashlib.sha256()
-    for part in parts:
-        content = part.encode() if isinstance(part, str) else part
-        total.update(len(content).to_bytes(8, "little") + content)
-    return total.hexdigest()[:16]
 
 
 def _json(value: Any) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from tasks.plain import printable
+from tasks.checks import printable
 
 SCHEMA = """
 CREATE TABLE seal (

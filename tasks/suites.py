@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from tasks.autoencoder import Autoencoder
+from tasks.checks import meant, positive
 from tasks.conv import Conv
 from tasks.datasets import (
     breast_cancer,
@@ -34,7 +35,6 @@ from tasks.datasets import (
     mnist5k,
     python_source,
 )
-from tasks.fields import meant, positive
 from tasks.imports import module as module_named
 from tasks.lifting import attempt
 from tasks.linear import Linear, Logistic

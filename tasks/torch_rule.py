@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from tasks import imports
 from tasks.alone import Alone, Needs, undisturbed
+from tasks.checks import meant
 from tasks.environment import own_defaults
-from tasks.fields import meant
 from tasks.sources import sources
 from tasks.suites import imported
 from tasks.types import HOST, Params, State, StepInfo, Unusable

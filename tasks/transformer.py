@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tasks.checks import positive
 from tasks.data import Text
 from tasks.datasets import help_text
-from tasks.fields import positive
 from tasks.losses import prediction_loss
 from tasks.types import HOST, Batch, Task
 

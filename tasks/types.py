@@ -26,8 +26,6 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from tasks.metrics import Metric
-
 Role = Literal["input", "hidden", "output", "vector"]
 Split = Literal["train", "validation", "test"]
 State = dict[str, Tensor]
@@ -244,3 +242,27 @@ class Task(ABC):
     @cached_property
     def layout(self) -> Layout:
         return Layout.of(self.init(torch.Generator().manual_seed(0)))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """``of(outputs, *targets)``: one number, a mean over the examples of a batch."""
+
+    name: str
+    of: Callable[..., Tensor]
+    higher: bool = True  # is better
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("name: got nothing, expected what the metric is called")
+
+    def __str__(self) -> str:
+        return f"{self.name} ({'higher' if self.higher else 'lower'} is better)"
+
+
+def hits(outputs: Tensor, targets: Tensor) -> Tensor:
+    """The share of the largest outputs ``[..., classes]`` that are the ``targets [...]``."""
+    return (outputs.argmax(-1) == targets).to(torch.float32).mean()
+
+
+accuracy = Metric("accuracy", hits)

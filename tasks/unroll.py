@@ -28,10 +28,10 @@ from torch import Tensor
 
 from tasks import graphs
 from tasks.chunks import chunk_size, in_chunks
-from tasks.data import draw
 from tasks.gradients import hessian_every, is_due, random_signs
 from tasks.lifting import each, noise, ways
 from tasks.replay import derivatives
+from tasks.rng import draw
 from tasks.types import Batch, Inner, Params, Split, StepInfo, Task, UpdateRule
 
 Schedule = Callable[[Tensor, Tensor], Tensor]

@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 
 from search.config import Budget
-from search.evaluate import Funnel
-from search.evolve import Settings
+from search.settings import Funnel, Settings
 
 ROOT = Path(__file__).parents[1]
 

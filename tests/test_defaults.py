@@ -33,24 +33,23 @@ from l2o.use import Placed
 from l2o.velo import Velo
 from search.archive import open_existing
 from search.config import Budget, Config
-from search.evaluate import Funnel
-from search.evolve import Settings
 from search.export import to_source
 from search.homogeneity import homogeneity
 from search.kind import kind_of
 from search.program import parse, to_text
 from search.run import begin, proceed
-from search.settings import Verdict
+from search.settings import Funnel, Settings, Verdict
 from search.signature import signatures
 from search.view import View
 from search.vm import Population, reference
 from search.zoo import NAMED, ZOO
 from tasks.autoencoder import Autoencoder
-from tasks.cards import fingerprint
+from tasks.bench import Entrant
+from tasks.cards import digest, fingerprint
 from tasks.composite import Lasso, SparseLogistic
 from tasks.conv import Conv
 from tasks.datasets import breast_cancer, diabetes, digits, help_text
-from tasks.evaluation import Entrant, Plan, evaluate
+from tasks.evaluation import Plan, evaluate
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP
 from tasks.module import ModuleTask
@@ -58,7 +57,7 @@ from tasks.mup import mup, param_groups
 from tasks.optimizer import RuleOptimizer
 from tasks.plain import Console
 from tasks.quadratic import Quadratic
-from tasks.results import Results, Study, digest
+from tasks.results import Results, Study
 from tasks.suites import Entry
 from tasks.torch_rule import torch_optimizer
 from tasks.transformer import Transformer

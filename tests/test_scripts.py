@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from search.archive import Final
 from search.run import begin
-from search.tables import Evaluation
+from search.tables import Evaluation, Final
 from search.verdict import Standing
 from search.workers import Inline
 from tasks.results import Results, Run, Study

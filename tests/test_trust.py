@@ -24,12 +24,14 @@ from l2o.meta_config import Config, Estimation, Evaluation, Outer
 from l2o.meta_view import View
 from l2o.ranks import Ranks
 from l2o.tuned import TunedAdam
-from search.config import Budget, Funnel, Verdict
+from search.config import Budget
 from search.config import Config as SearchConfig
 from search.run import begin
+from search.settings import Funnel, Verdict
+from tasks.checks import printable
 from tasks.files import RunError, lock
 from tasks.page import Figure, Page, Section, drawing, write
-from tasks.plain import Console, printable
+from tasks.plain import Console
 
 HOSTILE = "x[/red][bold]<script>alert(1)</script>$\\frac$"
 STEERING = "\x1b]0;owned\x07\u202e"

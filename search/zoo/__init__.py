@@ -23,7 +23,7 @@ from search.zoo.curvature import CURVATURE
 from search.zoo.entry import Entry
 from search.zoo.lions import LIONS
 from search.zoo.literature import LITERATURE
-from tasks.fields import meant
+from tasks.checks import meant
 from tasks.files import SHIPPED
 
 ZOO: Mapping[str, Entry] = MappingProxyType(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.evaluate import RATES, Evaluator, Funnel, Job, calibrate
+from search.evaluate import RATES, Evaluator, Job, calibrate
 from search.program import parse, to_text
+from search.settings import Funnel
 from search.zoo import ZOO
 from tasks.mlp import MLP
 from tasks.suites import Entry

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from search.evaluate import Outcome
-from search.evolve import Evolution, Settings
-from search.mutate import Mutation, mutate
+from search.evolve import Evolution
+from search.mutate import mutate
 from search.program import parse
+from search.settings import Mutation, Settings
 from search.zoo import ZOO
 
 START = ZOO["adam_no_correction"].program

@@ -7,9 +7,10 @@ import pytest
 
 from search.analyze import check
 from search.kind import classify
-from search.mutate import Mutation, mutate, random_program
+from search.mutate import mutate, random_program
 from search.ops import CONSTANT_BOUND, OPS
 from search.program import Statement, parse, to_text
+from search.settings import Mutation
 from search.zoo import ZOO, with_states
 
 START = ZOO["adamw_initial"].program

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.flat import ProgramSyntaxError
 from search.mutate import random_program
 from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramTypeError
 from search.program import (
     MAX_CHARACTERS,
     MAX_STATEMENTS,
     Program,
-    ProgramSyntaxError,
     Statement,
     from_rows,
     kinds,

@@ -23,14 +23,12 @@ from search.analyze import live
 from search.archive import open_existing
 from search.commands import PRESETS, _workers
 from search.config import BASELINES, Budget, Config
-from search.evaluate import Calibration, Funnel
-from search.evolve import Settings
+from search.evaluate import Calibration
 from search.history import META_VALIDATION, POINTS, front, leaders, meta_validation, trimmed
 from search.loop import Search, fates
-from search.mutate import Mutation
 from search.program import parse, to_text
 from search.run import begin, proceed
-from search.settings import Verdict
+from search.settings import Funnel, Mutation, Settings, Verdict
 from search.show import summary
 from search.timetable import Timetable
 from search.verdict import Trial, judge, standings

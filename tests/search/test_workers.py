@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from search.serve import DeviceLost
-from search.workers import Executor, Failure, Inline, Processes, executor
+from search.serve import DeviceLost, Failure
+from search.workers import Executor, Inline, Processes, executor
 from tasks.files import RunError
 
 JOBS = f"{Path(__file__).with_name('worker_jobs.py')}:build"

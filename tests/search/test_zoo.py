@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from search.analyze import canonical, check
+from search.flat import ProgramSyntaxError
 from search.known import known, row, zoo
 from search.ops import OPS, Kind
-from search.program import ProgramSyntaxError, input_kinds, kinds, parse, to_text
+from search.program import input_kinds, kinds, parse, to_text
 from search.zoo import NAMED, ZOO, load, lookup, with_states
 from search.zoo.curvature import CURVATURE
 from search.zoo.table import facts, measured

@@ -11,7 +11,7 @@ import torch
 
 from tasks import bench, evaluation, replay, report, statistics
 from tasks.bench import TIMED, Entrant
-from tasks.cards import card, fingerprint
+from tasks.cards import card, digest, fingerprint
 from tasks.composite import Lasso
 from tasks.datasets import digits
 from tasks.evaluation import Plan, evaluate, measured
@@ -19,8 +19,9 @@ from tasks.files import new_directory
 from tasks.mlp import MLP
 from tasks.mup import mup
 from tasks.quadratic import Quadratic
-from tasks.results import Results, ResultsError, Run, Study, digest
-from tasks.scoring import TUNING_SEED, Setting
+from tasks.results import Results, ResultsError, Run, Study
+from tasks.scoring import Setting
+from tasks.seeds import TUNING_SEED
 from tasks.spaces import LEARNED, WRITTEN, Space
 from tasks.suites import Entry
 from tasks.torch_rule import torch_optimizer

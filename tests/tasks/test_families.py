@@ -20,13 +20,13 @@ from tasks import module
 from tasks.autoencoder import Autoencoder
 from tasks.cards import fingerprint
 from tasks.conv import Conv
-from tasks.data import draw
 from tasks.datasets import breast_cancer, diabetes, digits, help_text
 from tasks.lifting import TOGETHER, _ways, ways
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP
 from tasks.module import ModuleTask
 from tasks.quadratic import Quadratic
+from tasks.rng import draw
 from tasks.transformer import Transformer
 from tasks.unroll import initial, unroll
 

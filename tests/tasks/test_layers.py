@@ -16,10 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from tasks import replay
 from tasks.cards import fingerprint
-from tasks.data import Arrays, draw
+from tasks.data import Arrays
 from tasks.gradients import derivatives, random_signs
 from tasks.lifting import noise, ways
 from tasks.module import ModuleTask
+from tasks.rng import draw
 from tasks.torch_rule import TorchRule
 from tasks.unroll import advance, evaluate, initial, start
 

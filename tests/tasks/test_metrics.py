@@ -11,15 +11,16 @@ from torch.nn.functional import cross_entropy
 
 from tasks import evaluation, metric_tables
 from tasks import report as reports
+from tasks.bench import Entrant
 from tasks.cards import fingerprint
 from tasks.datasets import digits
-from tasks.evaluation import Entrant, Plan
-from tasks.metrics import Metric, accuracy
+from tasks.evaluation import Plan
 from tasks.module import ModuleTask
 from tasks.page import Table
 from tasks.results import Results
 from tasks.suites import Entry, resolve
 from tasks.torch_rule import TorchRule
+from tasks.types import Metric, accuracy
 from tasks.unroll import evaluate, initial
 
 
@@ -57,7 +58,7 @@ def test_accuracy_is_the_share_that_is_right() -> None:
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        (cross_entropy, "metric: got <function cross_entropy.*, expected tasks.metrics.accuracy"),
+        (cross_entropy, "metric: got <function cross_entropy.*, expected tasks.types.accuracy"),
         (
             Metric("twice", lambda x, y: x),
             r"metric: got 'twice .*ValueError: it is shape \(2, 10\)",

@@ -17,13 +17,13 @@ from tasks.autoencoder import Autoencoder
 from tasks.cards import fingerprint
 from tasks.conv import Conv
 from tasks.coordinates import coordinate_check
-from tasks.data import draw
 from tasks.datasets import digits, help_text
 from tasks.gradients import hessian_every
 from tasks.linear import Logistic
 from tasks.mlp import MLP
 from tasks.module import ModuleTask
 from tasks.mup import Mup, mup, mup_at, param_groups, scaled, update_multiplier
+from tasks.rng import draw
 from tasks.roles import WidthError, compare, parts
 from tasks.transformer import Transformer
 from tasks.types import Layout, Params, ParamSpec, StepInfo

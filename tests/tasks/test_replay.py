@@ -11,13 +11,13 @@ from torch.nn.functional import cross_entropy
 from tasks import replay
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
-from tasks.data import draw
 from tasks.datasets import digits, help_text
 from tasks.linear import Logistic
 from tasks.mlp import MLP
 from tasks.module import ModuleTask
 from tasks.quadratic import Quadratic
 from tasks.replay import Recording, recorded
+from tasks.rng import draw
 from tasks.torch_rule import TorchRule
 from tasks.transformer import Transformer
 from tasks.types import Batch, Task

@@ -28,7 +28,7 @@ STEPS, SEED = 6, 3
 
 def by_hand(build, lr: float, decay: float, constant: bool = False) -> torch.Tensor:
     """The same training as a user of torch would write it: final parameters ``[n]``."""
-    from tasks.data import draw
+    from tasks.rng import draw
 
     views = TASK.layout.views(initial(TASK, 1, SEED)[0])
     weights = {name: torch.nn.Parameter(view.clone()) for name, view in views.items()}

@@ -24,12 +24,12 @@ from tasks import chunks
 from tasks import unroll as loop
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
-from tasks.data import draw
 from tasks.datasets import help_text
 from tasks.gradients import Derivatives, gradients
 from tasks.linear import Logistic
 from tasks.mlp import MLP
 from tasks.quadratic import Quadratic
+from tasks.rng import draw
 from tasks.transformer import Transformer
 from tasks.types import Params, State, StepInfo, Task
 from tasks.unroll import advance, evaluate, initial, start, unroll

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any
+from unicodedata import category
 
 
 def positive(**fields: int) -> None:
@@ -97,3 +98,15 @@ def inside(name: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{name}.{error}") from error
+
+
+STEERING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode's categories of characters that no reader sees."""
+
+
+def printable(text: str) -> str:
+    """``text`` with lines and tabs, and such as an escape character as ``\\x1b``."""
+    return "".join(
+        c.encode("unicode_escape").decode() if category(c) in STEERING and c not in "\n\t" else c
+        for c in text
+    )
