@@ -55,7 +55,7 @@ def _own(*names: str) -> None:
                 f"imported before {__name__}, which comes with a package of that name; import "
                 f"{__name__} first: then both are found, each by its own code"
             )
-    import_module("tasks.imports").give_way()
+    import_module("tasks.user_code.imports").give_way()
 
 
 _own("tasks", "search")

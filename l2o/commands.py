@@ -23,10 +23,10 @@ from tasks.checks import inside, meant
 from tasks.command import KEPT, Arguments, made, parser, preset
 from tasks.environment import check_device
 from tasks.files import or_shipped, resuming
-from tasks.imports import Trusted, agreed
 from tasks.interrupt import Interrupted
 from tasks.mup import has_width
 from tasks.plain import Console
+from tasks.user_code.imports import Trusted, agreed
 
 
 def _small_fc(hidden_size: int, step_mult: float, weight_decay: float = 0.0) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from tasks.environment import prepare
 from tasks.files import save_text, writable
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, scaled
-from tasks.suites import imported, yours
 from tasks.transformer import Transformer
 from tasks.types import Task, UpdateRule
+from tasks.user_code.imports import imported, yours
 
 NETWORKS: dict[str, Callable[[int], Task]] = {
     "mlp": lambda width: MLP(width, depth=3, batch_size=64),

@@ -23,10 +23,11 @@ from tasks.conv import Conv
 from tasks.datasets import DATASETS
 from tasks.mlp import MLP
 from tasks.mup import mup, update_multiplier
-from tasks.suites import SUITES, imported, resolve
+from tasks.suites import SUITES, resolve
 from tasks.transformer import Transformer
 from tasks.types import HOST, Task
 from tasks.unroll import evaluate
+from tasks.user_code.imports import imported
 
 FAMILIES: dict[str, type[Task]] = {
     "mlp": MLP,

@@ -21,9 +21,9 @@ from l2o.meta_view import Progress, View
 from l2o.ranks import Ranks, joined
 from l2o.use import Learned
 from tasks import notebook
-from tasks.imports import Trusted, agreed
 from tasks.interrupt import Interrupted
 from tasks.plain import Console
+from tasks.user_code.imports import Trusted, agreed
 
 Callback = Callable[[Progress], object]
 

@@ -18,7 +18,7 @@ from l2o.meta_view import View
 from l2o.ranks import Ranks
 from tasks.environment import changes, prepare
 from tasks.files import resuming
-from tasks.imports import Trusted, agreed
+from tasks.user_code.imports import Trusted, agreed
 
 
 def reproduce(run_dir: Path, trusted: Trusted = False) -> int:

@@ -36,7 +36,6 @@ from tasks.bench import Entrant
 from tasks.cards import digest
 from tasks.files import or_shipped
 from tasks.mup import mup, update_multiplier
-from tasks.sources import sources
 from tasks.spaces import LEARNED
 from tasks.torch_rule import (
     TorchRule,
@@ -48,6 +47,7 @@ from tasks.torch_rule import (
 )
 from tasks.types import Task, UpdateRule
 from tasks.unroll import SCHEDULES
+from tasks.user_code.sources import sources
 
 META_TRAINED = "constant"
 """The schedule of a checkpoint whose card names none: steps of meta-training all have lr 1."""

@@ -16,8 +16,8 @@ from search.config import Budget, Config
 from search.settings import Funnel, Mutation, Settings, Verdict
 from tasks import files
 from tasks.command import KEPT, Arguments, made, parser, preset
-from tasks.imports import Trusted, agreed
 from tasks.interrupt import Interrupted
+from tasks.user_code.imports import Trusted, agreed
 
 if TYPE_CHECKING:
     from search.archive import Archive

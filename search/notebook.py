@@ -21,9 +21,9 @@ from search.history import front, trimmed
 from search.view import Progress, View
 from search.zoo.entry import Entry
 from tasks import notebook, page
-from tasks.imports import Trusted, agreed
 from tasks.interrupt import Interrupted
 from tasks.plain import Console
+from tasks.user_code.imports import Trusted, agreed
 
 Callback = Callable[[Progress], object]
 

@@ -25,7 +25,7 @@ from search.timetable import DROPPED
 from search.view import View
 from tasks.environment import changes
 from tasks.files import resuming
-from tasks.imports import Trusted, agreed
+from tasks.user_code.imports import Trusted, agreed
 
 Row = tuple[Any, ...]
 NO_LIMIT = 1e9

@@ -22,7 +22,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from tasks import imports
+from tasks.user_code import imports
 
 Run = Callable[[Any], Any]
 Function = str | Callable[[Any], Run]

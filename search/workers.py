@@ -39,8 +39,8 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from search.serve import ENDINGS, Failure, Function, attempt, failure, load, name_of
-from tasks import imports
 from tasks.files import RunError
+from tasks.user_code import imports
 
 ROOT = str(Path(__file__).resolve().parents[1])
 TICK = 0.1

@@ -18,8 +18,8 @@ from torch.func import functional_call
 from tasks.checks import positive
 from tasks.environment import own_defaults
 from tasks.lifting import CPU, attempt, batching, dense, seeded, slopes, unlike
-from tasks.suites import yours
 from tasks.types import Batch, Dataset, Metric, Task
+from tasks.user_code.imports import yours
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ of yours is named by its import path, ``package.module:attribute`` (see ``resolv
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from tasks.autoencoder import Autoencoder
 from tasks.checks import meant, positive
@@ -35,13 +34,13 @@ from tasks.datasets import (
     mnist5k,
     python_source,
 )
-from tasks.imports import module as module_named
 from tasks.lifting import attempt
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP
 from tasks.quadratic import Quadratic
 from tasks.transformer import Transformer
 from tasks.types import Task
+from tasks.user_code.imports import imported, yours
 
 
 @dataclass(frozen=True)
@@ -221,29 +220,6 @@ def resolve(name: str) -> Suite:
         with yours("suite", name):
             found = found()
     return _entries(name, found)
-
-
-def imported(field: str, name: str, form: str) -> Any:
-    """What the import path ``package.module:attribute`` leads to, in the user's folder first; runs
-    the module.
-
-    Raises ValueError, which says that ``form`` was expected of the ``field`` or why it fails.
-    """
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
-        raise ValueError(f"{field}: got {name!r}, expected {form}")
-    with yours(field, name, "cannot be imported"):
-        return getattr(module_named(module), attribute)
-
-
-@contextmanager
-def yours(field: str, name: str, what: str = "fails") -> Iterator[None]:
-    """Code of a user's, which may raise anything: say so as a ValueError about ``field``."""
-    try:
-        yield
-    except Exception as error:
-        kind = type(error).__name__
-        raise ValueError(f"{field}: got {name!r}, which {what}: {kind}: {error}") from error
 
 
 def _entries(name: str, found: object) -> Suite:

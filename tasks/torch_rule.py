@@ -25,13 +25,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from tasks import imports
 from tasks.alone import Alone, Needs, undisturbed
 from tasks.checks import meant
 from tasks.environment import own_defaults
-from tasks.sources import sources
-from tasks.suites import imported
 from tasks.types import HOST, Params, State, StepInfo, Unusable
+from tasks.user_code import imports
+from tasks.user_code.imports import imported
+from tasks.user_code.sources import sources
 
 Build = Callable[..., torch.optim.Optimizer]
 TUNED = ("lr", "weight_decay")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import imports
 from tasks.suites import resolve
+from tasks.user_code import imports
 
 ROOT = Path(__file__).parents[2]
 PROBED = (

@@ -11,7 +11,6 @@ import torch
 
 from tasks import unroll as inner_loop
 from tasks.mlp import MLP
-from tasks.sources import sources
 from tasks.torch_rule import (
     TorchRule,
     _tried,
@@ -21,6 +20,7 @@ from tasks.torch_rule import (
 )
 from tasks.types import Params, Unusable
 from tasks.unroll import cosine, initial, unroll
+from tasks.user_code.sources import sources
 
 TASK = MLP(width=4, batch_size=16)
 STEPS, SEED = 6, 3

@@ -15,7 +15,8 @@ from __future__ import annotations
 import builtins
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module, util
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
@@ -223,3 +224,26 @@ def _is_anywhere(name: str) -> bool:
         return util.find_spec(name) is not None
     except ValueError:  # a module that does not say where it is from
         return True
+
+
+def imported(field: str, name: str, form: str) -> Any:
+    """What the import path ``package.module:attribute`` leads to, in the user's folder first; runs
+    the module.
+
+    Raises ValueError, which says that ``form`` was expected of the ``field`` or why it fails.
+    """
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise ValueError(f"{field}: got {name!r}, expected {form}")
+    with yours(field, name, "cannot be imported"):
+        return getattr(module_named(module), attribute)
+
+
+@contextmanager
+def yours(field: str, name: str, what: str = "fails") -> Iterator[None]:
+    """Code of a user's, which may raise anything: say so as a ValueError about ``field``."""
+    try:
+        yield
+    except Exception as error:
+        kind = type(error).__name__
+        raise ValueError(f"{field}: got {name!r}, which {what}: {kind}: {error}") from error
