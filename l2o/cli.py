@@ -19,7 +19,7 @@ from pathlib import Path
 
 from l2o.failures import explained
 from tasks.checks import meant
-from tasks.command import Arguments, Command, Parser, parser
+from tasks.commands.parser import Arguments, Command, Parser, parser
 from tasks.interrupt import Interrupted
 from tasks.plain import Console, in_plain_words
 

@@ -20,7 +20,7 @@ from l2o.ranks import Ranks, joined
 from l2o.small_fc import SmallFC
 from tasks import files
 from tasks.checks import inside, meant
-from tasks.command import KEPT, Arguments, made, parser, preset
+from tasks.commands.parser import KEPT, Arguments, made, parser, preset
 from tasks.environment import check_device
 from tasks.files import or_shipped, resuming
 from tasks.interrupt import Interrupted

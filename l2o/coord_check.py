@@ -16,7 +16,7 @@ from search.homogeneity import degree
 from search.vm import Population
 from search.zoo import ZOO
 from tasks.checks import meant
-from tasks.command import Arguments, parser
+from tasks.commands.parser import Arguments, parser
 from tasks.conv import Conv
 from tasks.coordinates import Coordinates, coordinate_check, draw
 from tasks.datasets import help_text

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from l2o.rules import called, entrants
 from tasks import cards, evaluation, metric_tables, statistics
-from tasks.command import Arguments, parser
+from tasks.commands.parser import Arguments, parser
 from tasks.environment import environment, prepare
 from tasks.evaluation import Plan
 from tasks.files import save_text

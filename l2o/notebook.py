@@ -20,7 +20,7 @@ from l2o.meta_config import Config
 from l2o.meta_view import Progress, View
 from l2o.ranks import Ranks, joined
 from l2o.use import Learned
-from tasks import notebook
+from tasks.commands import notebook
 from tasks.interrupt import Interrupted
 from tasks.plain import Console
 from tasks.user_code.imports import Trusted, agreed

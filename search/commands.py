@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from search.config import Budget, Config
 from search.settings import Funnel, Mutation, Settings, Verdict
 from tasks import files
-from tasks.command import KEPT, Arguments, made, parser, preset
+from tasks.commands.parser import KEPT, Arguments, made, parser, preset
 from tasks.interrupt import Interrupted
 from tasks.user_code.imports import Trusted, agreed
 

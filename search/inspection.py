@@ -14,7 +14,7 @@ from search.rules import load, rule
 from search.salvage import salvage
 from search.zoo.entry import Entry
 from tasks import files
-from tasks.command import Arguments, named, parser
+from tasks.commands.parser import Arguments, named, parser
 from tasks.plain import Console
 
 EXACT_SECONDS, SECONDS = 10.0, 900.0

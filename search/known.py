@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tasks.command import Arguments, parser
+from tasks.commands.parser import Arguments, parser
 
 CAPTION = (
     "states: copies of the parameters that a rule keeps. scale: what a factor on all gradients "

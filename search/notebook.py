@@ -20,7 +20,8 @@ from search.config import Config
 from search.history import front, trimmed
 from search.view import Progress, View
 from search.zoo.entry import Entry
-from tasks import notebook, page
+from tasks import page
+from tasks.commands import notebook
 from tasks.interrupt import Interrupted
 from tasks.plain import Console
 from tasks.user_code.imports import Trusted, agreed

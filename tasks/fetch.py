@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.checks import meant, one_of
-from tasks.command import Arguments, parser
+from tasks.commands.parser import Arguments, parser
 from tasks.files import save_bytes
 
 

@@ -15,7 +15,7 @@ from torch import nn
 import l2o
 import search
 from search.archive import open_existing
-from tasks import notebook
+from tasks.commands import notebook
 from tasks.files import RunExists
 from tests.search import tiny_suites
 
