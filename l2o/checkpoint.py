@@ -19,15 +19,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from l2o import tensors
 from l2o.base import LearnedOptimizer, ThetaError, saved_fields
 from l2o.l2o_pa import L2OPA
 from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
 from tasks.checks import plausible
-from tasks.files import save_bytes, save_text, writable
-from tasks.nesting import check_digest, from_json, with_digest
+from tasks.runs import tensors
+from tasks.runs.files import save_bytes, save_text, writable
+from tasks.runs.nesting import check_digest, from_json, with_digest
 
 VERSION = 1
 TENSORS = "theta.safetensors"

@@ -18,14 +18,14 @@ from l2o.meta_config import PARTS, Config
 from l2o.meta_view import View
 from l2o.ranks import Ranks, joined
 from l2o.small_fc import SmallFC
-from tasks import files
 from tasks.checks import inside, meant
 from tasks.commands.parser import KEPT, Arguments, made, parser, preset
-from tasks.environment import check_device
-from tasks.files import or_shipped, resuming
-from tasks.interrupt import Interrupted
 from tasks.mup import has_width
 from tasks.plain import Console
+from tasks.runs import files
+from tasks.runs.environment import check_device
+from tasks.runs.files import or_shipped, resuming
+from tasks.runs.interrupt import Interrupted
 from tasks.user_code.imports import Trusted, agreed
 
 

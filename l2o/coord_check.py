@@ -20,10 +20,10 @@ from tasks.commands.parser import Arguments, parser
 from tasks.conv import Conv
 from tasks.coordinates import Coordinates, coordinate_check, draw
 from tasks.datasets import help_text
-from tasks.environment import prepare
-from tasks.files import save_text, writable
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, scaled
+from tasks.runs.environment import prepare
+from tasks.runs.files import save_text, writable
 from tasks.transformer import Transformer
 from tasks.types import Task, UpdateRule
 from tasks.user_code.imports import imported, yours

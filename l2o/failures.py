@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
-from tasks.files import ADVICE
+from tasks.runs.files import ADVICE
 
 DEVICE_ERRORS = ("AcceleratorError", "OutOfMemoryError")
 """What torch raises where a GPU breaks or is too small, which nobody can mend here."""

@@ -16,11 +16,11 @@ from rich.table import Table
 from l2o.rules import called, entrants
 from tasks import cards, evaluation, metric_tables, statistics
 from tasks.commands.parser import Arguments, parser
-from tasks.environment import environment, prepare
 from tasks.evaluation import Plan
-from tasks.files import save_text
 from tasks.plain import Console
 from tasks.results import Results
+from tasks.runs.environment import environment, prepare
+from tasks.runs.files import save_text
 from tasks.statistics import Measured, Standing
 from tasks.suites import SUITES, names, resolve
 from tasks.targets import FACTORS

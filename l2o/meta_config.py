@@ -11,7 +11,7 @@ from l2o.distribution import Distribution
 from l2o.episodes import Episodes
 from l2o.es import ES, Noise
 from tasks.checks import natural, one_of, plausible, positive
-from tasks.database import NONSENSE
+from tasks.runs.sqlite_errors import NONSENSE
 
 NOISE: dict[str, Noise] = {
     "pes": "persistent",

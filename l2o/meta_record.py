@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 from torch import Tensor
 
-from l2o import tensors
-from tasks.files import RunError
-from tasks.nesting import check_digest, from_json
+from tasks.runs import tensors
+from tasks.runs.files import RunError
+from tasks.runs.nesting import check_digest, from_json
 
 VERSION = 1
 STATE_VERSION = 2

@@ -32,7 +32,6 @@ from l2o.meta_curves import (
 )
 from l2o.meta_run import Saved
 from l2o.tuned import TunedAdam
-from tasks import environment
 from tasks.averages import mean, over_tasks, within
 from tasks.bench import marks
 from tasks.coordinates import Coordinates, coordinate_check
@@ -52,6 +51,7 @@ from tasks.page import (
     drawing,
     label,
 )
+from tasks.runs import environment
 from tasks.scoring import Interval, compare
 from tasks.statistics import log_ratios
 from tasks.types import Task, UpdateRule

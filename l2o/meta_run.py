@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2o import checkpoint, tensors
+from l2o import checkpoint
 from l2o.base import LearnedOptimizer
 from l2o.distribution import lessons
 from l2o.held_out import HeldOut
@@ -36,12 +36,12 @@ from l2o.meta_record import is_run as is_run
 from l2o.meta_view import Curves, Progress, View
 from l2o.ranks import Ranks
 from l2o.training import Training, learning_rate
-from tasks import files
 from tasks.checks import inside
-from tasks.environment import environment, prepare
-from tasks.files import RunError
-from tasks.interrupt import Interrupted, polite
-from tasks.nesting import with_digest
+from tasks.runs import files, tensors
+from tasks.runs.environment import environment, prepare
+from tasks.runs.files import RunError
+from tasks.runs.interrupt import Interrupted, polite
+from tasks.runs.nesting import with_digest
 from tasks.types import HOST
 
 START, BEST = "start", checkpoint.BEST

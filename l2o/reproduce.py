@@ -16,8 +16,8 @@ from l2o.meta_config import Budget, Config
 from l2o.meta_run import Saved
 from l2o.meta_view import View
 from l2o.ranks import Ranks
-from tasks.environment import changes, prepare
-from tasks.files import resuming
+from tasks.runs.environment import changes, prepare
+from tasks.runs.files import resuming
 from tasks.user_code.imports import Trusted, agreed
 
 

@@ -34,8 +34,8 @@ from search.vm import Population
 from search.zoo import NAMED, like
 from tasks.bench import Entrant
 from tasks.cards import digest
-from tasks.files import or_shipped
 from tasks.mup import mup, update_multiplier
+from tasks.runs.files import or_shipped
 from tasks.spaces import LEARNED
 from tasks.torch_rule import (
     TorchRule,

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
 from tasks.checks import meant
-from tasks.files import SHIPPED, or_shipped
 from tasks.gradients import hessian_every
 from tasks.memory import identity
 from tasks.mup import param_groups
 from tasks.optimizer import RuleOptimizer
+from tasks.runs.files import SHIPPED, or_shipped
 from tasks.types import Params, State, StepInfo, UpdateRule
 
 

@@ -42,11 +42,11 @@ from search.settings import Funnel, Settings
 from search.vm import Population, reference
 from search.zoo import ZOO, with_states
 from search.zoo.classics import CLASSICS
-from tasks.environment import environment
 from tasks.mlp import MLP
 from tasks.plain import Console
 from tasks.replay import WORTH, derivatives
 from tasks.rng import draw
+from tasks.runs.environment import environment
 from tasks.types import Params, StepInfo, Task
 from tasks.unroll import advance, start
 

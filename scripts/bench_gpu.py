@@ -27,7 +27,7 @@ import bench_gpu_search as search
 import torch
 from gpu_bounds import Machine, Row, machine
 
-from tasks.environment import environment, prepare
+from tasks.runs.environment import environment, prepare
 
 PARTS = ("curve", "kernel", "decided", "pes", "small_fc")
 Tables = dict[str, Callable[[], list[Row]]]

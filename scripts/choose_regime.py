@@ -45,8 +45,8 @@ from search.workers import Executor, executor
 from search.zoo import ZOO
 from tasks.cards import digest
 from tasks.datasets import python_source
-from tasks.environment import environment, prepare
-from tasks.files import save_text
+from tasks.runs.environment import environment, prepare
+from tasks.runs.files import save_text
 from tasks.scoring import FRESH_SEEDS, finite, interval
 from tasks.seeds import TUNING_SEED
 from tasks.statistics import log_ratios

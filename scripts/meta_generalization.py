@@ -32,11 +32,11 @@ from search.rules import rule as program
 from search.vm import Population
 from tasks.cards import digest
 from tasks.datasets import breast_cancer, digits, fashion_mnist, help_text, mnist5k
-from tasks.environment import environment
 from tasks.fetch import DataMissing
-from tasks.files import SHIPPED, save_text
 from tasks.mlp import MLP
 from tasks.mup import mup, scaled, update_multiplier
+from tasks.runs.environment import environment
+from tasks.runs.files import SHIPPED, save_text
 from tasks.scoring import Setting
 from tasks.transformer import Transformer
 from tasks.types import Task, UpdateRule

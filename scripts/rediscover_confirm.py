@@ -33,7 +33,7 @@ from search.tables import Final
 from search.verdict import Trial, standings
 from search.workers import executor
 from search.zoo import lookup
-from tasks.files import save_text
+from tasks.runs.files import save_text
 from tasks.suites import names, resolve
 
 FURTHER = 20

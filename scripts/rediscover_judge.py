@@ -25,7 +25,7 @@ from search.tables import Final
 from search.verdict import Standing, Trial, judge, standings
 from search.workers import executor
 from search.zoo import lookup
-from tasks.files import save_text
+from tasks.runs.files import save_text
 
 SEEDS = 10
 """Fresh ones that a find is judged on."""

@@ -58,10 +58,10 @@ from search.simplify import simplify
 from search.verdict import standings
 from search.view import View, clock
 from search.zoo import lookup
-from tasks.environment import environment
-from tasks.files import save_text
-from tasks.interrupt import Interrupted
 from tasks.plain import Console
+from tasks.runs.environment import environment
+from tasks.runs.files import save_text
+from tasks.runs.interrupt import Interrupted
 
 SLACK = 0.5
 PATIENCE = 40

@@ -24,9 +24,9 @@ import torch
 from l2o.rules import entrants
 from tasks.averages import within
 from tasks.cards import fingerprint
-from tasks.environment import environment
 from tasks.evaluation import Plan, evaluate, measured
 from tasks.results import Results
+from tasks.runs.environment import environment
 from tasks.seeds import TUNING_SEED
 
 SUITES = ("proxy", "meta_validation", "meta_train", "held_out", "scale")

@@ -29,7 +29,7 @@ from search.program import Program
 from search.vm import Population
 from tasks import scoring
 from tasks.checks import meant
-from tasks.environment import prepare
+from tasks.runs.environment import prepare
 from tasks.scoring import Interval
 from tasks.suites import LONGEST, resolve
 from tasks.types import Task

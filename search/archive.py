@@ -28,8 +28,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from search import sound, storage
-from search.storage import ArchiveError, explained
+from search import sound
 from search.tables import (
     CLOCK,
     FATES,
@@ -43,9 +42,11 @@ from search.tables import (
     Record,
     Snapshot,
 )
-from tasks import database, files
-from tasks.nesting import from_json
-from tasks.seals import Seals
+from tasks.runs import database as storage
+from tasks.runs import files, sqlite_errors
+from tasks.runs.database import ArchiveError, explained
+from tasks.runs.nesting import from_json
+from tasks.runs.seals import Seals
 
 FILE = "archive.sqlite"
 AT_ONCE = 1000
@@ -56,7 +57,7 @@ SNAPSHOTS = 8  # kept; one is enough to resume, a few are a comfort
 class Archive:
     """An open archive; made by ``create`` and ``open_existing``. Use as a context manager.
 
-    Whatever goes wrong with the file is raised as a RunError (``tasks/files.py``, ``storage.py``).
+    Whatever goes wrong with the file is raised as a RunError (``tasks/runs/files.py``, ``storage.py``).
     """
 
     def __init__(self, file: Path, db: sqlite3.Connection, lock: int | None) -> None:
@@ -64,7 +65,7 @@ class Archive:
         self.run_dir = file.parent
         self._db = db
         self._lock = lock
-        self._identity = database.identity(file)
+        self._identity = sqlite_errors.identity(file)
         self._seals = sound.seals(file, db)
 
     def close(self) -> None:
@@ -78,7 +79,7 @@ class Archive:
 
     def __exit__(self, kind: Any, error: BaseException | None, *trace: object) -> None:
         self.close()
-        if self._seals is None and isinstance(error, database.NONSENSE):
+        if self._seals is None and isinstance(error, sqlite_errors.NONSENSE):
             raise storage.corrupt(self.file, f"{type(error).__name__}: {error}") from error
 
     # -- writing -----------------------------------------------------------------------------
@@ -93,7 +94,7 @@ class Archive:
                 yield
                 if self._seals:
                     self._seals.write()
-                database.same(self.file, self._identity)
+                sqlite_errors.same(self.file, self._identity)
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._seals:

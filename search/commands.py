@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search.config import Budget, Config
 from search.settings import Funnel, Mutation, Settings, Verdict
-from tasks import files
 from tasks.commands.parser import KEPT, Arguments, made, parser, preset
-from tasks.interrupt import Interrupted
+from tasks.runs import files
+from tasks.runs.interrupt import Interrupted
 from tasks.user_code.imports import Trusted, agreed
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from search.settings import Funnel, Mutation, Settings, Verdict
 from tasks.checks import plausible
-from tasks.database import NONSENSE
+from tasks.runs.sqlite_errors import NONSENSE
 
 Kind = TypeVar("Kind")
 

@@ -26,7 +26,7 @@ from search.program import Program, parse
 from search.settings import Funnel, Run
 from search.vm import Population
 from tasks import scoring
-from tasks.environment import prepare
+from tasks.runs.environment import prepare
 from tasks.types import HOST
 from tasks.unroll import SCHEDULES, unroll
 

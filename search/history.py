@@ -14,9 +14,9 @@ from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES
 from search.program import parse
-from search.storage import checked, explained
 from search.tables import FATES, VERSION, Record
 from search.verdict import standings
+from tasks.runs.database import checked, explained
 from tasks.scoring import Interval
 
 META_VALIDATION = "meta_validation"

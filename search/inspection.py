@@ -13,9 +13,9 @@ from search.archive import open_existing
 from search.rules import load, rule
 from search.salvage import salvage
 from search.zoo.entry import Entry
-from tasks import files
 from tasks.commands.parser import Arguments, named, parser
 from tasks.plain import Console
+from tasks.runs import files
 
 EXACT_SECONDS, SECONDS = 10.0, 900.0
 """What simplifying may take: exactly, where a person waits for it; and with tasks."""

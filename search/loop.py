@@ -29,8 +29,8 @@ from search.tables import Evaluation, Record
 from search.view import Curves, Progress, View
 from search.workers import Executor
 from tasks.cards import flops
-from tasks.files import RunError
-from tasks.interrupt import Interrupted
+from tasks.runs.files import RunError
+from tasks.runs.interrupt import Interrupted
 
 Enough = Callable[[list[Candidate]], bool]
 BATCH_LIMIT, SLOWEST = 600.0, 5e8

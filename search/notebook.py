@@ -22,8 +22,8 @@ from search.view import Progress, View
 from search.zoo.entry import Entry
 from tasks import page
 from tasks.commands import notebook
-from tasks.interrupt import Interrupted
 from tasks.plain import Console
+from tasks.runs.interrupt import Interrupted
 from tasks.user_code.imports import Trusted, agreed
 
 Callback = Callable[[Progress], object]

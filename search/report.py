@@ -28,8 +28,8 @@ from search.loop import fates
 from search.show import CHOSE, TITLES, kind, lineage, named
 from search.tables import Record
 from search.verdict import standings
-from tasks import environment
 from tasks.page import COLOURS, GREY, Figure, Page, Part, Program, Section, Table, Tiles, drawing
+from tasks.runs import environment
 from tasks.suites import SUITES
 from tasks.wording import change, count, distance, duration, interval, per_cent
 

@@ -23,8 +23,8 @@ from search.loop import fates
 from search.tables import CLOCK
 from search.timetable import DROPPED
 from search.view import View
-from tasks.environment import changes
-from tasks.files import resuming
+from tasks.runs.environment import changes
+from tasks.runs.files import resuming
 from tasks.user_code.imports import Trusted, agreed
 
 Row = tuple[Any, ...]

@@ -11,7 +11,7 @@ from search.analyze import live
 from search.archive import open_existing
 from search.program import Program, parse
 from search.zoo.entry import Entry
-from tasks.files import or_shipped
+from tasks.runs.files import or_shipped
 
 TEXT = "rule.txt"
 """The program in the folder of a shipped rule."""

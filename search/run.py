@@ -44,9 +44,9 @@ from search.zoo import lookup
 from tasks import scoring
 from tasks.cards import fingerprint
 from tasks.checks import inside
-from tasks.environment import environment, prepare
-from tasks.files import RunError
-from tasks.interrupt import Interrupted, polite
+from tasks.runs.environment import environment, prepare
+from tasks.runs.files import RunError
+from tasks.runs.interrupt import Interrupted, polite
 from tasks.suites import SUITES, Entry, names, resolve
 
 SHORT, SHORT_STEPS = scoring.Setting(0.01), 100

@@ -13,12 +13,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from search import storage
 from search.archive import FILE, to_json
-from search.storage import explained
 from search.tables import PARTS, SALVAGED, SCHEMA
-from tasks import files
-from tasks.seals import Group, Seals, digest
+from tasks.runs import database, files
+from tasks.runs.database import explained
+from tasks.runs.seals import Group, Seals, digest
 
 
 def salvage(run_dir: Path, new: Path) -> list[str]:
@@ -27,20 +26,20 @@ def salvage(run_dir: Path, new: Path) -> list[str]:
     Raises ArchiveError where nothing can be vouched for: no digests, or no configuration.
     """
     file = run_dir / FILE
-    with explained(file), closing(storage.connect(file, "ro")) as old:
-        if not storage.has_seals(old):
-            raise storage.ArchiveError(
+    with explained(file), closing(database.connect(file, "ro")) as old:
+        if not database.has_seals(old):
+            raise database.ArchiveError(
                 f"{file}: of a version that kept no digests, which would tell what is sound of it"
             )
         groups = Seals(old, PARTS).sealed()
         sound = {group: rows for group in groups if (rows := _sound(old, group))}
     if Group("run", ("config",)) not in sound:
-        raise storage.ArchiveError(f"{file}: nothing can be saved: its configuration is lost")
+        raise database.ArchiveError(f"{file}: nothing can be saved: its configuration is lost")
     lost = [str(group) for group in groups if group not in sound]
     with (
         files.new_directory(new) as staging,
         explained(new),
-        closing(storage.connect(staging / FILE, "rwc")) as db,
+        closing(database.connect(staging / FILE, "rwc")) as db,
     ):
         db.executescript(SCHEMA)
         db.execute("PRAGMA foreign_keys = OFF")  # parents may be among what is lost

@@ -176,7 +176,7 @@ class Funnel:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        from tasks.environment import check_device
+        from tasks.runs.environment import check_device
         from tasks.suites import LONGEST
         from tasks.unroll import SCHEDULES
 

@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from search import storage
 from search.tables import PARTS, SALVAGED
-from tasks.seals import Seals
+from tasks.runs import database
+from tasks.runs.seals import Seals
 
 SAID = 3
 """Damaged groups that are named."""
@@ -16,8 +16,8 @@ SAID = 3
 
 def seals(file: Path, db: sqlite3.Connection) -> Seals | None:
     """Those of an archive; none in one of version 1."""
-    with storage.explained(file):
-        return Seals(db, PARTS) if storage.has_seals(db) else None
+    with database.explained(file):
+        return Seals(db, PARTS) if database.has_seals(db) else None
 
 
 def verify(file: Path, db: sqlite3.Connection, parts: Sequence[str] = tuple(PARTS)) -> None:
@@ -26,7 +26,7 @@ def verify(file: Path, db: sqlite3.Connection, parts: Sequence[str] = tuple(PART
     kept = seals(file, db)
     if kept is None:
         return
-    with storage.explained(file):
+    with database.explained(file):
         db.execute("BEGIN")  # all of one moment, while somebody else may write
         try:
             found = [str(group) for group in kept.damaged(parts)]
@@ -44,7 +44,7 @@ def _bare(db: sqlite3.Connection) -> list[tuple[int]]:
     return [] if saved else db.execute(query).fetchall()
 
 
-def not_written(file: Path, found: Sequence[str]) -> storage.ArchiveCorrupt:
+def not_written(file: Path, found: Sequence[str]) -> database.ArchiveCorrupt:
     """What is said of groups of rows that are not what was written."""
     more = f" and {len(found) - SAID} more" if len(found) > SAID else ""
-    return storage.corrupt(file, f"not what was written: {', '.join(found[:SAID])}{more}")
+    return database.corrupt(file, f"not what was written: {', '.join(found[:SAID])}{more}")

@@ -8,7 +8,7 @@
     final       every loss measured afterwards, on fresh seeds and held-out tasks, and of baselines
     snapshot    the population after a batch, for the last few batches
     timing      seconds a batch; it differs between two runs of one configuration
-    seal        digests of groups of these rows (``tasks/seals.py``), since version 2
+    seal        digests of groups of these rows (``tasks/runs/seals.py``), since version 2
 
 A number that is not finite is a status, never a number: the constraints below refuse it.
 """
@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from search.storage import APPLICATION
-from tasks import seals
-from tasks.seals import Part
+from tasks.runs import seals
+from tasks.runs.database import APPLICATION
+from tasks.runs.seals import Part
 
 VERSION = 2
 SALVAGED = "salvaged"

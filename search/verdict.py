@@ -20,7 +20,7 @@ from search.program import parse
 from search.tables import Final
 from search.vm import Population
 from tasks import scoring
-from tasks.environment import prepare
+from tasks.runs.environment import prepare
 from tasks.scoring import Interval
 from tasks.suites import names, resolve
 from tasks.unroll import SCHEDULES

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from search.serve import ENDINGS, Failure, Function, attempt, failure, load, name_of
-from tasks.files import RunError
+from tasks.runs.files import RunError
 from tasks.user_code import imports
 
 ROOT = str(Path(__file__).resolve().parents[1])

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.caches import settle_matplotlib
 from tasks.checks import positive
-from tasks.files import save_bytes
 from tasks.page import label
+from tasks.runs.caches import settle_matplotlib
+from tasks.runs.files import save_bytes
 from tasks.trace import trace
 from tasks.types import Task, UpdateRule
 from tasks.unroll import advance, start

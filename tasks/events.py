@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tasks.files import writable
+from tasks.runs.files import writable
 
 
 class Events:

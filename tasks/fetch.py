@@ -26,7 +26,7 @@ import numpy as np
 
 from tasks.checks import meant, one_of
 from tasks.commands.parser import Arguments, parser
-from tasks.files import save_bytes
+from tasks.runs.files import save_bytes
 
 
 class DataMissing(OSError):

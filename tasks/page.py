@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from tasks.caches import settle_matplotlib
 from tasks.checks import printable
-from tasks.files import RunError, save_bytes, save_text, writable
+from tasks.runs.caches import settle_matplotlib
+from tasks.runs.files import RunError, save_bytes, save_text, writable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
 """Told apart by most colour-blind readers (Okabe and Ito), darkest first."""

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from tasks import environment, figures, metric_tables, statistics
+from tasks import figures, metric_tables, statistics
 from tasks.bench import TIMED
 from tasks.evaluation import measured as measured_in
 from tasks.evaluation import reference as compared_with
 from tasks.page import Page, Part, Program, Section, Table, Tiles
 from tasks.results import Results
+from tasks.runs import environment
 from tasks.scoring import LEAST, Interval
 from tasks.seeds import TUNING_SEED
 from tasks.statistics import Measured, Standing

@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
-from tasks import database, files, seals
-from tasks.database import WAIT
-from tasks.files import DiskFull, RunError
-from tasks.nesting import from_json
-from tasks.seals import Part, Seals
+from tasks.runs import files, seals, sqlite_errors
+from tasks.runs.files import DiskFull, RunError
+from tasks.runs.nesting import from_json
+from tasks.runs.seals import Part, Seals
+from tasks.runs.sqlite_errors import WAIT
 
 APPLICATION = 0x6C326F01
 VERSION = 2
@@ -111,7 +111,7 @@ class Results:
             with _explained(file):
                 self._db = self._opened("ro" if readonly else "rwc")
             self._seals = self._checked(readonly)
-            self._identity = database.identity(file)
+            self._identity = sqlite_errors.identity(file)
         except BaseException:
             self._close()
             raise
@@ -160,7 +160,7 @@ class Results:
 
     def __exit__(self, kind: Any, error: BaseException | None, *trace: object) -> None:
         self._close()
-        if self._seals is None and isinstance(error, database.NONSENSE):
+        if self._seals is None and isinstance(error, sqlite_errors.NONSENSE):
             raise _damaged(self.file, f"{type(error).__name__}: {error}") from error
 
     def _close(self) -> None:
@@ -241,7 +241,7 @@ class Results:
                 if self._seals is not None:
                     self._seals.touch(part, *key)
                     self._seals.write()
-                database.same(self.file, self._identity)
+                sqlite_errors.same(self.file, self._identity)
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
@@ -257,7 +257,7 @@ class Results:
 def _explained(file: Path) -> Iterator[None]:
     """Raise what SQLite says about ``file`` in one line."""
     try:
-        with database.explained(file, partial(_damaged, file)):
+        with sqlite_errors.explained(file, partial(_damaged, file)):
             yield
     except DiskFull:
         raise
@@ -268,7 +268,7 @@ def _explained(file: Path) -> Iterator[None]:
 
 
 def _damaged(file: Path, what: str) -> ResultsError:
-    if what == database.NO_DATABASE:
+    if what == sqlite_errors.NO_DATABASE:
         return ResultsError(f"{file}: not a results file, or one that is damaged ({what})")
     return ResultsError(
         f"{file}: damaged ({what}); left as it is: restore it from a copy, or begin another one "

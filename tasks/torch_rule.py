@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from tasks.alone import Alone, Needs, undisturbed
 from tasks.checks import meant
-from tasks.environment import own_defaults
+from tasks.runs.environment import own_defaults
 from tasks.types import HOST, Params, State, StepInfo, Unusable
 from tasks.user_code import imports
 from tasks.user_code.imports import imported

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from l2o.cli import COMMANDS, command, main
-from tasks.interrupt import Interrupted
+from tasks.runs.interrupt import Interrupted
 
 
 def refused(capsys, *arguments: str) -> str:

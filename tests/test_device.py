@@ -27,9 +27,9 @@ from search.zoo import ZOO
 from tasks import graphs, unroll
 from tasks.chunks import in_chunks
 from tasks.datasets import help_text
-from tasks.environment import check_device, prepare
 from tasks.mlp import MLP
 from tasks.quadratic import Quadratic
+from tasks.runs.environment import check_device, prepare
 from tasks.torch_rule import TorchRule
 from tasks.transformer import Transformer
 from tasks.types import Inner, Task, UpdateRule

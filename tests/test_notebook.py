@@ -16,7 +16,7 @@ import l2o
 import search
 from search.archive import open_existing
 from tasks.commands import notebook
-from tasks.files import RunExists
+from tasks.runs.files import RunExists
 from tests.search import tiny_suites
 
 ROOT = Path(__file__).parents[1]

@@ -29,9 +29,9 @@ from search.config import Config as SearchConfig
 from search.run import begin
 from search.settings import Funnel, Verdict
 from tasks.checks import printable
-from tasks.files import RunError, lock
 from tasks.page import Figure, Page, Section, drawing, write
 from tasks.plain import Console
+from tasks.runs.files import RunError, lock
 
 HOSTILE = "x[/red][bold]<script>alert(1)</script>$\\frac$"
 STEERING = "\x1b]0;owned\x07\u202e"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks import caches
+from tasks.runs import caches
 
 WIDTH = 272
 """Elements of a block. Not a power of two: rows would compete for the same places in the cache."""

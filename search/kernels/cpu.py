@@ -17,7 +17,7 @@ from torch import Tensor
 
 from search.assemble import CONSTANT, LR, STATES, G, T, Table, W
 from search.ops import OPS, Kind
-from tasks import caches
+from tasks.runs import caches
 from tasks.types import Layout
 
 CHUNK = 4096

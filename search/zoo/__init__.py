@@ -24,7 +24,7 @@ from search.zoo.entry import Entry
 from search.zoo.lions import LIONS
 from search.zoo.literature import LITERATURE
 from tasks.checks import meant
-from tasks.files import SHIPPED
+from tasks.runs.files import SHIPPED
 
 ZOO: Mapping[str, Entry] = MappingProxyType(
     {entry.name: entry for entry in (*CLASSICS, *LITERATURE, *LIONS)}

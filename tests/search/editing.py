@@ -7,7 +7,7 @@ from pathlib import Path
 
 from search.archive import FILE
 from search.tables import PARTS
-from tasks.seals import Seals
+from tasks.runs.seals import Seals
 
 
 @contextmanager

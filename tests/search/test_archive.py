@@ -19,10 +19,10 @@ import pytest
 from search.archive import Archive, create, open_existing
 from search.history import history
 from search.salvage import salvage
-from search.storage import ArchiveCorrupt, ArchiveError, ArchiveNewer, NotARun
 from search.tables import FATES, PARTS, Evaluation, Final, Snapshot
-from tasks.files import DiskFull, NotWritable, RunBusy, RunExists, save_text
-from tasks.seals import digest as digest_of
+from tasks.runs.database import ArchiveCorrupt, ArchiveError, ArchiveNewer, NotARun
+from tasks.runs.files import DiskFull, NotWritable, RunBusy, RunExists, save_text
+from tasks.runs.seals import digest as digest_of
 from tests.search.editing import damaged, older
 
 CONFIG = {"seed": 7, "preset": {"steps": [100, 400]}, "device": "cpu"}

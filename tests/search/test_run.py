@@ -35,9 +35,9 @@ from search.verdict import Trial, judge, standings
 from search.view import View
 from search.workers import Inline
 from search.zoo import ZOO
-from tasks.files import RunError, RunExists
-from tasks.interrupt import Interrupted
 from tasks.plain import Console
+from tasks.runs.files import RunError, RunExists
+from tasks.runs.interrupt import Interrupted
 from tests.search.editing import rewritten
 
 HERE = Path(__file__).parent
@@ -302,7 +302,7 @@ def test_the_search_shows_what_the_archive_has(tmp_path, monkeypatch):
 
 def test_trials_run_where_the_search_does(finished, monkeypatch):
     jobs: Any = Inline(lambda context: lambda job: None, None)
-    monkeypatch.setattr("tasks.environment.check_device", lambda device: None)
+    monkeypatch.setattr("tasks.runs.environment.check_device", lambda device: None)
     monkeypatch.setattr(jobs, "completed", lambda timeout: iter(()))
     monkeypatch.setattr("search.timetable._pace", lambda config: 1e-9)
     config = replace(CONFIG, funnel=replace(CONFIG.funnel, device="cuda"))

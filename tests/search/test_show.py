@@ -14,11 +14,11 @@ from search.judged import one_rule
 from search.program import parse
 from search.report import page
 from search.show import _percent, lineage, render, summary
-from search.storage import ArchiveError
 from search.tables import Final
 from search.verdict import as_data, standings
 from tasks.page import Table
 from tasks.plain import Console
+from tasks.runs.database import ArchiveError
 
 SIGN = """def update(w, g, m, v):
     m = interp(g, m, 0.9)

@@ -12,7 +12,7 @@ import pytest
 
 from search.serve import DeviceLost, Failure
 from search.workers import Executor, Inline, Processes, executor
-from tasks.files import RunError
+from tasks.runs.files import RunError
 
 JOBS = f"{Path(__file__).with_name('worker_jobs.py')}:build"
 PATIENCE = 60.0

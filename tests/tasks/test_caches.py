@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import caches, fetch
+from tasks import fetch
+from tasks.runs import caches
 
 ROOT = Path(__file__).parents[2]
 SOMEBODY = 54321
@@ -17,7 +18,7 @@ LOADS = """
 import search.kernels.cpu, l2o.kernels.compiled, tasks.page, os
 with tasks.page.drawing() as (figure, axes):
     axes.plot([0, 1])
-assert tasks.caches.kept()
+assert tasks.runs.caches.kept()
 print(os.environ["NUMBA_CACHE_DIR"], os.environ["MPLCONFIGDIR"])
 """
 

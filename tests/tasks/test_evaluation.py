@@ -15,11 +15,11 @@ from tasks.cards import card, digest, fingerprint
 from tasks.composite import Lasso
 from tasks.datasets import digits
 from tasks.evaluation import Plan, evaluate, measured
-from tasks.files import new_directory
 from tasks.mlp import MLP
 from tasks.mup import mup
 from tasks.quadratic import Quadratic
 from tasks.results import Results, ResultsError, Run, Study
+from tasks.runs.files import new_directory
 from tasks.scoring import Setting
 from tasks.seeds import TUNING_SEED
 from tasks.spaces import LEARNED, WRITTEN, Space
@@ -441,7 +441,7 @@ def test_results_are_read_where_nothing_can_be_written(tmp_path, monkeypatch):
     """No journal can be made there: a directory of somebody else's, a read-only disk."""
     with Results(tmp_path / "r.sqlite") as results:
         results.add(STUDY, [RUN])
-    monkeypatch.setattr("tasks.files.os.access", lambda *_: False)
+    monkeypatch.setattr("tasks.runs.files.os.access", lambda *_: False)
     with Results(tmp_path / "r.sqlite", readonly=True) as results:
         assert results.count() == 1
     assert [path.name for path in tmp_path.iterdir()] == ["r.sqlite"]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tasks.events import Events
-from tasks.files import DiskFull, NotWritable
+from tasks.runs.files import DiskFull, NotWritable
 
 
 def read(folder: Path) -> EventAccumulator:

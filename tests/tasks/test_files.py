@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.files import NotWritable, abandoned, new_directory, save_bytes
+from tasks.runs.files import NotWritable, abandoned, new_directory, save_bytes
 
 KILLED = {
     "file": "files.save_bytes(Path('card.json'), b'x' * 100)",

@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from tasks import wording
-from tasks.files import DiskFull
 from tasks.page import Figure, Page, Program, Section, Table, Tiles, drawing, html, label, write
+from tasks.runs.files import DiskFull
 from tasks.scoring import Interval
 
 NASTY = '<script>alert("&")</script>'

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from tasks.nesting import from_json
+from tasks.runs.nesting import from_json
 
 DIGESTS = "digests"
 FACTS = "facts"

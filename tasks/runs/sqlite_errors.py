@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.checks import printable
-from tasks.files import NotWritable, RunBusy, RunError, full
+from tasks.runs.files import NotWritable, RunBusy, RunError, full
 
 WAIT = 30.0
 """Seconds to wait for a lock somebody else holds on the database, such as its shell."""

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from shlex import quote
 
-from tasks import database, files
-from tasks.database import WAIT, Damaged
-from tasks.files import RunError
+from tasks.runs import sqlite_errors, files
+from tasks.runs.sqlite_errors import WAIT, Damaged
+from tasks.runs.files import RunError
 
 APPLICATION = 0x6C326F00  # "l2o" in the file's header: an SQLite file is not yet an archive
 
@@ -37,8 +37,8 @@ class ArchiveNewer(ArchiveError):
 
 
 def explained(file: Path) -> AbstractContextManager[None]:
-    """Raise what SQLite says about ``file`` as RunErrors (``tasks/database.py``)."""
-    return database.explained(file, partial(corrupt, file))
+    """Raise what SQLite says about ``file`` as RunErrors (``tasks/runs/sqlite_errors.py``)."""
+    return sqlite_errors.explained(file, partial(corrupt, file))
 
 
 def corrupt(file: Path, what: str) -> ArchiveCorrupt:
