@@ -20,7 +20,7 @@ from pathlib import Path
 from l2o.failures import explained
 from tasks.checks import meant
 from tasks.commands.parser import Arguments, Command, Parser, parser
-from tasks.plain import Console, in_plain_words
+from tasks.display.plain import Console, in_plain_words
 from tasks.runs.interrupt import Interrupted
 
 COMMANDS: dict[str, tuple[str, str]] = {

@@ -20,8 +20,8 @@ from l2o.ranks import Ranks, joined
 from l2o.small_fc import SmallFC
 from tasks.checks import inside, meant
 from tasks.commands.parser import KEPT, Arguments, made, parser, preset
+from tasks.display.plain import Console
 from tasks.mup import has_width
-from tasks.plain import Console
 from tasks.runs import files
 from tasks.runs.environment import check_device
 from tasks.runs.files import or_shipped, resuming

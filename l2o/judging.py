@@ -16,8 +16,8 @@ from rich.table import Table
 from l2o.rules import called, entrants
 from tasks import cards, evaluation, metric_tables, statistics
 from tasks.commands.parser import Arguments, parser
+from tasks.display.plain import Console
 from tasks.evaluation import Plan
-from tasks.plain import Console
 from tasks.results import Results
 from tasks.runs.environment import environment, prepare
 from tasks.runs.files import save_text

@@ -12,8 +12,8 @@ from l2o.held_out import SEED
 from l2o.meta_config import Config
 from l2o.meta_run import Saved
 from tasks.averages import mean, over_tasks
-from tasks.figures import sparse_ticks
-from tasks.page import COLOURS, GREY, Figure, Part, Table, drawing, label
+from tasks.display.page import Part, Table
+from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
 from tasks.scoring import Interval
 from tasks.wording import distance
 

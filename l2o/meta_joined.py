@@ -17,7 +17,8 @@ import numpy as np
 from l2o import checkpoint, meta_run
 from l2o.meta_config import Config
 from l2o.meta_curves import adam_at, against_adam
-from tasks.page import COLOURS, GREY, Figure, Page, Part, Section, Table, Tiles, drawing, label
+from tasks.display.page import Page, Part, Section, Table, Tiles
+from tasks.display.plots import COLOURS, GREY, Figure, drawing, label
 from tasks.scoring import Interval
 from tasks.wording import change, duration, per_cent
 

@@ -35,23 +35,11 @@ from l2o.tuned import TunedAdam
 from tasks.averages import mean, over_tasks, within
 from tasks.bench import marks
 from tasks.coordinates import Coordinates, coordinate_check
-from tasks.figures import band, loss_axis, sparse_ticks
+from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
+from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
+from tasks.figures import band, loss_axis
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, update_multiplier
-from tasks.page import (
-    COLOURS,
-    GREY,
-    Figure,
-    Page,
-    Part,
-    Program,
-    Section,
-    Table,
-    Tiles,
-    drawing,
-    label,
-)
-from tasks.runs import environment
 from tasks.scoring import Interval, compare
 from tasks.statistics import log_ratios
 from tasks.types import Task, UpdateRule
@@ -322,7 +310,7 @@ def _facts(run_dir: Path, facts: dict[str, Any]) -> list[Part]:
             json.dumps({"optimizer": optimizer} | facts["config"], indent=2),
             f"all settings (seed {facts['config']['seed']})",
         ),
-        environment.table([facts["environment"]]),
+        table([facts["environment"]]),
         "To run it again and compare every number:",
         Program(f"l2o reproduce {quote(str(run_dir))}"),
     ]

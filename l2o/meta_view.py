@@ -10,9 +10,9 @@ from typing import NamedTuple
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from tasks.events import Events
-from tasks.live import LiveView
-from tasks.plain import Console
+from tasks.display.events import Events
+from tasks.display.live import LiveView
+from tasks.display.plain import Console
 
 
 class Progress(NamedTuple):

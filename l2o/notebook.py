@@ -21,7 +21,7 @@ from l2o.meta_view import Progress, View
 from l2o.ranks import Ranks, joined
 from l2o.use import Learned
 from tasks.commands import notebook
-from tasks.plain import Console
+from tasks.display.plain import Console
 from tasks.runs.interrupt import Interrupted
 from tasks.user_code.imports import Trusted, agreed
 

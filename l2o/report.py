@@ -10,7 +10,7 @@ from shlex import quote
 from l2o import meta_joined, meta_report, meta_run
 from tasks import report as evaluations
 from tasks.commands.parser import Arguments, named, parser
-from tasks.page import FORMATS, Page, replaceable, write
+from tasks.display.page import FORMATS, Page, replaceable, write
 from tasks.results import Results
 
 

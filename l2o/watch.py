@@ -13,7 +13,7 @@ from l2o.meta_config import Config
 from l2o.meta_run import Saved
 from l2o.meta_view import Progress, View
 from l2o.training import learning_rate
-from tasks.plain import Console
+from tasks.display.plain import Console
 from tasks.wording import duration
 
 SEEN = ("step", "skipped", "norm", "losses")

@@ -35,7 +35,7 @@ from search.vm import Population
 from search.workers import Executor, Inline, executor
 from search.zoo import ZOO, with_states
 from tasks.datasets import help_text
-from tasks.plain import Console
+from tasks.display.plain import Console
 from tasks.rng import draw
 from tasks.suites import Entry, Suite, proxy
 from tasks.transformer import Transformer

@@ -43,7 +43,7 @@ from search.vm import Population
 from search.workers import Executor, executor
 from search.zoo import lookup
 from tasks import unroll
-from tasks.plain import Console
+from tasks.display.plain import Console
 
 IN_A_JOB = (
     (unroll, "derivatives", "gradient"),

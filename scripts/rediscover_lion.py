@@ -58,7 +58,7 @@ from search.simplify import simplify
 from search.verdict import standings
 from search.view import View, clock
 from search.zoo import lookup
-from tasks.plain import Console
+from tasks.display.plain import Console
 from tasks.runs.environment import environment
 from tasks.runs.files import save_text
 from tasks.runs.interrupt import Interrupted

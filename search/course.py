@@ -16,7 +16,8 @@ from search.judged import titles
 from search.program import parse, to_text
 from search.show import TITLES
 from search.tables import Record
-from tasks.page import COLOURS, GREY, Figure, Part, drawing
+from tasks.display.page import Part
+from tasks.display.plots import COLOURS, GREY, Figure, drawing
 from tasks.scoring import Interval
 from tasks.wording import change, duration
 

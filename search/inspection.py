@@ -14,7 +14,7 @@ from search.rules import load, rule
 from search.salvage import salvage
 from search.zoo.entry import Entry
 from tasks.commands.parser import Arguments, named, parser
-from tasks.plain import Console
+from tasks.display.plain import Console
 from tasks.runs import files
 
 EXACT_SECONDS, SECONDS = 10.0, 900.0

@@ -21,7 +21,8 @@ from search.judged import gap, ruling
 from search.loop import fates
 from search.show import kind
 from search.tables import Record
-from tasks.page import COLOURS, Figure, Page, Part, Program, Section, Table, Tiles, drawing, label
+from tasks.display.page import Page, Part, Program, Section, Table, Tiles
+from tasks.display.plots import COLOURS, Figure, drawing, label
 from tasks.scoring import Interval
 from tasks.wording import change, duration, per_cent
 

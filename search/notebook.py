@@ -20,9 +20,9 @@ from search.config import Config
 from search.history import front, trimmed
 from search.view import Progress, View
 from search.zoo.entry import Entry
-from tasks import page
 from tasks.commands import notebook
-from tasks.plain import Console
+from tasks.display import page
+from tasks.display.plain import Console
 from tasks.runs.interrupt import Interrupted
 from tasks.user_code.imports import Trusted, agreed
 

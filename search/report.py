@@ -28,8 +28,8 @@ from search.loop import fates
 from search.show import CHOSE, TITLES, kind, lineage, named
 from search.tables import Record
 from search.verdict import standings
-from tasks.page import COLOURS, GREY, Figure, Page, Part, Program, Section, Table, Tiles, drawing
-from tasks.runs import environment
+from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
+from tasks.display.plots import COLOURS, GREY, Figure, drawing
 from tasks.suites import SUITES
 from tasks.wording import change, count, distance, duration, interval, per_cent
 
@@ -234,7 +234,7 @@ def _facts(archive: Archive, facts: dict[str, Any]) -> list[Part]:
     return [
         Program("\n".join(facts["config"]["start"]), "the programs it started from"),
         Program(config, f"all settings (seed {facts['config']['seed']})"),
-        environment.table([facts.get("environment", {})]),
+        table([facts.get("environment", {})]),
         "To run it again and compare every row:",
         Program(f"l2o reproduce {quote(str(archive.run_dir))}"),
     ]

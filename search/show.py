@@ -26,7 +26,7 @@ from search.program import parse, to_text
 from search.tables import Record
 from search.verdict import as_data
 from search.view import clock
-from tasks.plain import Console
+from tasks.display.plain import Console
 from tasks.scoring import REFERENCE_DIVERGED
 from tasks.wording import LARGE, as_factor
 

@@ -17,9 +17,9 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 
-from tasks.events import Events
-from tasks.live import LiveView
-from tasks.plain import Console
+from tasks.display.events import Events
+from tasks.display.live import LiveView
+from tasks.display.plain import Console
 
 
 @dataclass(frozen=True)

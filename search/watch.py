@@ -14,7 +14,7 @@ from search.config import BASELINES
 from search.loop import fates
 from search.program import parse, to_text
 from search.view import Progress, View
-from tasks.plain import Console
+from tasks.display.plain import Console
 
 
 def follow(run_dir: Path, every: float, console: Console) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from tasks.checks import positive
-from tasks.page import label
+from tasks.display.plots import label
 from tasks.runs.caches import settle_matplotlib
 from tasks.runs.files import save_bytes
 from tasks.trace import trace

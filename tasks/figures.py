@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tasks import statistics
-from tasks.page import COLOURS, GREY, Figure, drawing, label
+from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
 from tasks.scoring import FLOOR
 from tasks.seeds import TUNING_SEED
 from tasks.statistics import Measured, Standing
@@ -94,19 +94,6 @@ def loss_axis(axes: Any, losses: np.ndarray, top: float) -> None:
     axes.set_ylim(low / 1.05, top * 1.1)
     sparse_ticks(axes.yaxis)
     axes.set_ylabel("validation loss")
-
-
-def sparse_ticks(axis: Any) -> None:
-    """Plain numbers on a logarithmic axis that is drawn: a few, whatever its range."""
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
-
-    low, high = axis.get_view_interval()
-    if high / low < 5:
-        axis.set_major_locator(MaxNLocator(5))
-    else:
-        axis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 30 else (1.0, 2.0, 3.0, 5.0)))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def budget(measured: Measured, table: Sequence[Standing], names: dict[str, str]) -> Figure:

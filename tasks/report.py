@@ -11,11 +11,11 @@ import numpy as np
 
 from tasks import figures, metric_tables, statistics
 from tasks.bench import TIMED
+from tasks.display import page
+from tasks.display.page import Page, Part, Program, Section, Table, Tiles
 from tasks.evaluation import measured as measured_in
 from tasks.evaluation import reference as compared_with
-from tasks.page import Page, Part, Program, Section, Table, Tiles
 from tasks.results import Results
-from tasks.runs import environment
 from tasks.scoring import LEAST, Interval
 from tasks.seeds import TUNING_SEED
 from tasks.statistics import Measured, Standing
@@ -357,5 +357,5 @@ def _facts(results: Results, measured: Measured, facts: dict[str, Any]) -> list[
         "ranking names, "
         f"and measured on the seeds {measured.seeds[0]} to {measured.seeds[-1]}. Made by:",
         Program(shlex.join(facts.get("command", []))),
-        environment.table(facts.get("environments", [])),
+        page.table(facts.get("environments", [])),
     ]

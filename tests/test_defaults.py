@@ -49,13 +49,13 @@ from tasks.cards import digest, fingerprint
 from tasks.composite import Lasso, SparseLogistic
 from tasks.conv import Conv
 from tasks.datasets import breast_cancer, diabetes, digits, help_text
+from tasks.display.plain import Console
 from tasks.evaluation import Plan, evaluate
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP
 from tasks.module import ModuleTask
 from tasks.mup import mup, param_groups
 from tasks.optimizer import RuleOptimizer
-from tasks.plain import Console
 from tasks.quadratic import Quadratic
 from tasks.results import Results, Study
 from tasks.suites import Entry

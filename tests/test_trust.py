@@ -29,8 +29,9 @@ from search.config import Config as SearchConfig
 from search.run import begin
 from search.settings import Funnel, Verdict
 from tasks.checks import printable
-from tasks.page import Figure, Page, Section, drawing, write
-from tasks.plain import Console
+from tasks.display.page import Page, Section, write
+from tasks.display.plain import Console
+from tasks.display.plots import Figure, drawing
 from tasks.runs.files import RunError, lock
 
 HOSTILE = "x[/red][bold]<script>alert(1)</script>$\\frac$"

@@ -28,7 +28,7 @@ from jsonargparse import (
 )
 
 from tasks.checks import inside, meant, plausible
-from tasks.plain import NO_OPTION, in_plain_words
+from tasks.display.plain import NO_OPTION, in_plain_words
 
 Kind = TypeVar("Kind")
 Arguments = Sequence[str]

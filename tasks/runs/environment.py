@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tasks.page import Table
+from tasks.display.page import Table
 
 LIBRARIES = ("l2o", "torch", "numpy", "numba", "scipy", "deap")
 
@@ -93,20 +93,8 @@ def check_device(device: str) -> None:
         raise ValueError(f"device: got {device!r}, which does not work: {reason}") from error
 
 
-def table(found: Sequence[Mapping[str, Any]]) -> Table:
-    """Versions, machine and commit: a column for each environment that something was made in."""
-    names = sorted({name for each in found for name, value in each.items() if value is not None})
-    rows = [(name, *(_value(name, each.get(name)) for each in found)) for name in names]
-    head = [""] if len(found) < 2 else [str(k) for k in range(1, len(found) + 1)]
-    return Table(("environment", *head), rows)
 
 
-def _value(name: str, value: str | None) -> str:
-    if value is None:
-        return "–"
-    if name != "commit":
-        return value
-    return value[:12] + ("… and uncommitted changes" if value.endswith("+") else "…")
 
 
 def _version(library: str) -> str | None:

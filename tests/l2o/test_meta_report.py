@@ -20,8 +20,9 @@ from l2o.meta_view import View
 from l2o.ranks import Ranks
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
+from tasks.display.page import Tiles
+from tasks.display.plots import Figure
 from tasks.mlp import MLP
-from tasks.page import Figure, Tiles
 from tasks.wording import per_cent
 
 CONFIG = Config(

@@ -38,7 +38,7 @@ from l2o.small_fc import SmallFC
 from l2o.training import Training, learning_rate
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
-from tasks.plain import Console
+from tasks.display.plain import Console
 
 TINY = Distribution(widths=(4, 6), batch_size=8)
 CONFIG = Config(

@@ -22,7 +22,7 @@ from search.settings import Funnel, Settings, Verdict
 from search.view import View
 from search.watch import progress
 from search.zoo import ZOO
-from tasks.page import Figure
+from tasks.display.plots import Figure
 from tests.search.editing import damaged, rewritten
 
 HERE = Path(__file__).parent

@@ -35,7 +35,7 @@ from search.verdict import Trial, judge, standings
 from search.view import View
 from search.workers import Inline
 from search.zoo import ZOO
-from tasks.plain import Console
+from tasks.display.plain import Console
 from tasks.runs.files import RunError, RunExists
 from tasks.runs.interrupt import Interrupted
 from tests.search.editing import rewritten
@@ -59,7 +59,7 @@ DRIVER = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from tasks.plain import Console
+from tasks.display.plain import Console
 from search.archive import open_existing
 from search.run import proceed
 from search.view import View

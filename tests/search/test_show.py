@@ -16,8 +16,8 @@ from search.report import page
 from search.show import _percent, lineage, render, summary
 from search.tables import Final
 from search.verdict import as_data, standings
-from tasks.page import Table
-from tasks.plain import Console
+from tasks.display.page import Table
+from tasks.display.plain import Console
 from tasks.runs.database import ArchiveError
 
 SIGN = """def update(w, g, m, v):

@@ -15,8 +15,8 @@ from tasks.runs import caches
 ROOT = Path(__file__).parents[2]
 SOMEBODY = 54321
 LOADS = """
-import search.kernels.cpu, l2o.kernels.compiled, tasks.page, os
-with tasks.page.drawing() as (figure, axes):
+import search.kernels.cpu, l2o.kernels.compiled, tasks.display.page, os
+with tasks.display.plots.drawing() as (figure, axes):
     axes.plot([0, 1])
 assert tasks.runs.caches.kept()
 print(os.environ["NUMBA_CACHE_DIR"], os.environ["MPLCONFIGDIR"])

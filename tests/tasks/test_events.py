@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tasks.events import Events
+from tasks.display.events import Events
 from tasks.runs.files import DiskFull, NotWritable
 
 

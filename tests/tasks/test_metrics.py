@@ -14,9 +14,9 @@ from tasks import report as reports
 from tasks.bench import Entrant
 from tasks.cards import fingerprint
 from tasks.datasets import digits
+from tasks.display.page import Table
 from tasks.evaluation import Plan
 from tasks.module import ModuleTask
-from tasks.page import Table
 from tasks.results import Results
 from tasks.suites import Entry, resolve
 from tasks.torch_rule import TorchRule

@@ -10,7 +10,8 @@ from html.parser import HTMLParser
 import pytest
 
 from tasks import wording
-from tasks.page import Figure, Page, Program, Section, Table, Tiles, drawing, html, label, write
+from tasks.display.page import Page, Program, Section, Table, Tiles, html, write
+from tasks.display.plots import Figure, drawing, label
 from tasks.runs.files import DiskFull
 from tasks.scoring import Interval
 

@@ -10,55 +10,18 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import product
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from tasks.checks import printable
-from tasks.runs.caches import settle_matplotlib
+from tasks.display.plots import Figure, svg
 from tasks.runs.files import RunError, save_bytes, save_text, writable
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#4D4D4D")
-"""Told apart by most colour-blind readers (Okabe and Ito), darkest first."""
-GREY = "#8A8A8A"
-NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What a drawing as text cannot hold."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
-SIZE = (4.6, 3.1)
-"""Inches. Narrow, so that 8-point text is still 8 points on a phone."""
-STYLE: Any = {
-    "font.size": 8.5,
-    "font.family": "sans-serif",
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#666666",
-    "axes.grid": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.6,
-    "legend.framealpha": 0.85,
-    "legend.edgecolor": "none",
-    "legend.fontsize": 7.5,
-    "lines.linewidth": 1.6,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "l2o",
-}
-
-
-@dataclass(frozen=True)
-class Figure:
-    """``drawing``: a matplotlib figure; ``hover``: what pointing at the artist with that ``gid``
-    shows; ``name``: of the PNG file, without its ending."""
-
-    name: str
-    drawing: Any
-    caption: str
-    hover: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,24 +64,6 @@ class Page:
     lead: str
     sections: Sequence[Section]
     remade_by: str
-
-
-@contextmanager
-def drawing(size: tuple[float, float] = SIZE) -> Iterator[tuple[Any, Any]]:
-    """Yields a matplotlib (figure, axes) to draw on in the style of the reports."""
-    settle_matplotlib()
-    import matplotlib
-    from matplotlib.figure import Figure as Drawing
-
-    with matplotlib.rc_context(STYLE):
-        figure = Drawing(figsize=size, layout="constrained")
-        yield figure, figure.subplots()
-
-
-def label(name: str) -> str:
-    """``name`` as matplotlib shows it letter by letter: no formula, and not left out of legends."""
-    hidden = "\N{ZERO WIDTH SPACE}" if name.startswith("_") else ""
-    return hidden + printable(name).replace("$", r"\$")
 
 
 DOCTYPE = "<!doctype html>"
@@ -243,38 +188,6 @@ _RENDERERS: dict[type, Callable[[Any], str]] = {
 }
 
 
-def svg(figure: Figure) -> str:
-    """The drawing as an SVG element of flexible width, with a tooltip for each ``hover``."""
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.drawing.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    space = "http://www.w3.org/2000/svg"
-    ElementTree.register_namespace("", space)
-    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
-    root = ElementTree.fromstring(NO_XML.sub("\N{REPLACEMENT CHARACTER}", buffer.getvalue()))
-    for metadata in root.findall(f"{{{space}}}metadata"):
-        root.remove(metadata)
-    for name in ("width", "height"):
-        root.attrib.pop(name)
-    root.set("role", "img")
-    root.set("aria-label", printable(figure.caption))
-    for element in list(root.iter()):
-        if element.get("id") in figure.hover:
-            tip = ElementTree.Element(f"{{{space}}}title")
-            tip.text = printable(figure.hover[str(element.get("id"))])
-            element.insert(0, tip)
-    return _own_ids(ElementTree.tostring(root, encoding="unicode"), figure.name)
-
-
-def _own_ids(text: str, name: str) -> str:
-    """Prefix every id with the figure's name: those of two figures must differ in one page."""
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r"url\(#", f"url(#{name}-", text)
-    return re.sub(r'href="#', f'href="#{name}-', text)
-
-
 CSS = """
 :root { --ink: #1d1d1f; --soft: #5c5c61; --line: #dedee2; --tint: #f5f5f7; --accent: #0072b2; }
 * { box-sizing: border-box; }
@@ -319,3 +232,19 @@ footer { margin-top: 2.5rem; color: var(--soft); font-size: .82rem; overflow-wra
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 }
 """
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Versions, machine and commit: a column for each environment that something was made in."""
+    names = sorted({name for each in found for name, value in each.items() if value is not None})
+    rows = [(name, *(_value(name, each.get(name)) for each in found)) for name in names]
+    head = [""] if len(found) < 2 else [str(k) for k in range(1, len(found) + 1)]
+    return Table(("environment", *head), rows)
+
+
+def _value(name: str, value: str | None) -> str:
+    if value is None:
+        return "–"
+    if name != "commit":
+        return value
+    return value[:12] + ("… and uncommitted changes" if value.endswith("+") else "…")

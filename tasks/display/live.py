@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
-from tasks.plain import Console
+from tasks.display.plain import Console
 
 LINE_EVERY = 10.0
 """Seconds between log lines where there is no terminal."""
