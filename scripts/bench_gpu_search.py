@@ -32,10 +32,12 @@ from search.program import Program, parse, to_text
 from search.settings import Funnel, Mutation, Settings
 from search.view import View
 from search.vm import Population
-from search.workers import Executor, Inline, executor
 from search.zoo import ZOO, with_states
 from tasks.datasets import help_text
 from tasks.display.plain import Console
+from tasks.executors.base import Executor
+from tasks.executors.inline import Inline
+from tasks.executors.named import executor
 from tasks.rng import draw
 from tasks.suites import Entry, Suite, proxy
 from tasks.transformer import Transformer

@@ -36,14 +36,14 @@ from search.evaluate import Evaluator, Job, calibrate
 from search.evolve import Evolution
 from search.loop import Search, fates
 from search.program import parse, to_text
-from search.serve import Failure
 from search.settings import Funnel
 from search.view import View
 from search.vm import Population
-from search.workers import Executor, executor
 from search.zoo import lookup
 from tasks import unroll
 from tasks.display.plain import Console
+from tasks.executors.base import Executor, Failure
+from tasks.executors.named import executor
 
 IN_A_JOB = (
     (unroll, "derivatives", "gradient"),

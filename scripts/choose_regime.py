@@ -39,12 +39,12 @@ import torch
 
 from search.kind import classify
 from search.program import Program, Statement, parse, to_text
-from search.serve import Failure
 from search.vm import Population
-from search.workers import Executor, executor
 from search.zoo import ZOO
 from tasks.cards import digest
 from tasks.datasets import python_source
+from tasks.executors.base import Executor, Failure
+from tasks.executors.named import executor
 from tasks.runs.environment import environment, prepare
 from tasks.runs.files import save_text
 from tasks.scoring import FRESH_SEEDS, finite, interval

@@ -31,8 +31,8 @@ from rediscover_table import CONSTANTS
 from search.program import to_text
 from search.tables import Final
 from search.verdict import Trial, standings
-from search.workers import executor
 from search.zoo import lookup
+from tasks.executors.named import executor
 from tasks.runs.files import save_text
 from tasks.suites import names, resolve
 

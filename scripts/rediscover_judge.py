@@ -20,11 +20,11 @@ from search.evolve import Candidate
 from search.kind import kind_of
 from search.program import parse, to_text
 from search.run import trials
-from search.serve import Failure
 from search.tables import Final
 from search.verdict import Standing, Trial, judge, standings
-from search.workers import executor
 from search.zoo import lookup
+from tasks.executors.base import Failure
+from tasks.executors.named import executor
 from tasks.runs.files import save_text
 
 SEEDS = 10

@@ -23,12 +23,11 @@ from search.evaluate import Calibration, Fate, Outcome
 from search.evolve import Batch, Candidate, Evolution
 from search.history import front, trimmed
 from search.program import parse, to_text
-from search.serve import Failure
 from search.signature import signatures
 from search.tables import Evaluation, Record
 from search.view import Curves, Progress, View
-from search.workers import Executor
 from tasks.cards import flops
+from tasks.executors.base import Executor, Failure
 from tasks.runs.files import RunError
 from tasks.runs.interrupt import Interrupted
 

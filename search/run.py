@@ -32,18 +32,18 @@ from search.loop import Enough, Search
 from search.mutate import mutate, random_program
 from search.ops import ProgramError
 from search.program import parse, to_text
-from search.serve import Failure
 from search.settings import Funnel
 from search.tables import SALVAGED
 from search.timetable import DROPPED, Timetable
 from search.verdict import Trial, judge, standings
 from search.view import Curves, View, clock
 from search.vm import Population
-from search.workers import Executor, executor
 from search.zoo import lookup
 from tasks import scoring
 from tasks.cards import fingerprint
 from tasks.checks import inside
+from tasks.executors.base import Executor, Failure
+from tasks.executors.named import executor
 from tasks.runs.environment import environment, prepare
 from tasks.runs.files import RunError
 from tasks.runs.interrupt import Interrupted, polite

@@ -13,7 +13,7 @@ import pytest
 from search.run import begin
 from search.tables import Evaluation, Final
 from search.verdict import Standing
-from search.workers import Inline
+from tasks.executors.inline import Inline
 from tasks.results import Results, Run, Study
 from tasks.scoring import FRESH_SEEDS, Interval
 from tasks.suites import names, resolve

@@ -33,9 +33,9 @@ from search.show import summary
 from search.timetable import Timetable
 from search.verdict import Trial, judge, standings
 from search.view import View
-from search.workers import Inline
 from search.zoo import ZOO
 from tasks.display.plain import Console
+from tasks.executors.inline import Inline
 from tasks.runs.files import RunError, RunExists
 from tasks.runs.interrupt import Interrupted
 from tests.search.editing import rewritten

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from search.serve import DeviceLost, Failure
-from search.workers import Executor, Inline, Processes, executor
+from tasks.executors.base import DeviceLost, Executor, Failure
+from tasks.executors.inline import Inline
+from tasks.executors.named import executor
+from tasks.executors.processes import Processes
 from tasks.runs.files import RunError
 
 JOBS = f"{Path(__file__).with_name('worker_jobs.py')}:build"
@@ -261,7 +263,7 @@ def test_arguments_are_checked(arguments: dict[str, Any], message: str) -> None:
 
 DRIVER = """
 import signal
-from search.workers import Processes
+from tasks.executors.processes import Processes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 with Processes({jobs!r}, 1, workers=2) as workers:
     print("driver", flush=True)

@@ -29,16 +29,22 @@ import subprocess
 import sys
 import threading
 import time
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Pipe, wait
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any
 
-from search.serve import ENDINGS, Failure, Function, attempt, failure, load, name_of
+from tasks.executors.base import (
+    ENDINGS,
+    Executor,
+    Failure,
+    Function,
+    failure,
+    name_of,
+)
 from tasks.runs.files import RunError
 from tasks.user_code import imports
 
@@ -53,72 +59,6 @@ JOIN_LIMIT = 5.0
 ONE_THREAD = {
     f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA", "VECLIB_MAXIMUM")
 }
-
-
-class Executor(Protocol):
-    """Runs jobs somewhere. ``busy`` holds the seconds each worker has spent on finished jobs."""
-
-    busy: list[float]
-
-    @abstractmethod
-    def submit(self, job: Any, limit: float = math.inf) -> int:
-        """Queue ``job``; the ticket under which its result will be reported. A worker that has it
-        for longer than ``limit`` seconds may be taken for hung."""
-
-    @abstractmethod
-    def withdraw(self, ticket: int) -> bool:
-        """Take back a job that nobody has begun, which is then never reported. False where somebody
-        has: it is reported as if nothing had been asked."""
-
-    @abstractmethod
-    def completed(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
-        """``(ticket, result)`` as jobs finish, in any order. Ends when nothing is outstanding, or
-        when nothing finished for ``timeout`` seconds. Jobs submitted meanwhile are included."""
-
-    def close(self) -> None:
-        """Stop everything now; outstanding jobs are lost."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-def executor(function: Function, context: Any, workers: int, retries: int = 2) -> Executor:
-    """``workers`` processes, or this one if ``workers`` is 0. Raises ValueError if negative."""
-    if workers < 0:
-        raise ValueError(f"workers: {workers}; must be 0 (run in this process) or more")
-    if workers == 0:
-        return Inline(function, context)
-    return Processes(function, context, workers, retries)
-
-
-class Inline(Executor):
-    """Runs each job in this process when ``completed`` gets to it, in order of submission, and to
-    its end, however long that takes."""
-
-    def __init__(self, function: Function, context: Any) -> None:
-        self._run = (load(function) if isinstance(function, str) else function)(context)
-        self._jobs: dict[int, Any] = {}
-        self._tickets = 0
-        self.busy = [0.0]
-
-    def submit(self, job: Any, limit: float = math.inf) -> int:
-        self._tickets += 1
-        self._jobs[self._tickets] = job
-        return self._tickets
-
-    def withdraw(self, ticket: int) -> bool:
-        return self._jobs.pop(ticket, None) is not None
-
-    def completed(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
-        while self._jobs:
-            ticket = next(iter(self._jobs))
-            start = time.perf_counter()
-            result = attempt(self._run, self._jobs.pop(ticket))
-            self.busy[0] += time.perf_counter() - start
-            yield ticket, result
 
 
 @dataclass
@@ -139,7 +79,7 @@ class _Worker:
             f"import sys; sys.path.insert(0, {ROOT!r}); import search, tasks; "
             # A path may hold what PYTHONPATH is split at. The script says where the user is.
             f"sys.path[:] = {imports.shared_path()!r}; {script}"
-            f"from search.serve import serve; serve({theirs.fileno()})"
+            f"from tasks.executors.worker import serve; serve({theirs.fileno()})"
         )
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", code],

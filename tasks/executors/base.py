@@ -1,36 +1,66 @@
-"""The worker's side of the pipe: what runs in each process that ``workers.Processes`` starts.
+"""What an executor is: jobs in, results or failures out, in any order.
 
-A worker builds its ``run`` once, then answers each job with (seconds, result). Its first answer,
-to the message that tells it what to build, is (0, None), or (0, Failure) if it could not.
+A job's function is named by its import path, because it is built once in every worker.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import pickle
-import signal
+import math
 import sys
-import threading
-import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol, Self
 
 from tasks.user_code import imports
 
+
+class Executor(Protocol):
+    """Runs jobs somewhere. ``busy`` holds the seconds each worker has spent on finished jobs."""
+
+    busy: list[float]
+
+    @abstractmethod
+    def submit(self, job: Any, limit: float = math.inf) -> int:
+        """Queue ``job``; the ticket under which its result will be reported. A worker that has it
+        for longer than ``limit`` seconds may be taken for hung."""
+
+    @abstractmethod
+    def withdraw(self, ticket: int) -> bool:
+        """Take back a job that nobody has begun, which is then never reported. False where somebody
+        has: it is reported as if nothing had been asked."""
+
+    @abstractmethod
+    def completed(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
+        """``(ticket, result)`` as jobs finish, in any order. Ends when nothing is outstanding, or
+        when nothing finished for ``timeout`` seconds. Jobs submitted meanwhile are included."""
+
+    def close(self) -> None:
+        """Stop everything now; outstanding jobs are lost."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
 Run = Callable[[Any], Any]
+
+
 Function = str | Callable[[Any], Run]
+
 
 OUT_OF_MEMORY, DEVICE_LOST = 12, 13
 """Exit statuses of a worker that met a MemoryError, whose heap is not to be trusted afterwards, or
 an error of a GPU, which no later call of the same process gets past."""
+
+
 ENDINGS = {OUT_OF_MEMORY: "out of memory", DEVICE_LOST: "lost its device"}
+
 
 DEVICE_ERRORS = ("AcceleratorError", "CudaAPIError")
 """Of torch and numba, which may not be imported."""
@@ -94,39 +124,3 @@ def load(name: str) -> Callable[[Any], Run]:
     sys.modules.setdefault(spec.name, loaded)  # so that what it defines can be pickled
     spec.loader.exec_module(loaded)
     return getattr(loaded, attribute)
-
-
-def serve(fileno: int) -> None:
-    """The life of a worker process: build once, then jobs until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which decides
-    os.set_inheritable(fileno, False)
-    pipe = Connection(fileno)
-    inbox: SimpleQueue[bytes] = SimpleQueue()
-    try:
-        threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
-        name, context = pickle.loads(inbox.get())
-        run = load(name)(context)
-    except Exception as error:
-        return pipe.send_bytes(pickle.dumps((0.0, failure(error))))
-    pipe.send_bytes(pickle.dumps((0.0, None)))
-    while True:
-        job = inbox.get()
-        start = time.perf_counter()
-        try:
-            result = attempt(lambda data: run(pickle.loads(data)), job)
-            message = pickle.dumps((time.perf_counter() - start, result))
-        except MemoryError:
-            os._exit(OUT_OF_MEMORY)
-        except DeviceLost as error:
-            print(error, file=sys.stderr, flush=True)
-            os._exit(DEVICE_LOST)
-        except Exception as error:  # a result that cannot be pickled
-            message = pickle.dumps((time.perf_counter() - start, failure(error)))
-        pipe.send_bytes(message)
-
-
-def _listen(pipe: Connection, inbox: SimpleQueue[bytes]) -> None:
-    with suppress(EOFError, OSError):
-        while True:
-            inbox.put(pipe.recv_bytes())
-    os.killpg(0, signal.SIGKILL)
