@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("l2o.report:report", "an HTML report of a run or of results, with figures"),
     "coord-check": ("l2o.coord_check:coord_check", "do activations change alike at all widths?"),
     "suites": ("l2o.judging:suites", "the named suites, and a card of each task"),
-    "data": ("tasks.fetch:data", "which data sets there are; fetch those that need it"),
+    "data": ("tasks.data.fetch:data", "which data sets there are; fetch those that need it"),
 }
 
 TRUST = "run the code that the run names as its suites or families; with names: if it names these"

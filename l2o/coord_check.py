@@ -19,7 +19,7 @@ from tasks.checks import meant
 from tasks.commands.parser import Arguments, parser
 from tasks.conv import Conv
 from tasks.coordinates import Coordinates, coordinate_check, draw
-from tasks.datasets import help_text
+from tasks.data.loaders import help_text
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, scaled
 from tasks.runs.environment import prepare

@@ -20,7 +20,7 @@ from l2o.episodes import Lesson, bounded
 from tasks.autoencoder import Autoencoder
 from tasks.checks import meant, one_of, positive
 from tasks.conv import Conv
-from tasks.datasets import DATASETS
+from tasks.data.loaders import DATASETS
 from tasks.mlp import MLP
 from tasks.mup import mup, update_multiplier
 from tasks.suites import SUITES, resolve

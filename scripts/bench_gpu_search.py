@@ -33,7 +33,7 @@ from search.settings import Funnel, Mutation, Settings
 from search.view import View
 from search.vm import Population
 from search.zoo import ZOO, with_states
-from tasks.datasets import help_text
+from tasks.data.loaders import help_text
 from tasks.display.plain import Console
 from tasks.executors.base import Executor
 from tasks.executors.inline import Inline

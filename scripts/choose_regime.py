@@ -42,7 +42,7 @@ from search.program import Program, Statement, parse, to_text
 from search.vm import Population
 from search.zoo import ZOO
 from tasks.cards import digest
-from tasks.datasets import python_source
+from tasks.data.loaders import python_source
 from tasks.executors.base import Executor, Failure
 from tasks.executors.named import executor
 from tasks.runs.environment import environment, prepare

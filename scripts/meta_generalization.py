@@ -31,8 +31,8 @@ from search.program import to_text
 from search.rules import rule as program
 from search.vm import Population
 from tasks.cards import digest
-from tasks.datasets import breast_cancer, digits, fashion_mnist, help_text, mnist5k
-from tasks.fetch import DataMissing
+from tasks.data.fetch import DataMissing
+from tasks.data.loaders import breast_cancer, digits, fashion_mnist, help_text, mnist5k
 from tasks.mlp import MLP
 from tasks.mup import mup, scaled, update_multiplier
 from tasks.runs.environment import environment

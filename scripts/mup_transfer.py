@@ -21,7 +21,7 @@ from search.homogeneity import degree
 from search.program import Program
 from search.rules import rule as load
 from search.vm import Population
-from tasks.datasets import digit_halves
+from tasks.data.loaders import digit_halves
 from tasks.mlp import MLP
 from tasks.mup import Mup, mup, scaled
 from tasks.scoring import finite

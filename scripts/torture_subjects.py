@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from l2o import checkpoint, meta_run
 from search.archive import FILE, open_existing
 from tasks import evaluation
-from tasks.datasets import breast_cancer, digits
+from tasks.data.loaders import breast_cancer, digits
 from tasks.linear import Logistic
 from tasks.mlp import MLP
 from tasks.results import Results

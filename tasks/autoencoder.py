@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.checks import one_of, positive
-from tasks.data import Arrays
-from tasks.datasets import digits
+from tasks.data.arrays import Arrays
+from tasks.data.loaders import digits
 from tasks.mlp import ACTIVATIONS, affine, dense, gain
 from tasks.types import Batch, Task
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.checks import natural, positive
-from tasks.data import moved
+from tasks.data.arrays import moved
 from tasks.types import HOST, Batch, Dataset, Split, Task
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tasks.checks import positive
-from tasks.data import Arrays
-from tasks.datasets import breast_cancer, diabetes
+from tasks.data.arrays import Arrays
+from tasks.data.loaders import breast_cancer, diabetes
 from tasks.losses import prediction_loss
 from tasks.mlp import affine, dense
 from tasks.types import Batch, Task

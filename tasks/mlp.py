@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.checks import one_of, positive
-from tasks.data import Arrays
-from tasks.datasets import digits
+from tasks.data.arrays import Arrays
+from tasks.data.loaders import digits
 from tasks.losses import prediction_loss
 from tasks.types import HOST, Batch, Task
 

@@ -41,7 +41,7 @@ class ModuleTask(Task):
     whose loss is no function of parameters, batch and torch's random numbers, or whose gradients
     are others than the module by itself has (activation checkpoints).
 
-    >>> from tasks.datasets import digits
+    >>> from tasks.data.loaders import digits
     >>> def network() -> nn.Module:
     ...     return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.SiLU(), nn.Linear(16, 10))
     >>> task = ModuleTask(network, nn.functional.cross_entropy, digits(), 32, "my-network")

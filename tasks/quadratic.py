@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tasks.checks import natural, one_of, positive
-from tasks.data import moved
+from tasks.data.arrays import moved
 from tasks.rng import draw
 from tasks.types import HOST, Batch, Dataset, Split, Task
 

@@ -24,7 +24,7 @@ from typing import cast
 from tasks.autoencoder import Autoencoder
 from tasks.checks import meant, positive
 from tasks.conv import Conv
-from tasks.datasets import (
+from tasks.data.loaders import (
     breast_cancer,
     diabetes,
     digit_halves,

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.checks import positive
-from tasks.data import Text
-from tasks.datasets import help_text
+from tasks.data.arrays import Text
+from tasks.data.loaders import help_text
 from tasks.losses import prediction_loss
 from tasks.types import HOST, Batch, Task
 

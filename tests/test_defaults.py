@@ -48,7 +48,7 @@ from tasks.bench import Entrant
 from tasks.cards import digest, fingerprint
 from tasks.composite import Lasso, SparseLogistic
 from tasks.conv import Conv
-from tasks.datasets import breast_cancer, diabetes, digits, help_text
+from tasks.data.loaders import breast_cancer, diabetes, digits, help_text
 from tasks.display.plain import Console
 from tasks.evaluation import Plan, evaluate
 from tasks.linear import Linear, Logistic

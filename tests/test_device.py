@@ -26,7 +26,7 @@ from search.kernels import cpu
 from search.zoo import ZOO
 from tasks import graphs, unroll
 from tasks.chunks import in_chunks
-from tasks.datasets import help_text
+from tasks.data.loaders import help_text
 from tasks.mlp import MLP
 from tasks.quadratic import Quadratic
 from tasks.runs.environment import check_device, prepare

@@ -167,7 +167,7 @@ def test_a_meta_training(capfd, tmp_path):
 
 SCRIPT = """
 import search
-from tasks.datasets import digits
+from tasks.data.loaders import digits
 from tasks.linear import Logistic
 from tasks.suites import Entry
 

@@ -39,7 +39,7 @@ STEERING = "\x1b]0;owned\x07\u202e"
 PLANTED = f"""
 open("ran", "a").write("planted")
 from dataclasses import dataclass
-from tasks.datasets import breast_cancer
+from tasks.data.loaders import breast_cancer
 from tasks.linear import Logistic
 from tasks.mlp import MLP
 

@@ -111,7 +111,10 @@ def test_exit_status_tells_that_lines_are_not_flat(tmp_path, monkeypatch):
         (["--task", "nothing"], "--task: got 'nothing', expected one of mlp, conv, transformer"),
         (["--task", "l2o.cli:nothing"], "--task: got 'l2o.cli:nothing'"),
         (["--task", "os:sep"], "--task: got 'os:sep', which fails: TypeError: 'str' object"),
-        (["--task", "tasks.datasets:digits"], "--task: got 'tasks.datasets:digits', which fails"),
+        (
+            ["--task", "tasks.data.loaders:digits"],
+            "--task: got 'tasks.data.loaders:digits', which fails",
+        ),
         (["--task", "builtins:float"], "'builtins:float', which returns a float, expected a Task"),
         (["--widths", "[]"], "--widths: got [], expected two or more"),
         (["--widths", "[16, 16]"], "--widths: got [16], expected two or more"),

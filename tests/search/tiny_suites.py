@@ -2,7 +2,7 @@
 
 import math
 
-from tasks.datasets import breast_cancer, digits
+from tasks.data.loaders import breast_cancer, digits
 from tasks.linear import Logistic
 from tasks.mlp import MLP
 from tasks.quadratic import Quadratic

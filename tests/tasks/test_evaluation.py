@@ -13,7 +13,7 @@ from tasks import bench, evaluation, replay, report, statistics
 from tasks.bench import TIMED, Entrant
 from tasks.cards import card, digest, fingerprint
 from tasks.composite import Lasso
-from tasks.datasets import digits
+from tasks.data.loaders import digits
 from tasks.evaluation import Plan, evaluate, measured
 from tasks.mlp import MLP
 from tasks.mup import mup

@@ -20,7 +20,7 @@ from tasks import module
 from tasks.autoencoder import Autoencoder
 from tasks.cards import fingerprint
 from tasks.conv import Conv
-from tasks.datasets import breast_cancer, diabetes, digits, help_text
+from tasks.data.loaders import breast_cancer, diabetes, digits, help_text
 from tasks.lifting import TOGETHER, _ways, ways
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from tasks import datasets, fetch
-from tasks.fetch import FILES, SOURCES, DataMissing, cached, format_idx, parse_idx
+from tasks.data import fetch, loaders
+from tasks.data.fetch import FILES, SOURCES, DataMissing, cached, format_idx, parse_idx
 
 
 @given(arrays(np.uint8, array_shapes(max_dims=4, max_side=5)))
@@ -187,7 +187,7 @@ def test_unknown_name():
 def test_loader_without_a_cache_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setenv("L2O_DATA", str(tmp_path))
     with pytest.raises(DataMissing, match=r"mnist: not on this machine; `l2o data fetch mnist`"):
-        datasets.mnist.__wrapped__()
+        loaders.mnist.__wrapped__()
 
 
 @pytest.mark.parametrize("name", SOURCES)

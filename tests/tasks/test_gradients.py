@@ -11,7 +11,7 @@ from torch.func import grad
 from tasks import unroll as loop
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
-from tasks.datasets import help_text
+from tasks.data.loaders import help_text
 from tasks.gradients import derivatives, hessian_products, random_signs
 from tasks.linear import Logistic
 from tasks.mlp import MLP

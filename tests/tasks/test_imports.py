@@ -94,7 +94,7 @@ sys.exit(main(
 def test_a_search_and_its_workers_run_nothing_but_what_is_named(folder):
     text = SEARCH.replace("characters", "package.held:suite")
     (folder / "package" / "held.py").write_text(
-        "from tasks.linear import Logistic\nfrom tasks.datasets import breast_cancer\n"
+        "from tasks.linear import Logistic\nfrom tasks.data.loaders import breast_cancer\n"
         "suite = Logistic(data=breast_cancer(), batch_size=16)\n"
     )
     status, _, err = python(folder, "-P", "-c", text)

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tasks import replay
 from tasks.cards import fingerprint
-from tasks.data import Arrays
+from tasks.data.arrays import Arrays
 from tasks.gradients import derivatives, random_signs
 from tasks.lifting import noise, ways
 from tasks.module import ModuleTask

@@ -13,7 +13,7 @@ from tasks import evaluation, metric_tables
 from tasks import report as reports
 from tasks.bench import Entrant
 from tasks.cards import fingerprint
-from tasks.datasets import digits
+from tasks.data.loaders import digits
 from tasks.display.page import Table
 from tasks.evaluation import Plan
 from tasks.module import ModuleTask

@@ -17,7 +17,7 @@ from tasks.autoencoder import Autoencoder
 from tasks.cards import fingerprint
 from tasks.conv import Conv
 from tasks.coordinates import coordinate_check
-from tasks.datasets import digits, help_text
+from tasks.data.loaders import digits, help_text
 from tasks.gradients import hessian_every
 from tasks.linear import Logistic
 from tasks.mlp import MLP

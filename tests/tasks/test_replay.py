@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from tasks import replay
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
-from tasks.datasets import digits, help_text
+from tasks.data.loaders import digits, help_text
 from tasks.linear import Logistic
 from tasks.mlp import MLP
 from tasks.module import ModuleTask

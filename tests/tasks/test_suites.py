@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tasks.cards import REFERENCES, card
-from tasks.datasets import breast_cancer, digit_halves, help_text
+from tasks.data.loaders import breast_cancer, digit_halves, help_text
 from tasks.mlp import MLP
 from tasks.suites import SUITES, Entry, names, resolve
 from tasks.transformer import Transformer
@@ -93,7 +93,7 @@ def test_the_first_proxy():
 FAILING = """
 from dataclasses import dataclass, field
 from torch import randint, randn, zeros
-from tasks.data import Arrays
+from tasks.data.arrays import Arrays
 from tasks.linear import Linear
 from tasks.mlp import MLP
 from tasks.types import Task

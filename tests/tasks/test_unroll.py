@@ -24,7 +24,7 @@ from tasks import chunks
 from tasks import unroll as loop
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
-from tasks.datasets import help_text
+from tasks.data.loaders import help_text
 from tasks.gradients import Derivatives, gradients
 from tasks.linear import Logistic
 from tasks.mlp import MLP

@@ -239,7 +239,7 @@ def data(arguments: Arguments) -> int:
     l2o data list
     l2o data fetch fashion_mnist
     """
-    from tasks.datasets import DATASETS, LICENCES, status
+    from tasks.data.loaders import DATASETS, LICENCES, status
 
     options_of = parser(data)
     options_of.add_argument("action", type=str, help="list or fetch")

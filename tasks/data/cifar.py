@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.data import Arrays
-from tasks.datasets import image_arrays, permutation
-from tasks.fetch import DataMissing
+from tasks.data.arrays import Arrays
+from tasks.data.fetch import DataMissing
+from tasks.data.loaders import image_arrays, permutation
 
 _ROW = 1 + 3 * 32 * 32
 

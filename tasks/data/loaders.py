@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.data import Arrays, Text
-from tasks.fetch import DataMissing, cached
+from tasks.data.arrays import Arrays, Text
+from tasks.data.fetch import DataMissing, cached
 from tasks.rng import mix
 from tasks.types import Dataset
 
