@@ -44,8 +44,8 @@ from l2o.features import (
     truncated_normal,
 )
 from tasks.checks import positive
-from tasks.gradients import hessian_every
 from tasks.mup import Scale
+from tasks.oracles.hutchinson import hessian_every
 from tasks.types import Layout, Params, State, StepInfo, UpdateRule
 
 FEATURES = 28

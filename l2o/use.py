@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
 from tasks.checks import meant
-from tasks.gradients import hessian_every
 from tasks.memory import identity
 from tasks.mup import param_groups
 from tasks.optimizer import RuleOptimizer
+from tasks.oracles.hutchinson import hessian_every
 from tasks.runs.files import SHIPPED, or_shipped
 from tasks.types import Params, State, StepInfo, UpdateRule
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.lifting import CPU, Losses, seeded, slopes
+from tasks.oracles.lifting import CPU, Losses, seeded, slopes
 from tasks.suites import Entry
 from tasks.types import HOST, Batch, Split, Task
 from tasks.unroll import initial

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tasks.gradients import gradients
+from tasks.oracles.gradient import gradients
 from tasks.rng import draw
 from tasks.types import Inner, Params, StepInfo, Task, UpdateRule
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tasks.gradients import hessian_every
+from tasks.oracles.hutchinson import hessian_every
 from tasks.rows import alike, as_row
 from tasks.types import HOST, Layout, Params, ParamSpec, State, UpdateRule
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tasks.checks import positive
-from tasks.lifting import CPU, attempt, batching, dense, seeded, slopes, unlike
+from tasks.oracles.lifting import CPU, attempt, batching, dense, seeded, slopes, unlike
 from tasks.runs.environment import own_defaults
 from tasks.types import Batch, Dataset, Metric, Task
 from tasks.user_code.imports import yours

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
-from tasks.gradients import hessian_every
+from tasks.oracles.hutchinson import hessian_every
 from tasks.roles import INIT, Parts, WidthError, compare, layout, parts
 from tasks.types import (
     Batch,

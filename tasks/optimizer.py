@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tasks.checks import positive
-from tasks.gradients import hessian_every, hessian_products
 from tasks.memory import OURS, SHARED, Place, begin, examined, identity, paired, places
+from tasks.oracles.hutchinson import hessian_every, hessian_products
 from tasks.rows import alike, as_row, dense, join, real, subtract, whole, working_dtype
 from tasks.types import Layout, Params, State, StepInfo, UpdateRule
 

@@ -24,9 +24,9 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
-from tasks import gradients
-from tasks.gradients import Derivatives
-from tasks.lifting import ways
+from tasks.oracles import gradient
+from tasks.oracles.gradient import Derivatives
+from tasks.oracles.lifting import ways
 from tasks.types import Batch, Task
 
 WORTH = 200
@@ -63,7 +63,7 @@ def derivatives(
     given = [*(views[spec.name] for spec in task.layout.specs), *batch]
     plain = signs is not None or torch.is_grad_enabled() or not all(x.is_cpu for x in given)
     if plain or not ways(task).steady(shared):
-        return gradients.derivatives(task, views, batch, shared, signs, noise)
+        return gradient.derivatives(task, views, batch, shared, signs, noise)
     *grads, loss = recording(task, id(task), shared, tuple(map(_form, given)))(*given)
     names = (spec.name for spec in task.layout.specs)
     return Derivatives(dict(zip(names, grads, strict=True)), loss)
@@ -91,7 +91,7 @@ class Recording:
     def plain(self, *given: Tensor) -> tuple[Tensor, ...]:
         names = [spec.name for spec in self.task.layout.specs]
         views, batch = dict(zip(names, given, strict=False)), given[len(names) :]
-        grads, loss, _ = gradients.derivatives(self.task, views, batch, self.shared)
+        grads, loss, _ = gradient.derivatives(self.task, views, batch, self.shared)
         return *(grads[name] for name in names), loss
 
     def record(self, *given: Tensor) -> bool:

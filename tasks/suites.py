@@ -34,9 +34,9 @@ from tasks.data.loaders import (
     mnist5k,
     python_source,
 )
-from tasks.lifting import attempt
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP
+from tasks.oracles.lifting import attempt
 from tasks.quadratic import Quadratic
 from tasks.transformer import Transformer
 from tasks.types import Task

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from tasks import graphs
 from tasks.chunks import chunk_size, in_chunks
-from tasks.gradients import hessian_every, is_due, random_signs
-from tasks.lifting import each, noise, ways
+from tasks.oracles.hutchinson import hessian_every, is_due, random_signs
+from tasks.oracles.lifting import each, noise, ways
 from tasks.replay import derivatives
 from tasks.rng import draw
 from tasks.types import Batch, Inner, Params, Split, StepInfo, Task, UpdateRule

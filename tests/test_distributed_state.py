@@ -30,8 +30,8 @@ from search.program import parse
 from search.vm import Population
 from search.zoo import NAMED
 from tasks.composite import Lasso
-from tasks.gradients import hessian_every
 from tasks.optimizer import RuleOptimizer
+from tasks.oracles.hutchinson import hessian_every
 
 FULL = """
 def full_update(w, g, m, lr, t):

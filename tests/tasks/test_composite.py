@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.composite import Composite, Lasso, SparseLogistic, fista
-from tasks.lifting import TOGETHER, _ways, ways
+from tasks.oracles.lifting import TOGETHER, _ways, ways
 from tasks.unroll import evaluate
 
 LASSO = Lasso(problems=2, rows=20, columns=40, nonzeros=4)

@@ -21,10 +21,10 @@ from tasks.autoencoder import Autoencoder
 from tasks.cards import fingerprint
 from tasks.conv import Conv
 from tasks.data.loaders import breast_cancer, diabetes, digits, help_text
-from tasks.lifting import TOGETHER, _ways, ways
 from tasks.linear import Linear, Logistic
 from tasks.mlp import MLP
 from tasks.module import ModuleTask
+from tasks.oracles.lifting import TOGETHER, _ways, ways
 from tasks.quadratic import Quadratic
 from tasks.rng import draw
 from tasks.transformer import Transformer

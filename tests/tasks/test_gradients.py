@@ -12,9 +12,10 @@ from tasks import unroll as loop
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
 from tasks.data.loaders import help_text
-from tasks.gradients import derivatives, hessian_products, random_signs
 from tasks.linear import Logistic
 from tasks.mlp import MLP
+from tasks.oracles.gradient import derivatives
+from tasks.oracles.hutchinson import hessian_products, random_signs
 from tasks.quadratic import Quadratic
 from tasks.transformer import Transformer
 from tasks.types import Batch, Params, State, StepInfo, Task

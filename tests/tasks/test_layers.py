@@ -17,9 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from tasks import replay
 from tasks.cards import fingerprint
 from tasks.data.arrays import Arrays
-from tasks.gradients import derivatives, random_signs
-from tasks.lifting import noise, ways
 from tasks.module import ModuleTask
+from tasks.oracles.gradient import derivatives
+from tasks.oracles.hutchinson import random_signs
+from tasks.oracles.lifting import noise, ways
 from tasks.rng import draw
 from tasks.torch_rule import TorchRule
 from tasks.unroll import advance, evaluate, initial, start

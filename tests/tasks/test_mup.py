@@ -18,11 +18,11 @@ from tasks.cards import fingerprint
 from tasks.conv import Conv
 from tasks.coordinates import coordinate_check
 from tasks.data.loaders import digits, help_text
-from tasks.gradients import hessian_every
 from tasks.linear import Logistic
 from tasks.mlp import MLP
 from tasks.module import ModuleTask
 from tasks.mup import Mup, mup, mup_at, param_groups, scaled, update_multiplier
+from tasks.oracles.hutchinson import hessian_every
 from tasks.rng import draw
 from tasks.roles import WidthError, compare, parts
 from tasks.transformer import Transformer

@@ -25,9 +25,9 @@ from tasks import unroll as loop
 from tasks.autoencoder import Autoencoder
 from tasks.conv import Conv
 from tasks.data.loaders import help_text
-from tasks.gradients import Derivatives, gradients
 from tasks.linear import Logistic
 from tasks.mlp import MLP
+from tasks.oracles.gradient import Derivatives, gradients
 from tasks.quadratic import Quadratic
 from tasks.rng import draw
 from tasks.transformer import Transformer

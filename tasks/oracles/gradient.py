@@ -18,12 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tasks.lifting import CPU, Losses, batching, dense, lifted, rows, seeded, ways
-from tasks.rng import draw
-from tasks.types import Batch, Task, UpdateRule
-
-STREAM = 1 << 61
-"""Told from the seed of the minibatches by this, so that signs do not depend on examples."""
+from tasks.oracles.hutchinson import hessian_products
+from tasks.oracles.lifting import CPU, Losses, batching, dense, lifted, rows, seeded, ways
+from tasks.types import Batch, Task
 
 
 class Derivatives(NamedTuple):
@@ -121,44 +118,3 @@ def _joined(found: Sequence[Derivatives]) -> Derivatives:
         torch.stack([each.loss for each in found]),
         stacked(second) if second else None,
     )
-
-
-def hessian_products(
-    grads: Sequence[Tensor],
-    params: Sequence[Tensor],
-    vectors: Sequence[Tensor],
-    *,
-    create_graph: bool = False,
-    retain_graph: bool = False,
-) -> list[Tensor]:
-    """``H v``, from gradients that remember how they were made; zeros where they are constant."""
-    curved = [(grad, v) for grad, v in zip(grads, vectors, strict=True) if grad.requires_grad]
-    if not curved:
-        return [torch.zeros_like(p) for p in params]
-    return [
-        *torch.autograd.grad(
-            [grad for grad, _ in curved],
-            params,
-            [v for _, v in curved],
-            create_graph=create_graph,
-            retain_graph=retain_graph or create_graph,
-            materialize_grads=True,
-        )
-    ]
-
-
-def hessian_every(rule: UpdateRule) -> int:
-    """Every how many steps ``rule`` is to be given an estimate; 0: never."""
-    return getattr(rule, "hessian_every", 0)
-
-
-def is_due(every: int, step: int | Tensor) -> bool:
-    """Whether some run needs an estimate now."""
-    if every == 0:
-        return False
-    return step % every == 0 if isinstance(step, int) else bool((step % every == 0).any())
-
-
-def random_signs(n: int, seed: int | Tensor, step: int | Tensor, like: Tensor) -> Tensor:
-    """``[n]`` for numbers, ``[N, n]`` for tensors ``[N]``: -1 or 1, of the type of ``like``."""
-    return (2 * draw(seed ^ STREAM, step, 2, n, like.device) - 1).to(like.dtype)
