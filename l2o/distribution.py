@@ -17,14 +17,14 @@ from itertools import product
 import torch
 
 from l2o.episodes import Lesson, bounded
-from tasks.autoencoder import Autoencoder
 from tasks.checks import meant, one_of, positive
-from tasks.conv import Conv
 from tasks.data.loaders import DATASETS
-from tasks.mlp import MLP
+from tasks.families.autoencoder import Autoencoder
+from tasks.families.conv import Conv
+from tasks.families.mlp import MLP
+from tasks.families.transformer import Transformer
 from tasks.mup import mup, update_multiplier
 from tasks.suites import SUITES, resolve
-from tasks.transformer import Transformer
 from tasks.types import HOST, Task
 from tasks.unroll import evaluate
 from tasks.user_code.imports import imported

@@ -1,6 +1,6 @@
 """L2O-PA: a learned proximal method that cannot leave the right form.
 
-For problems smooth plus l1 (``tasks/composite.py``) the update is fixed to what any convergent
+For problems smooth plus l1 (``tasks/families/composite.py``) the update is fixed to what any convergent
 method must look like (Liu et al. 2023, "Towards constituting mathematical structures for learning
 to optimize", eq. 18-19), and only its two coefficients are learned, coordinate by coordinate:
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from l2o.base import THETA, UNSAVED, LearnedOptimizer, LearnedRule
 from tasks.checks import one_of, positive
-from tasks.composite import Composite, soft
+from tasks.families.composite import Composite, soft
 from tasks.mup import Scale
 from tasks.types import HOST, Params, State, StepInfo, Task
 

@@ -37,8 +37,8 @@ from tasks.bench import marks
 from tasks.coordinates import Coordinates, coordinate_check
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
+from tasks.families.mlp import MLP
 from tasks.figures import band, loss_axis
-from tasks.mlp import MLP
 from tasks.mup import Mup, mup_at, update_multiplier
 from tasks.scoring import Interval, compare
 from tasks.statistics import log_ratios

@@ -43,7 +43,7 @@ from search.vm import Population, reference
 from search.zoo import ZOO, with_states
 from search.zoo.classics import CLASSICS
 from tasks.display.plain import Console
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
 from tasks.replay import WORTH, derivatives
 from tasks.rng import draw
 from tasks.runs.environment import environment

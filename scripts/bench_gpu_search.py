@@ -38,9 +38,9 @@ from tasks.display.plain import Console
 from tasks.executors.base import Executor
 from tasks.executors.inline import Inline
 from tasks.executors.named import executor
+from tasks.families.transformer import Transformer
 from tasks.rng import draw
 from tasks.suites import Entry, Suite, proxy
-from tasks.transformer import Transformer
 from tasks.types import Layout, Params, ParamSpec, StepInfo, Task
 from tasks.unroll import advance, initial, start
 

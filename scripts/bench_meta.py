@@ -31,7 +31,7 @@ from l2o.es import ES
 from l2o.kernels import cpu
 from l2o.ranks import Ranks
 from l2o.small_fc import SmallFC, Step, reference
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
 from tasks.optimizer import RuleOptimizer
 from tasks.oracles import gradient as gradients
 from tasks.replay import WORTH, derivatives

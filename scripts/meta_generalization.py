@@ -33,12 +33,12 @@ from search.vm import Population
 from tasks.cards import digest
 from tasks.data.fetch import DataMissing
 from tasks.data.loaders import breast_cancer, digits, fashion_mnist, help_text, mnist5k
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
+from tasks.families.transformer import Transformer
 from tasks.mup import mup, scaled, update_multiplier
 from tasks.runs.environment import environment
 from tasks.runs.files import SHIPPED, save_text
 from tasks.scoring import Setting
-from tasks.transformer import Transformer
 from tasks.types import Task, UpdateRule
 from tasks.unroll import evaluate, unroll
 

@@ -22,7 +22,7 @@ from search.program import Program
 from search.rules import rule as load
 from search.vm import Population
 from tasks.data.loaders import digit_halves
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
 from tasks.mup import Mup, mup, scaled
 from tasks.scoring import finite
 from tasks.types import Task

@@ -15,8 +15,8 @@ from l2o import checkpoint, meta_run
 from search.archive import FILE, open_existing
 from tasks import evaluation
 from tasks.data.loaders import breast_cancer, digits
-from tasks.linear import Logistic
-from tasks.mlp import MLP
+from tasks.families.linear import Logistic
+from tasks.families.mlp import MLP
 from tasks.results import Results
 from tasks.suites import Entry
 

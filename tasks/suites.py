@@ -21,9 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from tasks.autoencoder import Autoencoder
 from tasks.checks import meant, positive
-from tasks.conv import Conv
 from tasks.data.loaders import (
     breast_cancer,
     diabetes,
@@ -34,11 +32,13 @@ from tasks.data.loaders import (
     mnist5k,
     python_source,
 )
-from tasks.linear import Linear, Logistic
-from tasks.mlp import MLP
+from tasks.families.autoencoder import Autoencoder
+from tasks.families.conv import Conv
+from tasks.families.linear import Linear, Logistic
+from tasks.families.mlp import MLP
+from tasks.families.quadratic import Quadratic
+from tasks.families.transformer import Transformer
 from tasks.oracles.lifting import attempt
-from tasks.quadratic import Quadratic
-from tasks.transformer import Transformer
 from tasks.types import Task
 from tasks.user_code.imports import imported, yours
 

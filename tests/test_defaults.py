@@ -43,24 +43,24 @@ from search.signature import signatures
 from search.view import View
 from search.vm import Population, reference
 from search.zoo import NAMED, ZOO
-from tasks.autoencoder import Autoencoder
 from tasks.bench import Entrant
 from tasks.cards import digest, fingerprint
-from tasks.composite import Lasso, SparseLogistic
-from tasks.conv import Conv
 from tasks.data.loaders import breast_cancer, diabetes, digits, help_text
 from tasks.display.plain import Console
 from tasks.evaluation import Plan, evaluate
-from tasks.linear import Linear, Logistic
-from tasks.mlp import MLP
-from tasks.module import ModuleTask
+from tasks.families.autoencoder import Autoencoder
+from tasks.families.composite import Lasso, SparseLogistic
+from tasks.families.conv import Conv
+from tasks.families.linear import Linear, Logistic
+from tasks.families.mlp import MLP
+from tasks.families.module import ModuleTask
+from tasks.families.quadratic import Quadratic
+from tasks.families.transformer import Transformer
 from tasks.mup import mup, param_groups
 from tasks.optimizer import RuleOptimizer
-from tasks.quadratic import Quadratic
 from tasks.results import Results, Study
 from tasks.suites import Entry
 from tasks.torch_rule import torch_optimizer
-from tasks.transformer import Transformer
 from tasks.types import Task
 from tasks.unroll import SCHEDULES, unroll
 

@@ -27,11 +27,11 @@ from search.zoo import ZOO
 from tasks import graphs, unroll
 from tasks.chunks import in_chunks
 from tasks.data.loaders import help_text
-from tasks.mlp import MLP
-from tasks.quadratic import Quadratic
+from tasks.families.mlp import MLP
+from tasks.families.quadratic import Quadratic
+from tasks.families.transformer import Transformer
 from tasks.runs.environment import check_device, prepare
 from tasks.torch_rule import TorchRule
-from tasks.transformer import Transformer
 from tasks.types import Inner, Task, UpdateRule
 from tasks.unroll import cosine, start
 

@@ -29,7 +29,7 @@ from search.export.build import to_class
 from search.program import parse
 from search.vm import Population
 from search.zoo import NAMED
-from tasks.composite import Lasso
+from tasks.families.composite import Lasso
 from tasks.optimizer import RuleOptimizer
 from tasks.oracles.hutchinson import hessian_every
 

@@ -168,7 +168,7 @@ def test_a_meta_training(capfd, tmp_path):
 SCRIPT = """
 import search
 from tasks.data.loaders import digits
-from tasks.linear import Logistic
+from tasks.families.linear import Logistic
 from tasks.suites import Entry
 
 def mine():

@@ -40,8 +40,8 @@ PLANTED = f"""
 open("ran", "a").write("planted")
 from dataclasses import dataclass
 from tasks.data.loaders import breast_cancer
-from tasks.linear import Logistic
-from tasks.mlp import MLP
+from tasks.families.linear import Logistic
+from tasks.families.mlp import MLP
 
 @dataclass(frozen=True)
 class Named(MLP):

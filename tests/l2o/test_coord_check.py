@@ -136,7 +136,7 @@ def test_one_line_for_what_a_user_got_wrong(arguments, message, tmp_path, capsys
 
 def test_any_task_by_import_path(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
-    text = "from tasks.mlp import MLP\n\ndef wide(width):\n    return MLP(width, 2)\n"
+    text = "from tasks.families.mlp import MLP\n\ndef wide(width):\n    return MLP(width, 2)\n"
     (tmp_path / "my_networks.py").write_text(text)
     assert run("--task", "my_networks:wide", "--out", str(tmp_path)) == 0
     assert torch.get_num_threads() == 1

@@ -9,7 +9,7 @@ from l2o.cli import main
 
 RULES = ("adahessian", "oasis", "sophia")
 SUITE = """
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
 from tasks.suites import Entry
 small = Entry(MLP(width=8, activation="tanh", batch_size=32), 60)
 """

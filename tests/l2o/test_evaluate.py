@@ -12,10 +12,10 @@ from l2o import checkpoint
 from l2o.cli import main
 from l2o.rules import entrant, entrants
 from l2o.tuned import TunedAdam
-from tasks.autoencoder import Autoencoder
 from tasks.evaluation import Plan
 from tasks.evaluation import evaluate as run_plan
-from tasks.mlp import MLP
+from tasks.families.autoencoder import Autoencoder
+from tasks.families.mlp import MLP
 from tasks.mup import mup, update_multiplier
 from tasks.results import Results, Study
 from tasks.spaces import LEARNED
@@ -25,12 +25,12 @@ from tasks.unroll import constant, unroll
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--trials", "3", "--seeds", "2", "--length", "0.1"]
 SUITE = """
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
 from tasks.suites import Entry
 pair = [Entry(MLP(width=w, batch_size=16), 40) for w in (4, 8)]
 """
 WITHOUT_WIDTH = """
-from tasks.linear import Logistic
+from tasks.families.linear import Logistic
 pair.append(Entry(Logistic(batch_size=8), 40))
 """
 PROGRAM = "def update(w, g):\n    update = sign(g)\n    return update\n"

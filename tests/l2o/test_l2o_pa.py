@@ -10,8 +10,8 @@ import torch
 from l2o.backprop import Backprop
 from l2o.episodes import Episodes, Lesson
 from l2o.l2o_pa import HEADS, L2OPA
-from tasks.composite import Composite, Lasso, SparseLogistic, fista, soft
-from tasks.mlp import MLP
+from tasks.families.composite import Composite, Lasso, SparseLogistic, fista, soft
+from tasks.families.mlp import MLP
 from tasks.types import Params
 from tasks.unroll import advance, start, unroll
 

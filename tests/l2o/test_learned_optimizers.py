@@ -15,10 +15,10 @@ from l2o.l2o_pa import L2OPA
 from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
+from tasks.families.quadratic import Quadratic
 from tasks.mup import update_multiplier
 from tasks.oracles.hutchinson import hessian_every
-from tasks.quadratic import Quadratic
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 from tasks.unroll import advance, start, unroll
 

@@ -21,9 +21,9 @@ from l2o.es import ES, Noise, pair_gradient
 from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
+from tasks.families.quadratic import Quadratic
 from tasks.mup import Scale
-from tasks.quadratic import Quadratic
 from tasks.types import Batch, Dataset, Params, Split, State, StepInfo, Task
 
 A = torch.tensor([[0.9, 0.3], [-0.2, 0.8]])

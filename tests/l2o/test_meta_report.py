@@ -22,7 +22,7 @@ from l2o.tuned import TunedAdam
 from l2o.velo import Velo
 from tasks.display.page import Tiles
 from tasks.display.plots import Figure
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
 from tasks.wording import per_cent
 
 CONFIG = Config(

@@ -121,7 +121,7 @@ CASES = [
 def test_every_method_lowers_the_meta_loss(case: Case) -> None:
     """From a learning rate that is far too small, on quadratics where larger ones help."""
     estimation = Estimation(case.method, 8, 0.1, case.truncation, (8, 8), stagger=False)
-    suite = Distribution(suite="tasks.quadratic:Quadratic")
+    suite = Distribution(suite="tasks.families.quadratic:Quadratic")
     config = replace(
         CONFIG,
         mup=False,
@@ -425,7 +425,7 @@ def test_long_gradients_are_shortened(norm: float) -> None:
 
 
 def test_a_distribution_is_a_product() -> None:
-    distribution = Distribution(("mlp", "tasks.conv:Conv"), (4, 8), (1, 2))
+    distribution = Distribution(("mlp", "tasks.families.conv:Conv"), (4, 8), (1, 2))
     tasks = distribution.tasks()
     assert len(tasks) == 8
     assert len({task.name for task in tasks}) == 8
@@ -491,11 +491,14 @@ def test_it_says_what_to_do_next() -> None:
         (["--train.data", "[nothing]"], "data: got 'nothing', expected one of"),
         (["--train.families", "[nothing]"], "families: got 'nothing', expected mlp, conv"),
         (["--train.families", "[nothing:Task]"], "cannot be imported: ModuleNotFoundError: No mod"),
-        (["--train.families", "[tasks.mlp:mlp]"], "cannot be imported: AttributeError"),
+        (["--train.families", "[tasks.families.mlp:mlp]"], "cannot be imported: AttributeError"),
         (["--train.families", "[os:sep]"], "families: got 'os:sep', expected mlp, conv"),
         (["--train.families", "[transformer]"], "no transformer of width 8 on digits: 'Arrays'"),
         (["--train.families=[autoencoder]", "--train.data=[help_text]"], "no autoencoder of width"),
-        (["--train.families", "[tasks.linear:Linear]"], "tasks.linear:Linear has no field depth"),
+        (
+            ["--train.families", "[tasks.families.linear:Linear]"],
+            "tasks.families.linear:Linear has no field depth",
+        ),
         (
             ["--train.families=[transformer]", "--train.widths=[7]", "--train.data=[help_text]"],
             "no transformer of width 7 on help_text: heads: got 2",
@@ -535,7 +538,7 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Pat
 
 OWN = """
 from l2o.tuned import TunedAdam
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
 
 class Mine(TunedAdam):
     pass

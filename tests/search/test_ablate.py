@@ -8,8 +8,8 @@ from search.agreement import Setting
 from search.analyze import check
 from search.program import parse
 from search.zoo import ZOO
-from tasks.linear import Logistic
-from tasks.quadratic import Quadratic
+from tasks.families.linear import Logistic
+from tasks.families.quadratic import Quadratic
 from tasks.scoring import Interval
 from tasks.suites import Entry
 

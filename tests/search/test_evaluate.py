@@ -11,7 +11,7 @@ from search.evaluate import RATES, Evaluator, Job, calibrate
 from search.program import parse, to_text
 from search.settings import Funnel
 from search.zoo import ZOO
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
 from tasks.suites import Entry
 
 FUNNEL = Funnel(suite="tiny_suites:proxy")

@@ -3,9 +3,9 @@
 import math
 
 from tasks.data.loaders import breast_cancer, digits
-from tasks.linear import Logistic
-from tasks.mlp import MLP
-from tasks.quadratic import Quadratic
+from tasks.families.linear import Logistic
+from tasks.families.mlp import MLP
+from tasks.families.quadratic import Quadratic
 from tasks.suites import Entry
 
 

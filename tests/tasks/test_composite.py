@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.composite import Composite, Lasso, SparseLogistic, fista
+from tasks.families.composite import Composite, Lasso, SparseLogistic, fista
 from tasks.oracles.lifting import TOGETHER, _ways, ways
 from tasks.unroll import evaluate
 

@@ -13,9 +13,9 @@ from search.vm import Population
 from search.zoo import ZOO
 from tasks.coordinates import Coordinates, coordinate_check, draw
 from tasks.data.loaders import help_text
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
+from tasks.families.transformer import Transformer
 from tasks.mup import mup, scaled
-from tasks.transformer import Transformer
 
 WIDTHS = (64, 128, 256, 512)
 NETWORKS = {

@@ -12,12 +12,12 @@ import torch
 from tasks import bench, evaluation, replay, report, statistics
 from tasks.bench import TIMED, Entrant
 from tasks.cards import card, digest, fingerprint
-from tasks.composite import Lasso
 from tasks.data.loaders import digits
 from tasks.evaluation import Plan, evaluate, measured
-from tasks.mlp import MLP
+from tasks.families.composite import Lasso
+from tasks.families.mlp import MLP
+from tasks.families.quadratic import Quadratic
 from tasks.mup import mup
-from tasks.quadratic import Quadratic
 from tasks.results import Results, ResultsError, Run, Study
 from tasks.runs.files import new_directory
 from tasks.scoring import Setting

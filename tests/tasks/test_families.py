@@ -16,18 +16,18 @@ from torch.func import grad, grad_and_value, vmap
 
 from search.vm import Population
 from search.zoo import ZOO
-from tasks import module
-from tasks.autoencoder import Autoencoder
 from tasks.cards import fingerprint
-from tasks.conv import Conv
 from tasks.data.loaders import breast_cancer, diabetes, digits, help_text
-from tasks.linear import Linear, Logistic
-from tasks.mlp import MLP
-from tasks.module import ModuleTask
+from tasks.families import module
+from tasks.families.autoencoder import Autoencoder
+from tasks.families.conv import Conv
+from tasks.families.linear import Linear, Logistic
+from tasks.families.mlp import MLP
+from tasks.families.module import ModuleTask
+from tasks.families.quadratic import Quadratic
+from tasks.families.transformer import Transformer
 from tasks.oracles.lifting import TOGETHER, _ways, ways
-from tasks.quadratic import Quadratic
 from tasks.rng import draw
-from tasks.transformer import Transformer
 from tasks.unroll import initial, unroll
 
 
@@ -237,7 +237,7 @@ def test_quadratic_has_the_hessian_and_the_optimum_it_claims(spectrum):
 
 def test_the_axes_of_a_quadratic_are_the_same_on_every_processor():
     """Intel's library takes another way through a decomposition on some: here, on request."""
-    ask = "from tasks.quadratic import Quadratic; print(Quadratic(64).data.root.tolist())"
+    ask = "from tasks.families.quadratic import Quadratic; print(Quadratic(64).data.root.tolist())"
     answers = {
         subprocess.check_output([sys.executable, "-c", ask], env=os.environ | {"MKL_CBWR": way})
         for way in ("AUTO", "COMPATIBLE")

@@ -9,15 +9,15 @@ from torch import Tensor
 from torch.func import grad
 
 from tasks import unroll as loop
-from tasks.autoencoder import Autoencoder
-from tasks.conv import Conv
 from tasks.data.loaders import help_text
-from tasks.linear import Logistic
-from tasks.mlp import MLP
+from tasks.families.autoencoder import Autoencoder
+from tasks.families.conv import Conv
+from tasks.families.linear import Logistic
+from tasks.families.mlp import MLP
+from tasks.families.quadratic import Quadratic
+from tasks.families.transformer import Transformer
 from tasks.oracles.gradient import derivatives
 from tasks.oracles.hutchinson import hessian_products, random_signs
-from tasks.quadratic import Quadratic
-from tasks.transformer import Transformer
 from tasks.types import Batch, Params, State, StepInfo, Task
 from tasks.unroll import advance, initial, start, unroll
 

@@ -94,7 +94,7 @@ sys.exit(main(
 def test_a_search_and_its_workers_run_nothing_but_what_is_named(folder):
     text = SEARCH.replace("characters", "package.held:suite")
     (folder / "package" / "held.py").write_text(
-        "from tasks.linear import Logistic\nfrom tasks.data.loaders import breast_cancer\n"
+        "from tasks.families.linear import Logistic\nfrom tasks.data.loaders import breast_cancer\n"
         "suite = Logistic(data=breast_cancer(), batch_size=16)\n"
     )
     status, _, err = python(folder, "-P", "-c", text)
@@ -119,7 +119,7 @@ from l2o.use import Learned
 assert tasks.MINE == MINE
 assert search.load("lion").name == "lion"
 (entry,) = resolve("tasks:suite")
-assert isinstance(entry.task, tasks.mlp.MLP)
+assert isinstance(entry.task, tasks.families.mlp.MLP)
 print(entry.task.name)
 """
 
@@ -181,5 +181,5 @@ def test_ours_is_never_there_twice(monkeypatch):
     monkeypatch.chdir(ROOT)
     import tasks.mlp
 
-    assert imports.module("tasks.mlp") is tasks.mlp
+    assert imports.module("tasks.families.mlp") is tasks.families.mlp
     assert not imports.folders(ROOT).hold("search.program")

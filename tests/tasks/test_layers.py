@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from tasks import replay
 from tasks.cards import fingerprint
 from tasks.data.arrays import Arrays
-from tasks.module import ModuleTask
+from tasks.families.module import ModuleTask
 from tasks.oracles.gradient import derivatives
 from tasks.oracles.hutchinson import random_signs
 from tasks.oracles.lifting import noise, ways

@@ -16,7 +16,7 @@ from tasks.cards import fingerprint
 from tasks.data.loaders import digits
 from tasks.display.page import Table
 from tasks.evaluation import Plan
-from tasks.module import ModuleTask
+from tasks.families.module import ModuleTask
 from tasks.results import Results
 from tasks.suites import Entry, resolve
 from tasks.torch_rule import TorchRule

@@ -13,19 +13,19 @@ from torch.nn import functional
 
 from search.vm import Population
 from search.zoo import ZOO
-from tasks.autoencoder import Autoencoder
 from tasks.cards import fingerprint
-from tasks.conv import Conv
 from tasks.coordinates import coordinate_check
 from tasks.data.loaders import digits, help_text
-from tasks.linear import Logistic
-from tasks.mlp import MLP
-from tasks.module import ModuleTask
+from tasks.families.autoencoder import Autoencoder
+from tasks.families.conv import Conv
+from tasks.families.linear import Logistic
+from tasks.families.mlp import MLP
+from tasks.families.module import ModuleTask
+from tasks.families.transformer import Transformer
 from tasks.mup import Mup, mup, mup_at, param_groups, scaled, update_multiplier
 from tasks.oracles.hutchinson import hessian_every
 from tasks.rng import draw
 from tasks.roles import WidthError, compare, parts
-from tasks.transformer import Transformer
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 from tasks.unroll import initial, start, unroll
 

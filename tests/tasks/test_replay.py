@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from tasks import replay
-from tasks.autoencoder import Autoencoder
-from tasks.conv import Conv
 from tasks.data.loaders import digits, help_text
-from tasks.linear import Logistic
-from tasks.mlp import MLP
-from tasks.module import ModuleTask
-from tasks.quadratic import Quadratic
+from tasks.families.autoencoder import Autoencoder
+from tasks.families.conv import Conv
+from tasks.families.linear import Logistic
+from tasks.families.mlp import MLP
+from tasks.families.module import ModuleTask
+from tasks.families.quadratic import Quadratic
+from tasks.families.transformer import Transformer
 from tasks.replay import Recording, recorded
 from tasks.rng import draw
 from tasks.torch_rule import TorchRule
-from tasks.transformer import Transformer
 from tasks.types import Batch, Task
 from tasks.unroll import advance, initial, start
 

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from tasks import scoring
-from tasks.quadratic import Quadratic
+from tasks.families.quadratic import Quadratic
 from tasks.scoring import Interval, Setting, choose, compare, finite, grid, interval, measure, tune
 from tasks.types import Batch, Params, State, StepInfo
 from tasks.unroll import Trajectory, initial, linear, start

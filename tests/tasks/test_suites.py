@@ -10,9 +10,9 @@ import torch
 
 from tasks.cards import REFERENCES, card
 from tasks.data.loaders import breast_cancer, digit_halves, help_text
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
+from tasks.families.transformer import Transformer
 from tasks.suites import SUITES, Entry, names, resolve
-from tasks.transformer import Transformer
 from tasks.types import Task
 
 EXTRA = ("held_out_extra", "far")
@@ -94,8 +94,8 @@ FAILING = """
 from dataclasses import dataclass, field
 from torch import randint, randn, zeros
 from tasks.data.arrays import Arrays
-from tasks.linear import Linear
-from tasks.mlp import MLP
+from tasks.families.linear import Linear
+from tasks.families.mlp import MLP
 from tasks.types import Task
 
 class Mine:
@@ -135,7 +135,7 @@ below = MLP(width=4, data=data(randn(120, 5), randint(3, (120,)) - 1))
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     (tmp_path / "my_suites.py").write_text(
-        "from tasks.mlp import MLP\n"
+        "from tasks.families.mlp import MLP\n"
         "from tasks.suites import Entry\n"
         "task = MLP(width=5)\n"
         "entry = Entry(task, 7)\n"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tasks import unroll as inner_loop
-from tasks.mlp import MLP
+from tasks.families.mlp import MLP
 from tasks.torch_rule import (
     TorchRule,
     _tried,

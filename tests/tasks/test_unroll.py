@@ -22,15 +22,15 @@ from torch.func import grad_and_value, vmap
 
 from tasks import chunks
 from tasks import unroll as loop
-from tasks.autoencoder import Autoencoder
-from tasks.conv import Conv
 from tasks.data.loaders import help_text
-from tasks.linear import Logistic
-from tasks.mlp import MLP
+from tasks.families.autoencoder import Autoencoder
+from tasks.families.conv import Conv
+from tasks.families.linear import Logistic
+from tasks.families.mlp import MLP
+from tasks.families.quadratic import Quadratic
+from tasks.families.transformer import Transformer
 from tasks.oracles.gradient import Derivatives, gradients
-from tasks.quadratic import Quadratic
 from tasks.rng import draw
-from tasks.transformer import Transformer
 from tasks.types import Params, State, StepInfo, Task
 from tasks.unroll import advance, evaluate, initial, start, unroll
 

@@ -7,53 +7,18 @@ do on larger networks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.checks import one_of, positive
 from tasks.data.arrays import Arrays
 from tasks.data.loaders import digits
-from tasks.losses import prediction_loss
-from tasks.types import HOST, Batch, Task
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "gelu": F.gelu,
-    "silu": F.silu,
-}
-
-
-def dense(
-    sizes: Sequence[int], gains: Sequence[float], generator: torch.Generator
-) -> dict[str, Tensor]:
-    """Parameters of affine layers between ``sizes``: ``w0, b0, w1, b1, ...``.
-
-    Weights ``[in, out]`` are normal with standard deviation ``gain / sqrt(in)``, biases zero.
-    """
-    params = {}
-    for layer, gain in enumerate(gains):
-        fan_in, fan_out = sizes[layer], sizes[layer + 1]
-        params[f"w{layer}"] = (
-            torch.randn(fan_in, fan_out, generator=generator, **HOST) * gain / fan_in**0.5
-        )
-        params[f"b{layer}"] = torch.zeros(fan_out, **HOST)
-    return params
-
-
-def affine(params: Mapping[str, Tensor], layer: int, inputs: Tensor) -> Tensor:
-    """``[..., in]`` to ``[..., out]`` by the parameters of one layer."""
-    return inputs @ params[f"w{layer}"] + params[f"b{layer}"]
-
-
-def gain(activation: str) -> float:
-    """What keeps the scale of a signal through a layer: relu halves its square (He et al. 2015)."""
-    return 2**0.5 if activation == "relu" else 1.0
+from tasks.families.layers import ACTIVATIONS, affine, dense, gain, prediction_loss
+from tasks.types import Batch, Task
 
 
 @dataclass(frozen=True)

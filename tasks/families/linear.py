@@ -12,8 +12,7 @@ from torch import Tensor
 from tasks.checks import positive
 from tasks.data.arrays import Arrays
 from tasks.data.loaders import breast_cancer, diabetes
-from tasks.losses import prediction_loss
-from tasks.mlp import affine, dense
+from tasks.families.layers import affine, dense, prediction_loss
 from tasks.types import Batch, Task
 
 

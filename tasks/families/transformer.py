@@ -18,7 +18,7 @@ from torch import Tensor
 from tasks.checks import positive
 from tasks.data.arrays import Text
 from tasks.data.loaders import help_text
-from tasks.losses import prediction_loss
+from tasks.families.layers import prediction_loss
 from tasks.types import HOST, Batch, Task
 
 

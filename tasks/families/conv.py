@@ -13,7 +13,7 @@ from torch import Tensor
 from tasks.checks import positive
 from tasks.data.arrays import Arrays
 from tasks.data.loaders import digits
-from tasks.losses import prediction_loss
+from tasks.families.layers import prediction_loss
 from tasks.types import HOST, Batch, Task
 
 

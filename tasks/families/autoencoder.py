@@ -17,7 +17,7 @@ from torch import Tensor
 from tasks.checks import one_of, positive
 from tasks.data.arrays import Arrays
 from tasks.data.loaders import digits
-from tasks.mlp import ACTIVATIONS, affine, dense, gain
+from tasks.families.layers import ACTIVATIONS, affine, dense, gain
 from tasks.types import Batch, Task
 
 
