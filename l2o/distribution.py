@@ -23,10 +23,10 @@ from tasks.families.autoencoder import Autoencoder
 from tasks.families.conv import Conv
 from tasks.families.mlp import MLP
 from tasks.families.transformer import Transformer
+from tasks.inner.unroll import evaluate
 from tasks.mup import mup, update_multiplier
 from tasks.suites import SUITES, resolve
 from tasks.types import HOST, Task
-from tasks.unroll import evaluate
 from tasks.user_code.imports import imported
 
 FAMILIES: dict[str, type[Task]] = {

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from l2o.base import LearnedOptimizer
 from tasks.checks import natural, positive
+from tasks.inner.unroll import advance, start
 from tasks.mup import Scale
 from tasks.types import Inner, Task, UpdateRule
-from tasks.unroll import advance, start
 
 Objective = Callable[[Tensor], Tensor]
 """Training losses ``[steps, N]`` of a truncation to what each run should make small, ``[N]``."""
@@ -53,7 +53,7 @@ def bounded(ceiling: float) -> Objective:
 @dataclass(frozen=True)
 class Lesson:
     """A task to learn from, and how: muP's ``scale``, the objective, and the largest number of
-    instances in flight (``chunk``; by default as many as fit, see ``tasks.unroll.advance``)."""
+    instances in flight (``chunk``; by default as many as fit, see ``tasks.inner.unroll.advance``)."""
 
     task: Task
     scale: Scale | None = None

@@ -23,9 +23,9 @@ from l2o.distribution import lessons
 from l2o.episodes import Lesson
 from l2o.meta_config import Evaluation
 from l2o.tuned import TunedAdam
+from tasks.inner.unroll import unroll
 from tasks.scoring import FLOOR
 from tasks.types import Task
-from tasks.unroll import unroll
 
 Objectives = Sequence[Sequence[float]]
 """Of each task: one number a seed."""

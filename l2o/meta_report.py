@@ -39,11 +39,11 @@ from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
 from tasks.families.mlp import MLP
 from tasks.figures import band, loss_axis
+from tasks.inner.unroll import unroll
 from tasks.mup import Mup, mup_at, update_multiplier
 from tasks.scoring import Interval, compare
 from tasks.statistics import log_ratios
 from tasks.types import Task, UpdateRule
-from tasks.unroll import unroll
 from tasks.wording import distance, duration, per_cent
 from tasks.wording import interval as said
 

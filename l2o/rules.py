@@ -34,6 +34,7 @@ from search.vm import Population
 from search.zoo import NAMED, like
 from tasks.bench import Entrant
 from tasks.cards import digest
+from tasks.inner.schedules import SCHEDULES
 from tasks.mup import mup, update_multiplier
 from tasks.runs.files import or_shipped
 from tasks.spaces import LEARNED
@@ -46,7 +47,6 @@ from tasks.torch_rule import (
     torch_optimizer,
 )
 from tasks.types import Task, UpdateRule
-from tasks.unroll import SCHEDULES
 from tasks.user_code.sources import sources
 
 META_TRAINED = "constant"

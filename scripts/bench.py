@@ -44,11 +44,11 @@ from search.zoo import ZOO, with_states
 from search.zoo.classics import CLASSICS
 from tasks.display.plain import Console
 from tasks.families.mlp import MLP
-from tasks.replay import WORTH, derivatives
+from tasks.inner.recorded import WORTH, derivatives
+from tasks.inner.unroll import advance, start
 from tasks.rng import draw
 from tasks.runs.environment import environment
 from tasks.types import Params, StepInfo, Task
-from tasks.unroll import advance, start
 
 PROGRAMS = 64
 RATES = (3e-4, 1e-3, 3e-3)

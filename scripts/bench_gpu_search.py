@@ -39,10 +39,10 @@ from tasks.executors.base import Executor
 from tasks.executors.inline import Inline
 from tasks.executors.named import executor
 from tasks.families.transformer import Transformer
+from tasks.inner.unroll import advance, initial, start
 from tasks.rng import draw
 from tasks.suites import Entry, Suite, proxy
 from tasks.types import Layout, Params, ParamSpec, StepInfo, Task
-from tasks.unroll import advance, initial, start
 
 MOVED = 28  # bytes a parameter and step: read w, g, m, v; write w (or the update), m, v
 TWELVE = """def update(w, g, m, v, lr):

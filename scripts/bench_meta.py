@@ -32,9 +32,9 @@ from l2o.kernels import cpu
 from l2o.ranks import Ranks
 from l2o.small_fc import SmallFC, Step, reference
 from tasks.families.mlp import MLP
+from tasks.inner.recorded import WORTH, derivatives
 from tasks.optimizer import RuleOptimizer
 from tasks.oracles import gradient as gradients
-from tasks.replay import WORTH, derivatives
 from tasks.types import Batch, Params, StepInfo, Task
 
 TASKS = (8, 16, 32)

@@ -40,10 +40,10 @@ from search.settings import Funnel
 from search.view import View
 from search.vm import Population
 from search.zoo import lookup
-from tasks import unroll
 from tasks.display.plain import Console
 from tasks.executors.base import Executor, Failure
 from tasks.executors.named import executor
+from tasks.inner import unroll
 
 IN_A_JOB = (
     (unroll, "derivatives", "gradient"),

@@ -46,12 +46,13 @@ from tasks.data.loaders import python_source
 from tasks.executors.base import Executor, Failure
 from tasks.executors.named import executor
 from tasks.families.transformer import Transformer
+from tasks.inner.schedules import SCHEDULES
+from tasks.inner.unroll import unroll
 from tasks.runs.environment import environment, prepare
 from tasks.runs.files import save_text
 from tasks.scoring import FRESH_SEEDS, finite, interval
 from tasks.seeds import TUNING_SEED
 from tasks.statistics import log_ratios
-from tasks.unroll import SCHEDULES, unroll
 
 RATES = np.geomspace(1e-4, 1.0, 14)
 DRAWS = 50

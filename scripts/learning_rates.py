@@ -20,9 +20,9 @@ from torch import Tensor
 
 from search.rules import rule
 from search.vm import Population
+from tasks.inner.schedules import linear, warmup
 from tasks.scoring import Setting, choose, tune
 from tasks.suites import resolve
-from tasks.unroll import linear, warmup
 
 POWERS = range(-14, 1)
 DECAYS = (0.0, 1e-4, 1e-3)

@@ -35,12 +35,12 @@ from tasks.data.fetch import DataMissing
 from tasks.data.loaders import breast_cancer, digits, fashion_mnist, help_text, mnist5k
 from tasks.families.mlp import MLP
 from tasks.families.transformer import Transformer
+from tasks.inner.unroll import evaluate, unroll
 from tasks.mup import mup, scaled, update_multiplier
 from tasks.runs.environment import environment
 from tasks.runs.files import SHIPPED, save_text
 from tasks.scoring import Setting
 from tasks.types import Task, UpdateRule
-from tasks.unroll import evaluate, unroll
 
 TRAINED = 64
 """The widest network of meta-training; its depth was 3, its longest run 1,000 steps."""

@@ -23,10 +23,11 @@ from search.rules import rule as load
 from search.vm import Population
 from tasks.data.loaders import digit_halves
 from tasks.families.mlp import MLP
+from tasks.inner.schedules import linear, warmup
+from tasks.inner.unroll import unroll
 from tasks.mup import Mup, mup, scaled
 from tasks.scoring import finite
 from tasks.types import Task
-from tasks.unroll import linear, unroll, warmup
 
 LAST = 10
 """The final loss is the mean training loss of so many last steps."""

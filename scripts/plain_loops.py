@@ -16,9 +16,9 @@ from torch.func import grad, vmap
 
 from search.ops import OPS
 from search.program import Program
+from tasks.inner.unroll import initial
 from tasks.rng import draw
 from tasks.types import Task
-from tasks.unroll import initial
 
 CALLS: dict[str, Callable[..., Tensor]] = {"interp": torch.lerp}  # as one would write it
 

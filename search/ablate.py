@@ -29,11 +29,11 @@ from search.program import Program
 from search.vm import Population
 from tasks import scoring
 from tasks.checks import meant
+from tasks.inner.schedules import SCHEDULES
 from tasks.runs.environment import prepare
 from tasks.scoring import Interval
 from tasks.suites import LONGEST, resolve
 from tasks.types import Task
-from tasks.unroll import SCHEDULES
 
 AT_ONCE = 64
 """Programs that are tuned side by side, at most: more would keep the clock waiting."""

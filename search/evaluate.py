@@ -26,9 +26,10 @@ from search.program import Program, parse
 from search.settings import Funnel, Run
 from search.vm import Population
 from tasks import scoring
+from tasks.inner.schedules import SCHEDULES
+from tasks.inner.unroll import unroll
 from tasks.runs.environment import prepare
 from tasks.types import HOST
-from tasks.unroll import SCHEDULES, unroll
 
 Fate = Literal["invalid", "duplicate", "stopped", "diverged", "evaluated", "failed"]
 RATES = 1e-12, 1e12

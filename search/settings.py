@@ -176,9 +176,9 @@ class Funnel:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        from tasks.inner.schedules import SCHEDULES
         from tasks.runs.environment import check_device
         from tasks.suites import LONGEST
-        from tasks.unroll import SCHEDULES
 
         if not self.rungs or self.rungs[-1] != 1 or sorted(set(self.rungs)) != list(self.rungs):
             raise ValueError(f"rungs: got {self.rungs}, expected rising fractions that end in 1")

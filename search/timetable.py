@@ -26,9 +26,9 @@ from search.tables import CLOCK
 from search.vm import Population
 from search.zoo import lookup
 from tasks.cards import flops
+from tasks.inner.unroll import unroll
 from tasks.suites import resolve
 from tasks.types import HOST
-from tasks.unroll import unroll
 
 DROPPED = "dropped"
 """A fact of a run: what was dropped, a list of tasks or a number of finalists by stage."""

@@ -20,10 +20,10 @@ from search.program import parse
 from search.tables import Final
 from search.vm import Population
 from tasks import scoring
+from tasks.inner.schedules import SCHEDULES
 from tasks.runs.environment import prepare
 from tasks.scoring import Interval
 from tasks.suites import names, resolve
-from tasks.unroll import SCHEDULES
 
 
 class Trial(NamedTuple):

@@ -13,14 +13,16 @@ from typing import Protocol
 
 import torch
 
-from tasks import metric_tables, replay
+from tasks import metric_tables
+from tasks.inner import recorded
+from tasks.inner.schedules import SCHEDULES
+from tasks.inner.unroll import advance, initial, shown, start, unroll
+from tasks.inner.unroll import evaluate as losses_of
 from tasks.results import Results, Run, Study
 from tasks.scoring import Setting, comparable
 from tasks.seeds import TUNING_SEED
 from tasks.spaces import WRITTEN, Space
 from tasks.types import HOST, Task, Unusable, UpdateRule
-from tasks.unroll import SCHEDULES, advance, initial, shown, start, unroll
-from tasks.unroll import evaluate as losses_of
 
 TRIED = 2
 """Runs side by side of a rule that is tried."""
@@ -180,7 +182,7 @@ class Bench:
             return time.perf_counter() - started
 
         with torch.no_grad():
-            with replay.at_once():
+            with recorded.at_once():
                 take(2)  # the first may be one that takes a Hessian, which is not recorded
             return median(take(steps) for _ in range(3)) / (steps * TIMED)
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tasks.inner.unroll import initial
 from tasks.oracles.lifting import CPU, Losses, seeded, slopes
 from tasks.suites import Entry
 from tasks.types import HOST, Batch, Split, Task
-from tasks.unroll import initial
 
 REFERENCES = "references.json"
 ASIDE = 0.1

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from tasks.checks import positive
 from tasks.display.plots import label
+from tasks.inner.unroll import advance, start
 from tasks.runs.caches import settle_matplotlib
 from tasks.runs.files import save_bytes
 from tasks.trace import trace
 from tasks.types import Task, UpdateRule
-from tasks.unroll import advance, start
 
 EXAMPLES = 32
 """How many validation examples the activations are measured on."""

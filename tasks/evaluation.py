@@ -25,6 +25,8 @@ import numpy as np
 from tasks.bench import TRIED, Bench, Entrant, chosen, made, parametrised, said_of
 from tasks.cards import card, fingerprint
 from tasks.checks import meant
+from tasks.inner.schedules import SCHEDULES
+from tasks.inner.unroll import unroll
 from tasks.results import Results, ResultsError, Run, Study
 from tasks.scoring import FRESH_SEEDS, Setting
 from tasks.seeds import TUNING_SEED
@@ -32,7 +34,6 @@ from tasks.spaces import WRITTEN, Space
 from tasks.statistics import Measured
 from tasks.suites import LONGEST, Entry, names, resolve
 from tasks.types import Task, Unusable
-from tasks.unroll import SCHEDULES, unroll
 
 USUAL = "cosine"
 """The schedule of a rule of which nobody says another."""

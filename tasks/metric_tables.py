@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from tasks.inner.unroll import evaluate
 from tasks.results import Results, Study
 from tasks.scoring import Setting
 from tasks.statistics import Measured
 from tasks.types import Split, Task
-from tasks.unroll import evaluate
 
 
 class Spread(NamedTuple):

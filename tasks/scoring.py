@@ -22,10 +22,11 @@ import scipy
 import torch
 from torch import Tensor
 
+from tasks.inner.schedules import Schedule, constant
+from tasks.inner.unroll import evaluate, unroll
 from tasks.seeds import FRESH_SEEDS as FRESH_SEEDS
 from tasks.seeds import TUNING_SEED
 from tasks.types import HOST, Split, Task, UpdateRule
-from tasks.unroll import Schedule, constant, evaluate, unroll
 
 MakeRule = Callable[[Tensor], UpdateRule]
 """owner ``[N]`` int64, which of the compared rules each instance runs -> their joint rule."""

@@ -56,13 +56,14 @@ from tasks.families.mlp import MLP
 from tasks.families.module import ModuleTask
 from tasks.families.quadratic import Quadratic
 from tasks.families.transformer import Transformer
+from tasks.inner.schedules import SCHEDULES
+from tasks.inner.unroll import unroll
 from tasks.mup import mup, param_groups
 from tasks.optimizer import RuleOptimizer
 from tasks.results import Results, Study
 from tasks.suites import Entry
 from tasks.torch_rule import torch_optimizer
 from tasks.types import Task
-from tasks.unroll import SCHEDULES, unroll
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = ("tasks", "search", "l2o")

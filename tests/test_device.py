@@ -24,16 +24,17 @@ from l2o.velo import Velo
 from search import vm
 from search.kernels import cpu
 from search.zoo import ZOO
-from tasks import graphs, unroll
-from tasks.chunks import in_chunks
 from tasks.data.loaders import help_text
 from tasks.families.mlp import MLP
 from tasks.families.quadratic import Quadratic
 from tasks.families.transformer import Transformer
+from tasks.inner import cuda_graph, unroll
+from tasks.inner.chunks import in_chunks
+from tasks.inner.schedules import cosine
+from tasks.inner.unroll import start
 from tasks.runs.environment import check_device, prepare
 from tasks.torch_rule import TorchRule
 from tasks.types import Inner, Task, UpdateRule
-from tasks.unroll import cosine, start
 
 TASKS: dict[str, Task] = {
     "mlp": MLP(width=4, batch_size=8),
@@ -67,7 +68,7 @@ def steps_of(task: Task, rule: UpdateRule, inner: Inner, count: int) -> tuple[In
     now = (torch.arange(count)[:, None] + inner.step).float()
     rates = cosine(now, torch.tensor(10.0)) * torch.linspace(0.01, 0.1, INSTANCES)
     decay = torch.full((INSTANCES,), 0.01)
-    return graphs.advance(task, rule, inner, count, 10, rates, decay)
+    return cuda_graph.advance(task, rule, inner, count, 10, rates, decay)
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["one seed", "own seeds"])
@@ -129,7 +130,7 @@ def test_no_operation_of_a_step_waits(rule: str, task: Task, monkeypatch) -> Non
     inner = begin(task, chosen, own=True)
     steps_of(task, chosen, inner, 1)  # what is computed once is computed now
     steps: list[Callable[[], None]] = []
-    monkeypatch.setattr(graphs, "repeat", lambda step, *_: steps.append(step))
+    monkeypatch.setattr(cuda_graph, "repeat", lambda step, *_: steps.append(step))
     steps_of(task, chosen, inner, 2)
     with Waiting():
         steps[0]()
@@ -194,8 +195,8 @@ def repeat(cuda: Graphs, step: Callable[[], None], monkeypatch) -> int:
         step()
 
     stub = SimpleNamespace(cuda=cuda, OutOfMemoryError=torch.OutOfMemoryError)
-    monkeypatch.setattr(graphs, "torch", stub)
-    graphs.repeat(counted, 20, torch.device("cuda"))
+    monkeypatch.setattr(cuda_graph, "torch", stub)
+    cuda_graph.repeat(counted, 20, torch.device("cuda"))
     assert cuda.mode == "default"
     return len(calls)
 
@@ -203,7 +204,7 @@ def repeat(cuda: Graphs, step: Callable[[], None], monkeypatch) -> int:
 def test_a_step_is_captured_once_and_replayed(monkeypatch, caplog) -> None:
     cuda = Graphs()
     called = repeat(cuda, lambda: None, monkeypatch)
-    assert (called, cuda.captures, cuda.replays) == (graphs.WARM + 1, 1, 20 - graphs.WARM)
+    assert (called, cuda.captures, cuda.replays) == (cuda_graph.WARM + 1, 1, 20 - cuda_graph.WARM)
     assert not caplog.text
 
 
@@ -328,9 +329,9 @@ def test_steps_do_not_wait_on_a_device(rule: str, monkeypatch, caplog) -> None:
     arguments = (task, chosen, inner, 20)
     unroll.unroll(task, chosen, instances=INSTANCES, steps=20, lr=1.0, device="cuda")
     steps: list[Callable[[], None]] = []
-    monkeypatch.setattr(graphs, "repeat", lambda step, *_: steps.append(step))
+    monkeypatch.setattr(cuda_graph, "repeat", lambda step, *_: steps.append(step))
     rates = torch.ones(20, INSTANCES, device="cuda")
-    graphs.advance(*arguments, 20, rates, torch.zeros(INSTANCES, device="cuda"))
+    cuda_graph.advance(*arguments, 20, rates, torch.zeros(INSTANCES, device="cuda"))
     torch.cuda.set_sync_debug_mode("error")
     try:
         steps[0]()

@@ -16,11 +16,12 @@ from tasks.evaluation import Plan
 from tasks.evaluation import evaluate as run_plan
 from tasks.families.autoencoder import Autoencoder
 from tasks.families.mlp import MLP
+from tasks.inner.schedules import constant
+from tasks.inner.unroll import unroll
 from tasks.mup import mup, update_multiplier
 from tasks.results import Results, Study
 from tasks.spaces import LEARNED
 from tasks.suites import Entry
-from tasks.unroll import constant, unroll
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["--trials", "3", "--seeds", "2", "--length", "0.1"]

@@ -12,8 +12,8 @@ from l2o.episodes import Episodes, Lesson
 from l2o.l2o_pa import HEADS, L2OPA
 from tasks.families.composite import Composite, Lasso, SparseLogistic, fista, soft
 from tasks.families.mlp import MLP
+from tasks.inner.unroll import advance, start, unroll
 from tasks.types import Params
-from tasks.unroll import advance, start, unroll
 
 LASSO = Lasso(problems=2, rows=20, columns=40, nonzeros=4)
 LOGISTIC = SparseLogistic(problems=2, rows=60, columns=10, nonzeros=4, penalty=0.01)

@@ -17,10 +17,10 @@ from l2o.tuned import TunedAdam
 from l2o.velo import Velo
 from tasks.families.mlp import MLP
 from tasks.families.quadratic import Quadratic
+from tasks.inner.unroll import advance, start, unroll
 from tasks.mup import update_multiplier
 from tasks.oracles.hutchinson import hessian_every
 from tasks.types import Layout, Params, ParamSpec, StepInfo
-from tasks.unroll import advance, start, unroll
 
 TASK = MLP(width=6, depth=1, batch_size=8)
 SMALL = {

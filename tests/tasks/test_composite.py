@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tasks.families.composite import Composite, Lasso, SparseLogistic, fista
+from tasks.inner.unroll import evaluate
 from tasks.oracles.lifting import TOGETHER, _ways, ways
-from tasks.unroll import evaluate
 
 LASSO = Lasso(problems=2, rows=20, columns=40, nonzeros=4)
 LOGISTIC = SparseLogistic(problems=2, rows=60, columns=10, nonzeros=4, penalty=0.01)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import bench, evaluation, replay, report, statistics
+from tasks import bench, evaluation, report, statistics
 from tasks.bench import TIMED, Entrant
 from tasks.cards import card, digest, fingerprint
 from tasks.data.loaders import digits
@@ -17,6 +17,7 @@ from tasks.evaluation import Plan, evaluate, measured
 from tasks.families.composite import Lasso
 from tasks.families.mlp import MLP
 from tasks.families.quadratic import Quadratic
+from tasks.inner import recorded
 from tasks.mup import mup
 from tasks.results import Results, ResultsError, Run, Study
 from tasks.runs.files import new_directory
@@ -126,9 +127,9 @@ def test_nothing_is_computed_twice(tmp_path):
 
 def test_steps_are_timed_on_recorded_gradients_whatever_ran_before(tmp_path, monkeypatch):
     """Of every rule alike; in the runs themselves the first of them would pay for recording."""
-    replay.recording.cache_clear()
+    recorded.recording.cache_clear()
     plain, timed = [], []
-    original = replay.Recording.plain
+    original = recorded.Recording.plain
 
     def counted(self, *given):
         plain.append(len(given[0]))
@@ -138,7 +139,7 @@ def test_steps_are_timed_on_recorded_gradients_whatever_ran_before(tmp_path, mon
         timed.append(plain.count(TIMED))
         return 0.0
 
-    monkeypatch.setattr(replay.Recording, "plain", counted)
+    monkeypatch.setattr(recorded.Recording, "plain", counted)
     monkeypatch.setattr(bench.time, "perf_counter", clock)
     with Results(tmp_path / "r.sqlite") as results:
         evaluate(PLAN, [entrant("SGD"), entrant("Adam")], results)

@@ -26,9 +26,9 @@ from tasks.families.mlp import MLP
 from tasks.families.module import ModuleTask
 from tasks.families.quadratic import Quadratic
 from tasks.families.transformer import Transformer
+from tasks.inner.unroll import initial, unroll
 from tasks.oracles.lifting import TOGETHER, _ways, ways
 from tasks.rng import draw
-from tasks.unroll import initial, unroll
 
 
 def network() -> nn.Module:

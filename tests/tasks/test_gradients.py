@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
-from tasks import unroll as loop
 from tasks.data.loaders import help_text
 from tasks.families.autoencoder import Autoencoder
 from tasks.families.conv import Conv
@@ -16,10 +15,11 @@ from tasks.families.linear import Logistic
 from tasks.families.mlp import MLP
 from tasks.families.quadratic import Quadratic
 from tasks.families.transformer import Transformer
+from tasks.inner import unroll as loop
+from tasks.inner.unroll import advance, initial, start, unroll
 from tasks.oracles.gradient import derivatives
 from tasks.oracles.hutchinson import hessian_products, random_signs
 from tasks.types import Batch, Params, State, StepInfo, Task
-from tasks.unroll import advance, initial, start, unroll
 
 FAMILIES: list[Task] = [
     Quadratic(dimension=9),

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
-from tasks import replay
 from tasks.cards import fingerprint
 from tasks.data.arrays import Arrays
 from tasks.families.module import ModuleTask
+from tasks.inner import recorded
+from tasks.inner.unroll import advance, evaluate, initial, start
 from tasks.oracles.gradient import derivatives
 from tasks.oracles.hutchinson import random_signs
 from tasks.oracles.lifting import noise, ways
 from tasks.rng import draw
 from tasks.torch_rule import TorchRule
-from tasks.unroll import advance, evaluate, initial, start
 
 cross_entropy = F.cross_entropy
 WEIGHT = torch.tensor([0.2, 1.0, 3.0])
@@ -355,9 +355,9 @@ def test_hessians_and_recorded_gradients_are_those_of_a_run_alone(name: str) -> 
     views, batch = problem.layout.views(flat), problem.data.batch("train", index)
     along = problem.layout.views(signs)
     found = derivatives(problem, views, batch, shared, along, keys)
-    with replay.at_once():
+    with recorded.at_once():
         for _ in range(2):
-            again = replay.derivatives(problem, views, batch, shared, noise=keys)
+            again = recorded.derivatives(problem, views, batch, shared, noise=keys)
     assert found.hessian is not None
     for k in range(3):
         one = problem.layout.views(flat[k : k + 1])

@@ -17,11 +17,11 @@ from tasks.data.loaders import digits
 from tasks.display.page import Table
 from tasks.evaluation import Plan
 from tasks.families.module import ModuleTask
+from tasks.inner.unroll import evaluate, initial
 from tasks.results import Results
 from tasks.suites import Entry, resolve
 from tasks.torch_rule import TorchRule
 from tasks.types import Metric, accuracy
-from tasks.unroll import evaluate, initial
 
 
 def network() -> nn.Module:

@@ -22,12 +22,12 @@ from tasks.families.linear import Logistic
 from tasks.families.mlp import MLP
 from tasks.families.module import ModuleTask
 from tasks.families.transformer import Transformer
+from tasks.inner.unroll import initial, start, unroll
 from tasks.mup import Mup, mup, mup_at, param_groups, scaled, update_multiplier
 from tasks.oracles.hutchinson import hessian_every
 from tasks.rng import draw
 from tasks.roles import WidthError, compare, parts
 from tasks.types import Layout, Params, ParamSpec, StepInfo
-from tasks.unroll import initial, start, unroll
 
 
 def generator(seed=0):

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tasks import replay
 from tasks.data.loaders import digits, help_text
 from tasks.families.autoencoder import Autoencoder
 from tasks.families.conv import Conv
@@ -17,11 +16,12 @@ from tasks.families.mlp import MLP
 from tasks.families.module import ModuleTask
 from tasks.families.quadratic import Quadratic
 from tasks.families.transformer import Transformer
-from tasks.replay import Recording, recorded
+from tasks.inner import recorded as replay
+from tasks.inner.recorded import Recording, recorded
+from tasks.inner.unroll import advance, initial, start
 from tasks.rng import draw
 from tasks.torch_rule import TorchRule
 from tasks.types import Batch, Task
-from tasks.unroll import advance, initial, start
 
 FIXED = torch.linspace(-1, 1, 9)
 

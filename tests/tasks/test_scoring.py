@@ -12,9 +12,10 @@ from torch import Tensor
 
 from tasks import scoring
 from tasks.families.quadratic import Quadratic
+from tasks.inner.schedules import linear
+from tasks.inner.unroll import Trajectory, initial, start
 from tasks.scoring import Interval, Setting, choose, compare, finite, grid, interval, measure, tune
 from tasks.types import Batch, Params, State, StepInfo
-from tasks.unroll import Trajectory, initial, linear, start
 
 # 1/2 |x - c|^2: a step of gradient descent multiplies the distance by 1 - lr, decay aside.
 BOWL = Quadratic(dimension=4, spectrum="constant", noise=0.0)

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import unroll as inner_loop
 from tasks.families.mlp import MLP
+from tasks.inner import unroll as inner_loop
+from tasks.inner.schedules import cosine
+from tasks.inner.unroll import initial, unroll
 from tasks.torch_rule import (
     TorchRule,
     _tried,
@@ -19,7 +21,6 @@ from tasks.torch_rule import (
     torch_optimizer,
 )
 from tasks.types import Params, Unusable
-from tasks.unroll import cosine, initial, unroll
 from tasks.user_code.sources import sources
 
 TASK = MLP(width=4, batch_size=16)

@@ -20,8 +20,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from tasks import chunks
-from tasks import unroll as loop
 from tasks.data.loaders import help_text
 from tasks.families.autoencoder import Autoencoder
 from tasks.families.conv import Conv
@@ -29,10 +27,13 @@ from tasks.families.linear import Logistic
 from tasks.families.mlp import MLP
 from tasks.families.quadratic import Quadratic
 from tasks.families.transformer import Transformer
+from tasks.inner import chunks
+from tasks.inner import unroll as loop
+from tasks.inner.schedules import Schedule, constant, cosine, linear, warmup, warmup_cosine
+from tasks.inner.unroll import advance, evaluate, initial, start, unroll
 from tasks.oracles.gradient import Derivatives, gradients
 from tasks.rng import draw
 from tasks.types import Params, State, StepInfo, Task
-from tasks.unroll import advance, evaluate, initial, start, unroll
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def test_differentiable_in_what_the_rule_holds() -> None:
 @families
 def test_advance_in_pieces_equals_advance_in_one(task: Task) -> None:
     rule, lr = momentum(3), torch.tensor([0.02, 0.05, 0.1])
-    options = {"horizon": 7, "lr": lr, "schedule": loop.cosine, "weight_decay": 0.01}
+    options = {"horizon": 7, "lr": lr, "schedule": cosine, "weight_decay": 0.01}
     with torch.no_grad():
         whole, losses = advance(task, rule, start(task, rule, 3, 2), 7, **options)
         inner, pieces = start(task, rule, 3, 2), []
@@ -257,13 +258,13 @@ def test_instances_may_be_at_different_steps(chunk: int | None) -> None:
     """A tensor of steps and horizons: each row goes on as if it were the only one."""
     rule, seeds = momentum(3), torch.tensor([4, 4, 9])
     ages, horizons, lr = torch.tensor([0, 3, 5]), torch.tensor([6, 8, 20]), torch.full((3,), 0.1)
-    options = {"schedule": loop.linear}
+    options = {"schedule": linear}
     parts, expected = [], []
     with torch.no_grad():
         for i, (age, horizon) in enumerate(zip(ages.tolist(), horizons.tolist(), strict=True)):
             one, row = rule.select(torch.tensor([i])), torch.tensor([i])
             runs = start(small, one, 1, seeds[row])
-            options = {"horizon": horizon, "lr": 0.1, "schedule": loop.linear}
+            options = {"horizon": horizon, "lr": 0.1, "schedule": linear}
             runs, _ = advance(small, one, runs, age, **options)
             parts.append(runs)
             expected.append(advance(small, one, runs, 3, **options))
@@ -274,7 +275,7 @@ def test_instances_may_be_at_different_steps(chunk: int | None) -> None:
             3,
             horizon=horizons,
             lr=lr,
-            schedule=loop.linear,
+            schedule=linear,
             chunk=chunk,
         )
     assert torch.equal(torch.as_tensor(found.step), ages + 3)
@@ -292,7 +293,7 @@ def test_a_common_step_with_seeds_of_their_own() -> None:
     assert torch.equal(found.params, expected.params)
 
 
-def at(schedule: loop.Schedule, steps: list[int], horizon: int) -> list[float]:
+def at(schedule: Schedule, steps: list[int], horizon: int) -> list[float]:
     values = schedule(torch.tensor(steps, dtype=torch.float32), torch.tensor(float(horizon)))
     return values.tolist()
 
@@ -300,25 +301,25 @@ def at(schedule: loop.Schedule, steps: list[int], horizon: int) -> list[float]:
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [
-        (loop.constant, [1, 1, 1, 1]),
-        (loop.linear, [1, 0.5, 0, 0]),
-        (loop.cosine, [1, 0.5, 0, 0]),
-        (loop.warmup(5, loop.linear), [0.2, 1, 0, 0]),
-        (loop.warmup(10, loop.constant), [0.1, 0.6, 1, 1]),
-        (loop.warmup_cosine, [1.0, 0.5868241, 0, 0]),
+        (constant, [1, 1, 1, 1]),
+        (linear, [1, 0.5, 0, 0]),
+        (cosine, [1, 0.5, 0, 0]),
+        (warmup(5, linear), [0.2, 1, 0, 0]),
+        (warmup(10, constant), [0.1, 0.6, 1, 1]),
+        (warmup_cosine, [1.0, 0.5868241, 0, 0]),
     ],
 )
-def test_schedules(schedule: loop.Schedule, expected: list[float]) -> None:
+def test_schedules(schedule: Schedule, expected: list[float]) -> None:
     assert at(schedule, [0, 5, 10, 15], 10) == pytest.approx(expected, abs=1e-6)
 
 
 def test_warm_up_hands_over_to_a_whole_schedule() -> None:
     """After the rise the second schedule starts at its beginning and ends at its end."""
-    values = at(loop.warmup(4, loop.cosine), list(range(12)), 12)
+    values = at(warmup(4, cosine), list(range(12)), 12)
     assert values[:4] == pytest.approx([0.25, 0.5, 0.75, 1])
-    assert values[4:] == pytest.approx(at(loop.cosine, list(range(8)), 8))
+    assert values[4:] == pytest.approx(at(cosine, list(range(8)), 8))
     steps = list(range(40))
-    assert at(loop.warmup_cosine, steps, 40) == at(loop.warmup(4, loop.cosine), steps, 40)
+    assert at(warmup_cosine, steps, 40) == at(warmup(4, cosine), steps, 40)
 
 
 def test_the_schedule_multiplies_the_learning_rate_of_each_step() -> None:
@@ -334,7 +335,7 @@ def test_the_schedule_multiplies_the_learning_rate_of_each_step() -> None:
 
     lr = torch.tensor([1.0, 0.5])
     rule = Watching(torch.zeros(2))
-    unroll(task, rule, instances=2, steps=4, lr=lr, weight_decay=0.25, schedule=loop.linear)
+    unroll(task, rule, instances=2, steps=4, lr=lr, weight_decay=0.25, schedule=linear)
     rates = [[1.0, 0.5], [0.75, 0.375], [0.5, 0.25], [0.25, 0.125]]
     assert seen == [(k, 4, rates[k], [0.25, 0.25]) for k in range(4)]
 

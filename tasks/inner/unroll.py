@@ -26,56 +26,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tasks import graphs
-from tasks.chunks import chunk_size, in_chunks
+from tasks.inner import cuda_graph
+from tasks.inner.chunks import chunk_size, in_chunks
+from tasks.inner.recorded import derivatives
+from tasks.inner.schedules import Schedule, constant
 from tasks.oracles.hutchinson import hessian_every, is_due, random_signs
 from tasks.oracles.lifting import each, noise, ways
-from tasks.replay import derivatives
 from tasks.rng import draw
 from tasks.types import Batch, Inner, Params, Split, StepInfo, Task, UpdateRule
-
-Schedule = Callable[[Tensor, Tensor], Tensor]
-"""(step, horizon) -> multiplier of the peak learning rate; float tensors that broadcast."""
 
 LAID_OUT = 64
 """Steps whose minibatch indices are drawn at once."""
 
 CURVED = 3
 """Times the memory of a gradient that a gradient and a Hessian's diagonal take."""
-
-
-def constant(step: Tensor, horizon: Tensor) -> Tensor:
-    return torch.ones_like(step + horizon)
-
-
-def linear(step: Tensor, horizon: Tensor) -> Tensor:
-    """From 1 at the first step to 0 at the horizon."""
-    return (1 - step / horizon).clamp(min=0)
-
-
-def cosine(step: Tensor, horizon: Tensor) -> Tensor:
-    """Half a cosine from 1 at the first step to 0 at the horizon."""
-    return 0.5 * (1 + torch.cos(math.pi * (step / horizon).clamp(max=1)))
-
-
-def warmup(steps: int | Tensor, then: Schedule) -> Schedule:
-    """Rise linearly over the first ``steps`` steps, then follow ``then`` over the rest."""
-
-    def schedule(step: Tensor, horizon: Tensor) -> Tensor:
-        rise = (step + 1) / steps
-        return torch.where(step < steps, rise, then((step - steps).clamp(min=0), horizon - steps))
-
-    return schedule
-
-
-def warmup_cosine(step: Tensor, horizon: Tensor) -> Tensor:
-    """Rise linearly over the first tenth of the horizon, then half a cosine over the rest."""
-    return warmup((horizon / 10).ceil(), cosine)(step, horizon)
-
-
-SCHEDULES: dict[str, Schedule] = {
-    schedule.__name__: schedule for schedule in (constant, linear, cosine, warmup_cosine)
-}
 
 
 @dataclass(frozen=True)
@@ -195,7 +159,7 @@ def _advance_chunk(
     flat = flat.clone() if known.writes else flat
     plain = every or torch.is_grad_enabled() or not known.steady(shared)
     if device.type == "cuda" and not plain:
-        return graphs.advance(task, rule, inner, steps, horizon, rates, weight_decay)
+        return cuda_graph.advance(task, rule, inner, steps, horizon, rates, weight_decay)
     differentiable = torch.is_grad_enabled()
     # Without a graph into one block: small tensors that stay among large ones that come and go
     # leave a heap in pieces, which has cost gigabytes in runs of thousands of steps.
