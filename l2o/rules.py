@@ -36,9 +36,7 @@ from tasks.bench import Entrant
 from tasks.cards import digest
 from tasks.inner.schedules import SCHEDULES
 from tasks.mup import mup, update_multiplier
-from tasks.runs.files import or_shipped
-from tasks.spaces import LEARNED
-from tasks.torch_rule import (
+from tasks.optim.torch_rule import (
     TorchRule,
     described,
     is_import_path,
@@ -46,6 +44,8 @@ from tasks.torch_rule import (
     optimizer_file,
     torch_optimizer,
 )
+from tasks.runs.files import or_shipped
+from tasks.spaces import LEARNED
 from tasks.types import Task, UpdateRule
 from tasks.user_code.sources import sources
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
 from tasks.checks import meant
-from tasks.memory import identity
 from tasks.mup import param_groups
-from tasks.optimizer import RuleOptimizer
+from tasks.optim.memory import identity
+from tasks.optim.rule_optimizer import RuleOptimizer
 from tasks.oracles.hutchinson import hessian_every
 from tasks.runs.files import SHIPPED, or_shipped
 from tasks.types import Params, State, StepInfo, UpdateRule

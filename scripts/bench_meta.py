@@ -33,7 +33,7 @@ from l2o.ranks import Ranks
 from l2o.small_fc import SmallFC, Step, reference
 from tasks.families.mlp import MLP
 from tasks.inner.recorded import WORTH, derivatives
-from tasks.optimizer import RuleOptimizer
+from tasks.optim.rule_optimizer import RuleOptimizer
 from tasks.oracles import gradient as gradients
 from tasks.types import Batch, Params, StepInfo, Task
 

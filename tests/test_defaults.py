@@ -59,10 +59,10 @@ from tasks.families.transformer import Transformer
 from tasks.inner.schedules import SCHEDULES
 from tasks.inner.unroll import unroll
 from tasks.mup import mup, param_groups
-from tasks.optimizer import RuleOptimizer
+from tasks.optim.rule_optimizer import RuleOptimizer
+from tasks.optim.torch_rule import torch_optimizer
 from tasks.results import Results, Study
 from tasks.suites import Entry
-from tasks.torch_rule import torch_optimizer
 from tasks.types import Task
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -32,8 +32,8 @@ from tasks.inner import cuda_graph, unroll
 from tasks.inner.chunks import in_chunks
 from tasks.inner.schedules import cosine
 from tasks.inner.unroll import start
+from tasks.optim.torch_rule import TorchRule
 from tasks.runs.environment import check_device, prepare
-from tasks.torch_rule import TorchRule
 from tasks.types import Inner, Task, UpdateRule
 
 TASKS: dict[str, Task] = {

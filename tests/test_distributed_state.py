@@ -30,7 +30,7 @@ from search.program import parse
 from search.vm import Population
 from search.zoo import NAMED
 from tasks.families.composite import Lasso
-from tasks.optimizer import RuleOptimizer
+from tasks.optim.rule_optimizer import RuleOptimizer
 from tasks.oracles.hutchinson import hessian_every
 
 FULL = """

@@ -33,7 +33,7 @@ from search.export import to_source
 from search.program import parse
 from search.vm import Population, reference
 from search.zoo import ZOO
-from tasks.optimizer import RuleOptimizer
+from tasks.optim.rule_optimizer import RuleOptimizer
 from tasks.types import Params, State, StepInfo, UpdateRule
 
 NORMALISED = """

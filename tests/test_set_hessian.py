@@ -20,7 +20,7 @@ from search.program import parse
 from search.vm import Population, reference
 from search.zoo.curvature import CURVATURE
 from search.zoo.entry import Entry
-from tasks.optimizer import RuleOptimizer
+from tasks.optim.rule_optimizer import RuleOptimizer
 
 PLAIN = Entry("plain", parse("def update(w, g, h):\n    update = g / h\n    return update"), "")
 ENTRIES = {entry.name: entry for entry in (*CURVATURE, PLAIN)}

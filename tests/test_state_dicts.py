@@ -20,8 +20,8 @@ from search.export.build import to_class
 from search.program import parse
 from search.vm import Population
 from search.zoo import NAMED
-from tasks.memory import SHARED
-from tasks.optimizer import RuleOptimizer
+from tasks.optim.memory import SHARED
+from tasks.optim.rule_optimizer import RuleOptimizer
 
 SIGN = "def update(w, g):\n    update = sign(g)\n    return update"
 PROGRAMS = {name: NAMED[name].program for name in ("lion", "adam", "adabelief", "sgd")}

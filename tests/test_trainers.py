@@ -20,7 +20,7 @@ from l2o.small_fc import SmallFC
 from l2o.use import Learned
 from search.export.build import to_class
 from search.zoo import ZOO
-from tasks.optimizer import RuleOptimizer
+from tasks.optim.rule_optimizer import RuleOptimizer
 
 RULES = ("lion", "adan", "learned")
 LEARNED = Learned("small", SmallFC(hidden_size=4), SmallFC(hidden_size=4).initial(1), {})

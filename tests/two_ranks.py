@@ -34,7 +34,7 @@ from torch.optim import Optimizer
 
 from search.vm import Population, reference
 from search.zoo import ZOO
-from tasks.optimizer import RuleOptimizer
+from tasks.optim.rule_optimizer import RuleOptimizer
 
 Make = Any  # an optimizer class, or a function that makes one
 STEPS = 3

@@ -1,6 +1,6 @@
 """An exported optimizer without a file: the class itself, made from the text that would be one.
 
-The class is preferred to ``tasks.optimizer.RuleOptimizer``, which runs any rule, because it is what
+The class is preferred to ``tasks.optim.rule_optimizer.RuleOptimizer``, which runs any rule, because it is what
 ``l2o export`` writes: one code to test, multi-tensor functions, ``torch.compile``, shards that stay
 where they are, constants that are hyper-parameters.
 

@@ -79,7 +79,9 @@ def load(name: str | Path) -> Program:
 
 def _instead(file: Path) -> str:
     """What a file without a program holds."""
-    from tasks.torch_rule import optimizer_class  # here: it is slow to import, and seldom asked
+    from tasks.optim.torch_rule import (
+        optimizer_class,  # here: it is slow to import, and seldom asked
+    )
 
     found = optimizer_class(file)
     if found is not None:

@@ -18,7 +18,7 @@ from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam, TunedAdamRule
 from l2o.velo import Velo
 from tasks.mup import Scale, param_groups, scaled
-from tasks.optimizer import RuleOptimizer
+from tasks.optim.rule_optimizer import RuleOptimizer
 from tasks.types import UpdateRule
 
 ARCHITECTURES = [TunedAdam(lr=0.1), SmallFC(hidden_size=4), Velo(8, 4)]

@@ -19,13 +19,13 @@ from tasks.families.mlp import MLP
 from tasks.families.quadratic import Quadratic
 from tasks.inner import recorded
 from tasks.mup import mup
+from tasks.optim.torch_rule import torch_optimizer
 from tasks.results import Results, ResultsError, Run, Study
 from tasks.runs.files import new_directory
 from tasks.scoring import Setting
 from tasks.seeds import TUNING_SEED
 from tasks.spaces import LEARNED, WRITTEN, Space
 from tasks.suites import Entry
-from tasks.torch_rule import torch_optimizer
 
 TASKS = (Entry(MLP(width=3, batch_size=8), 8), Entry(Quadratic(dimension=4), 6))
 suite = list(TASKS)

@@ -19,11 +19,11 @@ from tasks.data.arrays import Arrays
 from tasks.families.module import ModuleTask
 from tasks.inner import recorded
 from tasks.inner.unroll import advance, evaluate, initial, start
+from tasks.optim.torch_rule import TorchRule
 from tasks.oracles.gradient import derivatives
 from tasks.oracles.hutchinson import random_signs
 from tasks.oracles.lifting import noise, ways
 from tasks.rng import draw
-from tasks.torch_rule import TorchRule
 
 cross_entropy = F.cross_entropy
 WEIGHT = torch.tensor([0.2, 1.0, 3.0])

@@ -18,9 +18,9 @@ from tasks.display.page import Table
 from tasks.evaluation import Plan
 from tasks.families.module import ModuleTask
 from tasks.inner.unroll import evaluate, initial
+from tasks.optim.torch_rule import TorchRule
 from tasks.results import Results
 from tasks.suites import Entry, resolve
-from tasks.torch_rule import TorchRule
 from tasks.types import Metric, accuracy
 
 

@@ -19,8 +19,8 @@ from tasks.families.transformer import Transformer
 from tasks.inner import recorded as replay
 from tasks.inner.recorded import Recording, recorded
 from tasks.inner.unroll import advance, initial, start
+from tasks.optim.torch_rule import TorchRule
 from tasks.rng import draw
-from tasks.torch_rule import TorchRule
 from tasks.types import Batch, Task
 
 FIXED = torch.linspace(-1, 1, 9)

@@ -13,7 +13,7 @@ from tasks.families.mlp import MLP
 from tasks.inner import unroll as inner_loop
 from tasks.inner.schedules import cosine
 from tasks.inner.unroll import initial, unroll
-from tasks.torch_rule import (
+from tasks.optim.torch_rule import (
     TorchRule,
     _tried,
     optimizer_class,

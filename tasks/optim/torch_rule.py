@@ -25,8 +25,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from tasks.alone import Alone, Needs, undisturbed
 from tasks.checks import meant
+from tasks.optim.alone import Alone, Needs, undisturbed
 from tasks.runs.environment import own_defaults
 from tasks.types import HOST, Params, State, StepInfo, Unusable
 from tasks.user_code import imports

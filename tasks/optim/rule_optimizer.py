@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tasks.checks import positive
-from tasks.memory import OURS, SHARED, Place, begin, examined, identity, paired, places
+from tasks.optim.memory import OURS, SHARED, Place, begin, examined, identity, paired, places
+from tasks.optim.rows import alike, as_row, dense, join, real, subtract, whole, working_dtype
 from tasks.oracles.hutchinson import hessian_every, hessian_products
-from tasks.rows import alike, as_row, dense, join, real, subtract, whole, working_dtype
 from tasks.types import Layout, Params, State, StepInfo, UpdateRule
 
 

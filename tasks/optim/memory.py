@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tasks.optim.rows import alike, as_row
 from tasks.oracles.hutchinson import hessian_every
-from tasks.rows import alike, as_row
 from tasks.types import HOST, Layout, Params, ParamSpec, State, UpdateRule
 
 SHARED = "shared."
