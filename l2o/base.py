@@ -24,7 +24,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from tasks.mup import Scale, by_tensor, factors
+from tasks.mup.scaling import Scale, by_tensor, factors
 from tasks.types import Layout, Params, StepInfo, Task, UpdateRule
 
 UNSAVED = {"saved": False}

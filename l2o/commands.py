@@ -21,7 +21,7 @@ from l2o.small_fc import SmallFC
 from tasks.checks import inside, meant
 from tasks.commands.parser import KEPT, Arguments, made, parser, preset
 from tasks.display.plain import Console
-from tasks.mup import has_width
+from tasks.mup.scaling import has_width
 from tasks.runs import files
 from tasks.runs.environment import check_device
 from tasks.runs.files import or_shipped, resuming

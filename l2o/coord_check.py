@@ -17,12 +17,13 @@ from search.vm import Population
 from search.zoo import ZOO
 from tasks.checks import meant
 from tasks.commands.parser import Arguments, parser
-from tasks.coordinates import Coordinates, coordinate_check, draw
 from tasks.data.loaders import help_text
 from tasks.families.conv import Conv
 from tasks.families.mlp import MLP
 from tasks.families.transformer import Transformer
-from tasks.mup import Mup, mup_at, scaled
+from tasks.mup.coordinate_plot import draw
+from tasks.mup.coordinates import Coordinates, coordinate_check
+from tasks.mup.scaling import Mup, mup_at, scaled
 from tasks.runs.environment import prepare
 from tasks.runs.files import save_text, writable
 from tasks.types import Task, UpdateRule

@@ -24,7 +24,7 @@ from tasks.families.conv import Conv
 from tasks.families.mlp import MLP
 from tasks.families.transformer import Transformer
 from tasks.inner.unroll import evaluate
-from tasks.mup import mup, update_multiplier
+from tasks.mup.scaling import mup, update_multiplier
 from tasks.suites import SUITES, resolve
 from tasks.types import HOST, Task
 from tasks.user_code.imports import imported

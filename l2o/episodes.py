@@ -22,7 +22,7 @@ from torch import Tensor
 from l2o.base import LearnedOptimizer
 from tasks.checks import natural, positive
 from tasks.inner.unroll import advance, start
-from tasks.mup import Scale
+from tasks.mup.scaling import Scale
 from tasks.types import Inner, Task, UpdateRule
 
 Objective = Callable[[Tensor], Tensor]

@@ -24,7 +24,7 @@ from torch import Tensor
 from l2o.base import THETA, UNSAVED, LearnedOptimizer, LearnedRule
 from tasks.checks import one_of, positive
 from tasks.families.composite import Composite, soft
-from tasks.mup import Scale
+from tasks.mup.scaling import Scale
 from tasks.types import HOST, Params, State, StepInfo, Task
 
 HEADS = ("P", "A", "B", "B1", "B2")

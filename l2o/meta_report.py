@@ -34,13 +34,13 @@ from l2o.meta_run import Saved
 from l2o.tuned import TunedAdam
 from tasks.averages import mean, over_tasks, within
 from tasks.bench import marks
-from tasks.coordinates import Coordinates, coordinate_check
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
 from tasks.families.mlp import MLP
 from tasks.figures import band, loss_axis
 from tasks.inner.unroll import unroll
-from tasks.mup import Mup, mup_at, update_multiplier
+from tasks.mup.coordinates import Coordinates, coordinate_check
+from tasks.mup.scaling import Mup, mup_at, update_multiplier
 from tasks.scoring import Interval, compare
 from tasks.statistics import log_ratios
 from tasks.types import Task, UpdateRule

@@ -35,7 +35,7 @@ from search.zoo import NAMED, like
 from tasks.bench import Entrant
 from tasks.cards import digest
 from tasks.inner.schedules import SCHEDULES
-from tasks.mup import mup, update_multiplier
+from tasks.mup.scaling import mup, update_multiplier
 from tasks.optim.torch_rule import (
     TorchRule,
     described,

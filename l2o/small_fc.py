@@ -44,7 +44,7 @@ from l2o.features import (
     truncated_normal,
 )
 from tasks.checks import positive
-from tasks.mup import Scale
+from tasks.mup.scaling import Scale
 from tasks.oracles.hutchinson import hessian_every
 from tasks.types import Layout, Params, State, StepInfo, UpdateRule
 

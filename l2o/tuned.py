@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from l2o.base import THETA, LearnedOptimizer, LearnedRule, decayed, zeros
-from tasks.mup import Scale
+from tasks.mup.scaling import Scale
 from tasks.types import Params, State, StepInfo
 
 

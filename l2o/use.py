@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
 from tasks.checks import meant
-from tasks.mup import param_groups
+from tasks.mup.groups import param_groups
 from tasks.optim.memory import identity
 from tasks.optim.rule_optimizer import RuleOptimizer
 from tasks.oracles.hutchinson import hessian_every
@@ -90,7 +90,7 @@ class Learned:
         One that was meta-trained in muP must know which axes of a module grow with its width:
         ``base`` is the same network at another width, such as half of it, and ``inputs`` what
         ``base(*inputs)`` takes, or a tensor that it takes alone. The rest of muP is the network's,
-        see ``tasks.mup.param_groups``, where ``tied`` is explained, and the readout is said to be
+        see ``tasks.mup.groups.param_groups``, where ``tied`` is explained, and the readout is said to be
         approximate: that of ``SmallFC`` moves about a third more than in the tasks it was
         meta-trained on, unless the module divides it by its fan-in and its weights are a group of
         multiplier 1. Raises ValueError for a module without a base, where there has to be one, and

@@ -39,7 +39,7 @@ from l2o.features import (
 )
 from l2o.loss_buffer import LOSS_FEATURES, follow_loss, init_loss_buffer, loss_features
 from tasks.checks import positive
-from tasks.mup import Scale
+from tasks.mup.scaling import Scale
 from tasks.types import HOST, Layout, Params, State, StepInfo
 
 FEATURES = 30

@@ -36,7 +36,7 @@ from tasks.data.loaders import breast_cancer, digits, fashion_mnist, help_text, 
 from tasks.families.mlp import MLP
 from tasks.families.transformer import Transformer
 from tasks.inner.unroll import evaluate, unroll
-from tasks.mup import mup, scaled, update_multiplier
+from tasks.mup.scaling import mup, scaled, update_multiplier
 from tasks.runs.environment import environment
 from tasks.runs.files import SHIPPED, save_text
 from tasks.scoring import Setting

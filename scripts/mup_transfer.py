@@ -25,7 +25,7 @@ from tasks.data.loaders import digit_halves
 from tasks.families.mlp import MLP
 from tasks.inner.schedules import linear, warmup
 from tasks.inner.unroll import unroll
-from tasks.mup import Mup, mup, scaled
+from tasks.mup.scaling import Mup, mup, scaled
 from tasks.scoring import finite
 from tasks.types import Task
 

@@ -58,7 +58,8 @@ from tasks.families.quadratic import Quadratic
 from tasks.families.transformer import Transformer
 from tasks.inner.schedules import SCHEDULES
 from tasks.inner.unroll import unroll
-from tasks.mup import mup, param_groups
+from tasks.mup.groups import param_groups
+from tasks.mup.scaling import mup
 from tasks.optim.rule_optimizer import RuleOptimizer
 from tasks.optim.torch_rule import torch_optimizer
 from tasks.results import Results, Study

@@ -8,8 +8,8 @@ import torch
 from l2o import checkpoint, coord_check, meta_report
 from l2o.cli import main
 from l2o.small_fc import SmallFC
-from tasks.coordinates import coordinate_check
 from tasks.inner.unroll import start
+from tasks.mup.coordinates import coordinate_check
 from tasks.types import Params, StepInfo
 
 SMALL = ["--widths", "[32,64]", "--steps", "3", "--seeds", "1"]

@@ -18,7 +18,7 @@ from tasks.families.autoencoder import Autoencoder
 from tasks.families.mlp import MLP
 from tasks.inner.schedules import constant
 from tasks.inner.unroll import unroll
-from tasks.mup import mup, update_multiplier
+from tasks.mup.scaling import mup, update_multiplier
 from tasks.results import Results, Study
 from tasks.spaces import LEARNED
 from tasks.suites import Entry

@@ -18,7 +18,7 @@ from l2o.velo import Velo
 from tasks.families.mlp import MLP
 from tasks.families.quadratic import Quadratic
 from tasks.inner.unroll import advance, start, unroll
-from tasks.mup import update_multiplier
+from tasks.mup.scaling import update_multiplier
 from tasks.oracles.hutchinson import hessian_every
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 

@@ -23,7 +23,7 @@ from l2o.tuned import TunedAdam
 from l2o.velo import Velo
 from tasks.families.mlp import MLP
 from tasks.families.quadratic import Quadratic
-from tasks.mup import Scale
+from tasks.mup.scaling import Scale
 from tasks.types import Batch, Dataset, Params, Split, State, StepInfo, Task
 
 A = torch.tensor([[0.9, 0.3], [-0.2, 0.8]])

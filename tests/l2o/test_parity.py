@@ -20,7 +20,7 @@ from l2o.base import LearnedOptimizer
 from l2o.features import Block, blocks, normalizers, small_fc_features
 from l2o.small_fc import SmallFC
 from l2o.velo import Velo
-from tasks.mup import Scale
+from tasks.mup.scaling import Scale
 from tasks.types import Layout, Params, ParamSpec, State, StepInfo
 
 DATA = Path(__file__).parent / "data"

@@ -17,7 +17,8 @@ from l2o.checkpoint import CheckpointError
 from l2o.small_fc import SmallFC
 from l2o.tuned import TunedAdam, TunedAdamRule
 from l2o.velo import Velo
-from tasks.mup import Scale, param_groups, scaled
+from tasks.mup.groups import param_groups
+from tasks.mup.scaling import Scale, scaled
 from tasks.optim.rule_optimizer import RuleOptimizer
 from tasks.types import UpdateRule
 

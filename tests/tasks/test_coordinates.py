@@ -11,11 +11,12 @@ from l2o.small_fc import SmallFC
 from search.homogeneity import degree
 from search.vm import Population
 from search.zoo import ZOO
-from tasks.coordinates import Coordinates, coordinate_check, draw
 from tasks.data.loaders import help_text
 from tasks.families.mlp import MLP
 from tasks.families.transformer import Transformer
-from tasks.mup import mup, scaled
+from tasks.mup.coordinate_plot import draw
+from tasks.mup.coordinates import Coordinates, coordinate_check
+from tasks.mup.scaling import mup, scaled
 
 WIDTHS = (64, 128, 256, 512)
 NETWORKS = {

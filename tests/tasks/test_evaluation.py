@@ -18,7 +18,7 @@ from tasks.families.composite import Lasso
 from tasks.families.mlp import MLP
 from tasks.families.quadratic import Quadratic
 from tasks.inner import recorded
-from tasks.mup import mup
+from tasks.mup.scaling import mup
 from tasks.optim.torch_rule import torch_optimizer
 from tasks.results import Results, ResultsError, Run, Study
 from tasks.runs.files import new_directory

@@ -14,7 +14,6 @@ from torch.nn import functional
 from search.vm import Population
 from search.zoo import ZOO
 from tasks.cards import fingerprint
-from tasks.coordinates import coordinate_check
 from tasks.data.loaders import digits, help_text
 from tasks.families.autoencoder import Autoencoder
 from tasks.families.conv import Conv
@@ -23,10 +22,12 @@ from tasks.families.mlp import MLP
 from tasks.families.module import ModuleTask
 from tasks.families.transformer import Transformer
 from tasks.inner.unroll import initial, start, unroll
-from tasks.mup import Mup, mup, mup_at, param_groups, scaled, update_multiplier
+from tasks.mup.coordinates import coordinate_check
+from tasks.mup.groups import param_groups
+from tasks.mup.roles import WidthError, compare, parts
+from tasks.mup.scaling import Mup, mup, mup_at, scaled, update_multiplier
 from tasks.oracles.hutchinson import hessian_every
 from tasks.rng import draw
-from tasks.roles import WidthError, compare, parts
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tasks.trace import Use, trace
+from tasks.mup.trace import Use, trace
 from tasks.types import Layout, ParamSpec, Role, Task
 
 Shape = tuple[int, ...]
