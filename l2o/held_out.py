@@ -23,8 +23,8 @@ from l2o.distribution import lessons
 from l2o.episodes import Lesson
 from l2o.meta_config import Evaluation
 from l2o.tuned import TunedAdam
+from tasks.evaluation.intervals import FLOOR
 from tasks.inner.unroll import unroll
-from tasks.scoring import FLOOR
 from tasks.types import Task
 
 Objectives = Sequence[Sequence[float]]

@@ -14,17 +14,19 @@ from rich import box
 from rich.table import Table
 
 from l2o.rules import called, entrants
-from tasks import cards, evaluation, metric_tables, statistics
+from tasks import cards
 from tasks.commands.parser import Arguments, parser
 from tasks.display.plain import Console
-from tasks.evaluation import Plan
-from tasks.results import Results
+from tasks.evaluation import evaluate as evaluation
+from tasks.evaluation import metric_tables, statistics
+from tasks.evaluation.evaluate import Plan
+from tasks.evaluation.results import Results
+from tasks.evaluation.statistics import Measured, Standing
+from tasks.evaluation.time_to_target import FACTORS
+from tasks.evaluation.wording import OF_SETTINGS, change, times, too_few
 from tasks.runs.environment import environment, prepare
 from tasks.runs.files import save_text
-from tasks.statistics import Measured, Standing
 from tasks.suites import SUITES, names, resolve
-from tasks.targets import FACTORS
-from tasks.wording import OF_SETTINGS, change, times, too_few
 
 REFERENCE = "adamw"
 Told = Callable[[str], object]

@@ -11,11 +11,10 @@ import numpy as np
 from l2o.held_out import SEED
 from l2o.meta_config import Config
 from l2o.meta_run import Saved
-from tasks.averages import mean, over_tasks
 from tasks.display.page import Part, Table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
-from tasks.scoring import Interval
-from tasks.wording import distance
+from tasks.evaluation.intervals import Interval, mean, over_tasks
+from tasks.evaluation.wording import distance
 
 
 def adam_at(config: Config) -> str:

@@ -19,8 +19,8 @@ from l2o.meta_config import Config
 from l2o.meta_curves import adam_at, against_adam
 from tasks.display.page import Page, Part, Section, Table, Tiles
 from tasks.display.plots import COLOURS, GREY, Figure, drawing, label
-from tasks.scoring import Interval
-from tasks.wording import change, duration, per_cent
+from tasks.evaluation.intervals import Interval
+from tasks.evaluation.wording import change, duration, per_cent
 
 SEEN = ("losses",)
 """The tensors of a save that are looked at."""

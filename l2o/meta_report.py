@@ -32,20 +32,19 @@ from l2o.meta_curves import (
 )
 from l2o.meta_run import Saved
 from l2o.tuned import TunedAdam
-from tasks.averages import mean, over_tasks, within
-from tasks.bench import marks
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
+from tasks.evaluation.bench import marks
+from tasks.evaluation.figures import band, loss_axis
+from tasks.evaluation.intervals import Interval, compare, mean, over_tasks, within
+from tasks.evaluation.statistics import log_ratios
+from tasks.evaluation.wording import distance, duration, per_cent
+from tasks.evaluation.wording import interval as said
 from tasks.families.mlp import MLP
-from tasks.figures import band, loss_axis
 from tasks.inner.unroll import unroll
 from tasks.mup.coordinates import Coordinates, coordinate_check
 from tasks.mup.scaling import Mup, mup_at, update_multiplier
-from tasks.scoring import Interval, compare
-from tasks.statistics import log_ratios
 from tasks.types import Task, UpdateRule
-from tasks.wording import distance, duration, per_cent
-from tasks.wording import interval as said
 
 SEEDS = 5
 """Fresh seeds that the kept optimizer is measured on."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from shlex import quote
 
 from l2o import meta_joined, meta_report, meta_run
-from tasks import report as evaluations
 from tasks.commands.parser import Arguments, named, parser
 from tasks.display.page import FORMATS, Page, replaceable, write
-from tasks.results import Results
+from tasks.evaluation import report as evaluations
+from tasks.evaluation.results import Results
 
 
 def report(arguments: Arguments) -> int:

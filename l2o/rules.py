@@ -32,8 +32,9 @@ from search import rules as programs
 from search.program import to_text
 from search.vm import Population
 from search.zoo import NAMED, like
-from tasks.bench import Entrant
 from tasks.cards import digest
+from tasks.evaluation.bench import Entrant
+from tasks.evaluation.spaces import LEARNED
 from tasks.inner.schedules import SCHEDULES
 from tasks.mup.scaling import mup, update_multiplier
 from tasks.optim.torch_rule import (
@@ -45,7 +46,6 @@ from tasks.optim.torch_rule import (
     torch_optimizer,
 )
 from tasks.runs.files import or_shipped
-from tasks.spaces import LEARNED
 from tasks.types import Task, UpdateRule
 from tasks.user_code.sources import sources
 

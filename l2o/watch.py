@@ -14,7 +14,7 @@ from l2o.meta_run import Saved
 from l2o.meta_view import Progress, View
 from l2o.training import learning_rate
 from tasks.display.plain import Console
-from tasks.wording import duration
+from tasks.evaluation.wording import duration
 
 SEEN = ("step", "skipped", "norm", "losses")
 """The tensors of a save that are looked at."""

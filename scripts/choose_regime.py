@@ -43,6 +43,10 @@ from search.vm import Population
 from search.zoo import ZOO
 from tasks.cards import digest
 from tasks.data.loaders import python_source
+from tasks.evaluation.intervals import interval
+from tasks.evaluation.seeds import TUNING_SEED
+from tasks.evaluation.statistics import log_ratios
+from tasks.evaluation.tuning import FRESH_SEEDS, finite
 from tasks.executors.base import Executor, Failure
 from tasks.executors.named import executor
 from tasks.families.transformer import Transformer
@@ -50,9 +54,6 @@ from tasks.inner.schedules import SCHEDULES
 from tasks.inner.unroll import unroll
 from tasks.runs.environment import environment, prepare
 from tasks.runs.files import save_text
-from tasks.scoring import FRESH_SEEDS, finite, interval
-from tasks.seeds import TUNING_SEED
-from tasks.statistics import log_ratios
 
 RATES = np.geomspace(1e-4, 1.0, 14)
 DRAWS = 50

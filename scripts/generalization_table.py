@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from tasks.scoring import Interval, interval
+from tasks.evaluation.intervals import Interval, interval
 
 Table = Mapping[tuple[str, int], Mapping[str, dict[str, Any]]]
 """(group, value) -> competitor -> what ``Bench.row`` found."""

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from search.rules import rule
 from search.vm import Population
+from tasks.evaluation.tuning import Setting, choose, tune
 from tasks.inner.schedules import linear, warmup
-from tasks.scoring import Setting, choose, tune
 from tasks.suites import resolve
 
 POWERS = range(-14, 1)

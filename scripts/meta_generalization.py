@@ -33,13 +33,13 @@ from search.vm import Population
 from tasks.cards import digest
 from tasks.data.fetch import DataMissing
 from tasks.data.loaders import breast_cancer, digits, fashion_mnist, help_text, mnist5k
+from tasks.evaluation.tuning import Setting
 from tasks.families.mlp import MLP
 from tasks.families.transformer import Transformer
 from tasks.inner.unroll import evaluate, unroll
 from tasks.mup.scaling import mup, scaled, update_multiplier
 from tasks.runs.environment import environment
 from tasks.runs.files import SHIPPED, save_text
-from tasks.scoring import Setting
 from tasks.types import Task, UpdateRule
 
 TRAINED = 64

@@ -22,11 +22,11 @@ from search.program import Program
 from search.rules import rule as load
 from search.vm import Population
 from tasks.data.loaders import digit_halves
+from tasks.evaluation.tuning import finite
 from tasks.families.mlp import MLP
 from tasks.inner.schedules import linear, warmup
 from tasks.inner.unroll import unroll
 from tasks.mup.scaling import Mup, mup, scaled
-from tasks.scoring import finite
 from tasks.types import Task
 
 LAST = 10

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from search.view import clock
-from tasks.scoring import Interval
+from tasks.evaluation.intervals import Interval
 
 Rows = Sequence[dict[str, Any]]
 CONSTANTS = "constants alone"

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, Protocol
 
 from l2o import checkpoint, meta_run
 from search.archive import FILE, open_existing
-from tasks import evaluation
 from tasks.data.loaders import breast_cancer, digits
+from tasks.evaluation import evaluate
+from tasks.evaluation.results import Results
 from tasks.families.linear import Logistic
 from tasks.families.mlp import MLP
-from tasks.results import Results
 from tasks.suites import Entry
 
 SUITE = "torture_subjects:"
@@ -167,7 +167,7 @@ class Evaluation(NamedTuple):
     def contents(self, place: Path) -> Any:
         """All but the seconds of a step."""
         with Results(self.files(place)[0], readonly=True) as results:
-            found = evaluation.measured(results)
+            found = evaluate.measured(results)
             facts = results.facts()
             runs = {
                 f"{rule} {task}": found.final[r, t].tolist()

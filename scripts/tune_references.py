@@ -22,12 +22,12 @@ import numpy as np
 import torch
 
 from l2o.rules import entrants
-from tasks.averages import within
 from tasks.cards import fingerprint
-from tasks.evaluation import Plan, evaluate, measured
-from tasks.results import Results
+from tasks.evaluation.evaluate import Plan, evaluate, measured
+from tasks.evaluation.intervals import within
+from tasks.evaluation.results import Results
+from tasks.evaluation.seeds import TUNING_SEED
 from tasks.runs.environment import environment
-from tasks.seeds import TUNING_SEED
 
 SUITES = ("proxy", "meta_validation", "meta_train", "held_out", "scale")
 FILE = Path(__file__).resolve().parent.parent / "tasks" / "references.json"

@@ -3,7 +3,7 @@
 An *edit* skips one statement (its readers read one of its arguments instead) or rounds one
 constant. All edits of a program are measured side by side with the program that the whole
 ablation started from, so that small losses cannot add up: each is tuned on the same learning
-rates and then run on the same fresh seeds (``tasks.scoring``). The edit that leaves the shortest
+rates and then run on the same fresh seeds (``tasks.evaluation.tuning``). The edit that leaves the shortest
 program is taken among those that, with 95 % confidence, change the loss by less than a stated
 tolerance, for worse *or for better*: a rule that does better without its momentum on some short
 task is another rule, and finding those is the business of a search.
@@ -27,11 +27,11 @@ from search.flow import flow, to_program
 from search.ops import ProgramError
 from search.program import Program
 from search.vm import Population
-from tasks import scoring
 from tasks.checks import meant
+from tasks.evaluation import intervals, tuning
+from tasks.evaluation.intervals import Interval, floored
 from tasks.inner.schedules import SCHEDULES
 from tasks.runs.environment import prepare
-from tasks.scoring import Interval
 from tasks.suites import LONGEST, resolve
 from tasks.types import Task
 
@@ -130,7 +130,7 @@ def compare(
         steps = max(1, round(entry.steps * settings.length))
         columns.append(_losses(everything, entry.task, steps, settings, clock))
     tables = np.stack(columns, axis=1)  # [rules, tasks, seeds]
-    return [scoring.compare(table, tables[0]) for table in tables[1:]]
+    return [intervals.compare(table, tables[0]) for table in tables[1:]]
 
 
 def _losses(
@@ -155,15 +155,15 @@ def _tuned(
 ) -> np.ndarray:
     """``[programs, seeds]`` losses at the learning rate that suits each best."""
     schedule, make = SCHEDULES[settings.schedule], partial(Population.of, programs)
-    grid = [s._replace(weight_decay=decay) for s in scoring.grid(settings.trials)]
+    grid = [s._replace(weight_decay=decay) for s in tuning.grid(settings.trials)]
     tuned = []
     for seed in range(settings.tuning_seeds):
         clock.check()
-        tuned.append(scoring.tune(task, make, len(programs), steps, grid, seed, schedule))
+        tuned.append(tuning.tune(task, make, len(programs), steps, grid, seed, schedule))
     clock.check()
-    chosen = scoring.choose(scoring.floored(torch.stack(tuned)).log().mean(dim=0), grid)
-    seeds = scoring.FRESH_SEEDS[: settings.seeds]
-    return scoring.measure(task, make, chosen, steps, seeds, schedule=schedule).numpy()
+    chosen = tuning.choose(floored(torch.stack(tuned)).log().mean(dim=0), grid)
+    seeds = tuning.FRESH_SEEDS[: settings.seeds]
+    return tuning.measure(task, make, chosen, steps, seeds, schedule=schedule).numpy()
 
 
 # Edits ------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ from search.show import TITLES
 from search.tables import Record
 from tasks.display.page import Part
 from tasks.display.plots import COLOURS, GREY, Figure, drawing
-from tasks.scoring import Interval
-from tasks.wording import change, duration
+from tasks.evaluation.intervals import Interval
+from tasks.evaluation.wording import change, duration
 
 FATE_COLOURS = {
     "evaluated": "#0072B2",

@@ -25,7 +25,8 @@ from torch import Tensor
 from search.program import Program, parse
 from search.settings import Funnel, Run
 from search.vm import Population
-from tasks import scoring
+from tasks.evaluation import tuning
+from tasks.evaluation.intervals import floored, log_ratio
 from tasks.inner.schedules import SCHEDULES
 from tasks.inner.unroll import unroll
 from tasks.runs.environment import prepare
@@ -90,7 +91,7 @@ def calibrate(
     Raises ValueError where the reference diverges at every learning rate, or a loss is below 0.
     """
     prepare(funnel.device)
-    settings = scoring.grid(trials)
+    settings = tuning.grid(trials)
     rates = torch.tensor([setting.lr for setting in settings], **HOST)
     owner = torch.arange(len(programs), device="cpu").repeat_interleave(trials)
     references, gaps = [], torch.zeros(len(programs), trials, **HOST)
@@ -107,14 +108,14 @@ def calibrate(
             eval_at=funnel.marks(run.steps),
             device=funnel.device,
         )
-        losses = scoring.floored(scoring.comparable(trajectory.validation.cpu(), run.name))
+        losses = floored(tuning.comparable(trajectory.validation.cpu(), run.name))
         losses = losses.view(-1, len(programs), trials)
         best = int(losses[-1, 0].argmin())
         reference = losses[:, 0, best]
         if not reference.isfinite().all():
             raise ValueError(f"the reference diverges on {run.name} at every learning rate")
         references.append(reference.tolist())
-        gaps += scoring.log_ratio(losses[-1], reference[-1]) / len(runs)
+        gaps += log_ratio(losses[-1], reference[-1]) / len(runs)
         if tell is not None:
             tell(len(references))
     scores, places = gaps.min(dim=1)
@@ -187,14 +188,14 @@ class _Climb:
         final = trajectory.validation[-1, trajectory.alive].cpu()
         passed = self.rung(run, run.steps, left, final, len(marks) - 1, reference)
         self.alive = left[passed]
-        self.gap[left] += scoring.log_ratio(scoring.finite(final), reference[-1])
+        self.gap[left] += log_ratio(tuning.finite(final), reference[-1])
         self.runs += 1
 
     def rung(
         self, run: Run, step: int, instances: Tensor, losses: Tensor, rung: int, reference: Tensor
     ) -> Tensor:
         """Note the losses of one rung and say who clears its hurdle."""
-        ratio = scoring.log_ratio(scoring.finite(losses), reference[rung])
+        ratio = log_ratio(tuning.finite(losses), reference[rung])
         best = [math.inf] * len(self.programs)
         for i, loss, gap in zip(instances.tolist(), losses.tolist(), ratio.tolist(), strict=True):
             p = self.who[i]

@@ -16,8 +16,8 @@ from search.config import BASELINES
 from search.program import parse
 from search.tables import FATES, VERSION, Record
 from search.verdict import standings
+from tasks.evaluation.intervals import Interval
 from tasks.runs.database import checked, explained
-from tasks.scoring import Interval
 
 META_VALIDATION = "meta_validation"
 """The stage that measures ``leaders``."""

@@ -23,8 +23,8 @@ from search.show import kind
 from search.tables import Record
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles
 from tasks.display.plots import COLOURS, Figure, drawing, label
-from tasks.scoring import Interval
-from tasks.wording import change, duration, per_cent
+from tasks.evaluation.intervals import Interval
+from tasks.evaluation.wording import change, duration, per_cent
 
 
 class Search(NamedTuple):

@@ -26,9 +26,9 @@ from search.program import Program, parse
 from search.signature import GRADIENTS, LAYOUT, PARAMETERS, RATES, TIMES
 from search.tables import Final
 from search.verdict import Standing, losses, standings
-from tasks.scoring import LEAST, Interval
+from tasks.evaluation.intervals import LEAST, Interval
+from tasks.evaluation.wording import change, count
 from tasks.suites import SUITES
-from tasks.wording import change, count
 
 SEEDS, TRIALS, TASKS = 5, 8, 3
 """What the word asks for, at least."""

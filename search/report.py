@@ -30,8 +30,8 @@ from search.tables import Record
 from search.verdict import standings
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing
+from tasks.evaluation.wording import change, count, distance, duration, interval, per_cent
 from tasks.suites import SUITES
-from tasks.wording import change, count, distance, duration, interval, per_cent
 
 
 def page(archive: Archive, remade_by: str) -> Page:

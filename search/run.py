@@ -39,9 +39,9 @@ from search.verdict import Trial, judge, standings
 from search.view import Curves, View, clock
 from search.vm import Population
 from search.zoo import lookup
-from tasks import scoring
 from tasks.cards import fingerprint
 from tasks.checks import inside
+from tasks.evaluation import tuning as scoring
 from tasks.executors.base import Executor, Failure
 from tasks.executors.named import executor
 from tasks.runs.environment import environment, prepare

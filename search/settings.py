@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from search.ops import OPS
 from search.program import FIXED_INPUTS, MAX_STATEMENTS, OPTIONAL_INPUTS
 from tasks.checks import meant
-from tasks.seeds import FRESH_SEEDS, TUNING_SEED
+from tasks.evaluation.seeds import FRESH_SEEDS, TUNING_SEED
 
 Change = Literal["insert", "delete", "modify", "copy", "swap"]
 INPUTS = (*FIXED_INPUTS, *OPTIONAL_INPUTS)

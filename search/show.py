@@ -27,8 +27,8 @@ from search.tables import Record
 from search.verdict import as_data
 from search.view import clock
 from tasks.display.plain import Console
-from tasks.scoring import REFERENCE_DIVERGED
-from tasks.wording import LARGE, as_factor
+from tasks.evaluation.intervals import REFERENCE_DIVERGED
+from tasks.evaluation.wording import LARGE, as_factor
 
 CHOSE = " The winner is the best of the rules in this table, which flatters what it says of it."
 STAGES = ("proxy", "held_out")

@@ -25,7 +25,7 @@ from search.clock import Clock, OutOfTime
 from search.kind import classify
 from search.program import Program
 from search.verdict import as_data
-from tasks.scoring import Interval
+from tasks.evaluation.intervals import Interval
 
 Reason = Literal["exact", "empirical"]
 

@@ -19,10 +19,10 @@ import torch
 from search.program import parse
 from search.tables import Final
 from search.vm import Population
-from tasks import scoring
+from tasks.evaluation import tuning
+from tasks.evaluation.intervals import Interval, compare
 from tasks.inner.schedules import SCHEDULES
 from tasks.runs.environment import prepare
-from tasks.scoring import Interval
 from tasks.suites import names, resolve
 
 
@@ -59,11 +59,11 @@ def judge(trial: Trial) -> list[Final]:
     def make(owner: torch.Tensor) -> Population:
         return Population.of(programs, owner)
 
-    settings, where = scoring.grid(trial.trials), {"schedule": schedule, "device": trial.device}
-    tuned = scoring.tune(task, make, len(programs), steps, settings, **where)
-    chosen = scoring.choose(tuned, settings)
-    seeds = scoring.FRESH_SEEDS[trial.skip : trial.skip + trial.seeds]
-    losses = scoring.measure(task, make, chosen, steps, seeds, **where)
+    settings, where = tuning.grid(trial.trials), {"schedule": schedule, "device": trial.device}
+    tuned = tuning.tune(task, make, len(programs), steps, settings, **where)
+    chosen = tuning.choose(tuned, settings)
+    seeds = tuning.FRESH_SEEDS[trial.skip : trial.skip + trial.seeds]
+    losses = tuning.measure(task, make, chosen, steps, seeds, **where)
     rows = []
     for (name, _), setting, row in zip(trial.rules, chosen, losses.tolist(), strict=True):
         for seed, loss in zip(seeds, row, strict=True):
@@ -99,7 +99,7 @@ def standings(rows: Sequence[Final], stage: str, baselines: Sequence[str]) -> li
     measured = losses([row for row in rows if row.stage == stage])
     known = [name for name in baselines if name in measured]
     table = [
-        Standing(rule, {name: scoring.compare(measured[rule], measured[name]) for name in known})
+        Standing(rule, {name: compare(measured[rule], measured[name]) for name in known})
         for rule in measured
     ]
     if not known:

@@ -43,11 +43,12 @@ from search.signature import signatures
 from search.view import View
 from search.vm import Population, reference
 from search.zoo import NAMED, ZOO
-from tasks.bench import Entrant
 from tasks.cards import digest, fingerprint
 from tasks.data.loaders import breast_cancer, diabetes, digits, help_text
 from tasks.display.plain import Console
-from tasks.evaluation import Plan, evaluate
+from tasks.evaluation.bench import Entrant
+from tasks.evaluation.evaluate import Plan, evaluate
+from tasks.evaluation.results import Results, Study
 from tasks.families.autoencoder import Autoencoder
 from tasks.families.composite import Lasso, SparseLogistic
 from tasks.families.conv import Conv
@@ -62,7 +63,6 @@ from tasks.mup.groups import param_groups
 from tasks.mup.scaling import mup
 from tasks.optim.rule_optimizer import RuleOptimizer
 from tasks.optim.torch_rule import torch_optimizer
-from tasks.results import Results, Study
 from tasks.suites import Entry
 from tasks.types import Task
 

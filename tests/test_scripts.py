@@ -13,9 +13,10 @@ import pytest
 from search.run import begin
 from search.tables import Evaluation, Final
 from search.verdict import Standing
+from tasks.evaluation.intervals import Interval
+from tasks.evaluation.results import Results, Run, Study
+from tasks.evaluation.tuning import FRESH_SEEDS
 from tasks.executors.inline import Inline
-from tasks.results import Results, Run, Study
-from tasks.scoring import FRESH_SEEDS, Interval
 from tasks.suites import names, resolve
 
 ROOT = Path(__file__).parents[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.results import Results, ResultsError, Run, Study
+from tasks.evaluation.results import Results, ResultsError, Run, Study
 
 ROOT = Path(__file__).parents[1]
 STUDY = Study("rule", "task", 10, "cosine")

@@ -12,15 +12,15 @@ from l2o import checkpoint
 from l2o.cli import main
 from l2o.rules import entrant, entrants
 from l2o.tuned import TunedAdam
-from tasks.evaluation import Plan
-from tasks.evaluation import evaluate as run_plan
+from tasks.evaluation.evaluate import Plan
+from tasks.evaluation.evaluate import evaluate as run_plan
+from tasks.evaluation.results import Results, Study
+from tasks.evaluation.spaces import LEARNED
 from tasks.families.autoencoder import Autoencoder
 from tasks.families.mlp import MLP
 from tasks.inner.schedules import constant
 from tasks.inner.unroll import unroll
 from tasks.mup.scaling import mup, update_multiplier
-from tasks.results import Results, Study
-from tasks.spaces import LEARNED
 from tasks.suites import Entry
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,8 +22,8 @@ from l2o.tuned import TunedAdam
 from l2o.velo import Velo
 from tasks.display.page import Tiles
 from tasks.display.plots import Figure
+from tasks.evaluation.wording import per_cent
 from tasks.families.mlp import MLP
-from tasks.wording import per_cent
 
 CONFIG = Config(
     train=Distribution(widths=(4,), batch_size=8),

@@ -8,9 +8,9 @@ from search.agreement import Setting
 from search.analyze import check
 from search.program import parse
 from search.zoo import ZOO
+from tasks.evaluation.intervals import Interval
 from tasks.families.linear import Logistic
 from tasks.families.quadratic import Quadratic
-from tasks.scoring import Interval
 from tasks.suites import Entry
 
 HERE = f"{__name__}:SUITE"

@@ -13,7 +13,7 @@ from search.program import from_rows, parse, to_text
 from search.simplify import Report, simplify, to_json
 from search.simplify import to_text as report_text
 from search.zoo import ZOO
-from tasks.scoring import Interval
+from tasks.evaluation.intervals import Interval
 
 PAPER = json.loads(
     Path(__file__).with_name("data").joinpath("lion_paper_programs.json").read_text()

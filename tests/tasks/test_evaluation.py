@@ -9,22 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import bench, evaluation, report, statistics
-from tasks.bench import TIMED, Entrant
 from tasks.cards import card, digest, fingerprint
 from tasks.data.loaders import digits
-from tasks.evaluation import Plan, evaluate, measured
+from tasks.evaluation import bench, report, statistics
+from tasks.evaluation import evaluate as evaluation
+from tasks.evaluation.bench import TIMED, Entrant
+from tasks.evaluation.evaluate import Plan, evaluate, measured
+from tasks.evaluation.results import Results, ResultsError, Run, Study
+from tasks.evaluation.seeds import TUNING_SEED
+from tasks.evaluation.spaces import LEARNED, WRITTEN, Space
+from tasks.evaluation.tuning import Setting
 from tasks.families.composite import Lasso
 from tasks.families.mlp import MLP
 from tasks.families.quadratic import Quadratic
 from tasks.inner import recorded
 from tasks.mup.scaling import mup
 from tasks.optim.torch_rule import torch_optimizer
-from tasks.results import Results, ResultsError, Run, Study
 from tasks.runs.files import new_directory
-from tasks.scoring import Setting
-from tasks.seeds import TUNING_SEED
-from tasks.spaces import LEARNED, WRITTEN, Space
 from tasks.suites import Entry
 
 TASKS = (Entry(MLP(width=3, batch_size=8), 8), Entry(Quadratic(dimension=4), 6))

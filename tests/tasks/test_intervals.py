@@ -6,10 +6,19 @@ import math
 import numpy as np
 import pytest
 
-from tasks import wording
-from tasks.averages import bootstrapped, ends, geometric, over_seeds, over_tasks, share, within
-from tasks.scoring import compare, interval
-from tasks.tuning import tuning
+from tasks.evaluation import wording
+from tasks.evaluation.intervals import (
+    bootstrapped,
+    compare,
+    ends,
+    geometric,
+    interval,
+    over_seeds,
+    over_tasks,
+    share,
+    within,
+)
+from tasks.evaluation.sensitivity import tuning
 
 INF, NAN = math.inf, math.nan
 

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from tasks import evaluation, metric_tables
-from tasks import report as reports
-from tasks.bench import Entrant
 from tasks.cards import fingerprint
 from tasks.data.loaders import digits
 from tasks.display.page import Table
-from tasks.evaluation import Plan
+from tasks.evaluation import evaluate as evaluation
+from tasks.evaluation import metric_tables
+from tasks.evaluation import report as reports
+from tasks.evaluation.bench import Entrant
+from tasks.evaluation.evaluate import Plan
+from tasks.evaluation.results import Results
 from tasks.families.module import ModuleTask
 from tasks.inner.unroll import evaluate, initial
 from tasks.optim.torch_rule import TorchRule
-from tasks.results import Results
 from tasks.suites import Entry, resolve
 from tasks.types import Metric, accuracy
 

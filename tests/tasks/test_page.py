@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tasks import wording
 from tasks.display.page import Page, Program, Section, Table, Tiles, html, write
 from tasks.display.plots import Figure, drawing, label
+from tasks.evaluation import wording
+from tasks.evaluation.intervals import Interval
 from tasks.runs.files import DiskFull
-from tasks.scoring import Interval
 
 NASTY = '<script>alert("&")</script>'
 

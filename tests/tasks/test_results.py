@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.results import PARTS, Results, ResultsError, Run, Study
+from tasks.evaluation.results import PARTS, Results, ResultsError, Run, Study
 
 STUDY = Study("rule", "task", 10, "cosine")
 RUN = Run(1, 0.1, 0.0, "ok", 0.5, 0.6, ((0, 1.0), (10, 0.5)), 1e-5)

@@ -10,11 +10,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from tasks import scoring
+from tasks.evaluation import tuning
+from tasks.evaluation.intervals import FLOOR, Interval, compare, interval, log_ratio
+from tasks.evaluation.tuning import Setting, choose, finite, grid, measure, tune
 from tasks.families.quadratic import Quadratic
 from tasks.inner.schedules import linear
 from tasks.inner.unroll import Trajectory, initial, start
-from tasks.scoring import Interval, Setting, choose, compare, finite, grid, interval, measure, tune
 from tasks.types import Batch, Params, State, StepInfo
 
 # 1/2 |x - c|^2: a step of gradient descent multiplies the distance by 1 - lr, decay aside.
@@ -47,7 +48,7 @@ class Descent:
         return replace(self, owner=self.owner[index])
 
 
-def rules(*scales: float) -> scoring.MakeRule:
+def rules(*scales: float) -> tuning.MakeRule:
     return lambda owner: Descent(scales, owner)
 
 
@@ -67,7 +68,7 @@ def test_grid() -> None:
 def test_tune_measures_every_rule_at_every_setting() -> None:
     settings = [Setting(0.1), Setting(0.5), Setting(0.9), Setting(1e30)]
     losses = tune(BOWL, rules(1.0, 2.0, 0.0), 3, 3, settings)
-    start = loss_at_start(scoring.TUNING_SEED)
+    start = loss_at_start(tuning.TUNING_SEED)
     for row, scale in enumerate((1.0, 2.0)):
         for column, lr in enumerate((0.1, 0.5, 0.9)):
             expected = start * (1 - scale * lr) ** 6
@@ -129,7 +130,7 @@ def test_rules_and_runs_are_on_the_device_that_is_asked_for(monkeypatch) -> None
         nothing = torch.zeros(1, instances)
         return Trajectory(inner, torch.arange(instances), (steps,), nothing, nothing)
 
-    monkeypatch.setattr("tasks.scoring.unroll", unroll)
+    monkeypatch.setattr("tasks.evaluation.tuning.unroll", unroll)
     settings = [Setting(0.1), Setting(0.2)]
     assert tune(BOWL, make, 2, 3, settings, device="meta").device.type == "cpu"
     assert measure(BOWL, make, settings, 3, [1], device="meta").device.type == "cpu"
@@ -171,10 +172,10 @@ def test_a_loss_of_0_is_no_divergence() -> None:
 
 
 def test_a_log_ratio_to_a_loss_of_0_is_a_number() -> None:
-    ratios = scoring.log_ratio(torch.tensor([0.0, 8.0, math.inf]), torch.tensor(0.0))
-    assert ratios.tolist() == pytest.approx([0.0, math.log(8 / scoring.FLOOR), math.inf])
+    ratios = log_ratio(torch.tensor([0.0, 8.0, math.inf]), torch.tensor(0.0))
+    assert ratios.tolist() == pytest.approx([0.0, math.log(8 / FLOOR), math.inf])
     losses, reference = torch.rand(1000) + 0.1, torch.tensor(0.7)
-    assert torch.equal(scoring.log_ratio(losses, reference), torch.log(losses / reference))
+    assert torch.equal(log_ratio(losses, reference), torch.log(losses / reference))
 
 
 def test_losses_below_0_are_refused() -> None:

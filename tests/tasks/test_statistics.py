@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from l2o.judging import ranking
-from tasks import averages, scoring, statistics, targets
-from tasks.averages import iqm, over_seeds, over_tasks
-from tasks.report import _sentence
-from tasks.statistics import Measured, log_ratios
-from tasks.targets import FACTORS, middle, profile, reached, steps_to
-from tasks.tuning import best_of, tuning
+from tasks.evaluation import intervals, statistics, time_to_target
+from tasks.evaluation.intervals import FLOOR, iqm, over_seeds, over_tasks
+from tasks.evaluation.report import _sentence
+from tasks.evaluation.sensitivity import best_of, tuning
+from tasks.evaluation.statistics import Measured, log_ratios
+from tasks.evaluation.time_to_target import FACTORS, middle, profile, reached, steps_to
 
 INF = math.inf
 
@@ -44,8 +44,8 @@ def test_interquartile_mean(values, expected):
         (1.0, INF, -INF),
         (INF, INF, 0.0),
         (0.0, 0.0, 0.0),
-        (0.0, 1e-9, math.log(scoring.FLOOR / 1e-9)),
-        (1e-9, 0.0, math.log(1e-9 / scoring.FLOOR)),
+        (0.0, 1e-9, math.log(FLOOR / 1e-9)),
+        (1e-9, 0.0, math.log(1e-9 / FLOOR)),
     ],
 )
 def test_log_ratios_of_runs_that_diverged_or_reached_0(loss, reference, expected):
@@ -115,7 +115,7 @@ def test_intervals_are_those_of_all_draws():
 
 
 def test_shares_have_exact_intervals():
-    none, some = averages.share(np.zeros(12, bool)), averages.share(np.arange(10) < 3)
+    none, some = intervals.share(np.zeros(12, bool)), intervals.share(np.arange(10) < 3)
     assert none[:3] == pytest.approx((0, 0, 1 - 0.025 ** (1 / 12)))
     low, high = stats.beta.ppf([0.025, 0.975], [3, 4], [8, 7])
     assert some == pytest.approx((0.3, low, high, 10))
@@ -140,7 +140,7 @@ def test_a_mean_and_ranks_that_disagree_are_a_tie():
     pair = np.stack([np.exp(gaps).reshape(5, 20), np.ones((5, 20))])
     q = statistics.q_values(pair)
     assert q[0, 1] < statistics.ALPHA
-    assert averages.iqm(gaps) < 0  # the test says that these are worse
+    assert intervals.iqm(gaps) < 0  # the test says that these are worse
     assert not statistics.beaten_by(pair, q).any()
 
 
@@ -274,7 +274,7 @@ def test_the_target_is_drawn_with_the_seeds_of_the_reference():
     assert same.faster[:3] == (1, 1, 1)
     found = reached(other, first, marks, (1.0, 1.0))
     assert found.faster.low < 1
-    _, score = targets.scores([np.stack([first, other])], [marks], 0)
+    _, score = time_to_target.scores([np.stack([first, other])], [marks], 0)
     assert (score.low, score.high) == (0, 1)
 
 
@@ -291,11 +291,11 @@ def test_the_score_is_the_area_under_the_profile():
     steps = np.array([[10.0, 30.0, INF, 7.0], [20.0, 10.0, INF, INF], [39.0, 11.0, INF, 50.0]])
     fine = np.linspace(1, 4, 300_001)
     fastest = [10, 10, INF, 7]
-    for rule, score in zip(steps, targets.profile_scores(steps), strict=True):
+    for rule, score in zip(steps, time_to_target.profile_scores(steps), strict=True):
         slower = [own / best if own < INF else INF for own, best in zip(rule, fastest, strict=True)]
         height = np.mean([fine >= ratio for ratio in slower], axis=0)
         assert score == pytest.approx(np.trapezoid(height, fine) / 3, abs=1e-4)
-    assert targets.profile_scores(np.full((2, 1), INF)).tolist() == [0, 0]
+    assert time_to_target.profile_scores(np.full((2, 1), INF)).tolist() == [0, 0]
 
 
 def test_scores_with_their_intervals():
@@ -303,13 +303,13 @@ def test_scores_with_their_intervals():
     decay = np.exp(-np.arange(0.0, 4.01, 0.1))
     slow = (decay * np.exp(0.05 * noise(0, 6, 1)))[None]
     curves, marks = np.concatenate([slow * decay, slow, slow]), tuple(range(0, 410, 10))
-    first, second, third = targets.scores([curves], [marks], 1)
+    first, second, third = time_to_target.scores([curves], [marks], 1)
     assert second == third
     assert first.mean == 1
     assert second.mean == pytest.approx(2 / 3, abs=0.05)
     assert second.low <= second.mean <= second.high
     assert first.n == 6
-    alone = targets.scores([curves[:, :1]], [marks], 1)[0]
+    alone = time_to_target.scores([curves[:, :1]], [marks], 1)[0]
     assert (alone.low, alone.high) == (-INF, INF)
 
 
@@ -365,10 +365,10 @@ def test_intervals_over_tasks_hold_nothing_impossible():
 
 
 def test_the_geometric_mean_of_factors():
-    found = averages.geometric(np.array([0.5, 2.0, 1.0]))
+    found = intervals.geometric(np.array([0.5, 2.0, 1.0]))
     half = 4.302653 * math.log(2) / math.sqrt(3)  # Student's, 2 degrees of freedom
     assert found == pytest.approx((1.0, math.exp(-half), math.exp(half), 3), rel=1e-5)
-    assert averages.geometric(np.array([3.0])) == pytest.approx((3.0, -INF, INF, 1))
+    assert intervals.geometric(np.array([3.0])) == pytest.approx((3.0, -INF, INF, 1))
 
 
 def measured(curves):

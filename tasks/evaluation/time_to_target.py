@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.averages import RESAMPLES, bootstrapped, ends, enough
-from tasks.scoring import Interval
+from tasks.evaluation.intervals import RESAMPLES, Interval, bootstrapped, ends, enough
 
 SLOWEST = 4.0
 FACTORS = np.linspace(1.0, SLOWEST, 61)

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from tasks import figures, metric_tables, statistics
-from tasks.bench import TIMED
 from tasks.display import page
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles
-from tasks.evaluation import measured as measured_in
-from tasks.evaluation import reference as compared_with
-from tasks.results import Results
-from tasks.scoring import LEAST, Interval
-from tasks.seeds import TUNING_SEED
-from tasks.statistics import Measured, Standing
-from tasks.tuning import NEAR
-from tasks.wording import (
+from tasks.evaluation import figures, metric_tables, statistics
+from tasks.evaluation.bench import TIMED
+from tasks.evaluation.evaluate import measured as measured_in
+from tasks.evaluation.evaluate import reference as compared_with
+from tasks.evaluation.intervals import LEAST, Interval
+from tasks.evaluation.results import Results
+from tasks.evaluation.seeds import TUNING_SEED
+from tasks.evaluation.sensitivity import NEAR
+from tasks.evaluation.statistics import Measured, Standing
+from tasks.evaluation.wording import (
     OF_SETTINGS,
     change,
     distance,

@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from tasks.bench import TRIED, Bench, Entrant, chosen, made, parametrised, said_of
 from tasks.cards import card, fingerprint
 from tasks.checks import meant
+from tasks.evaluation.bench import TRIED, Bench, Entrant, chosen, made, parametrised, said_of
+from tasks.evaluation.results import Results, ResultsError, Run, Study
+from tasks.evaluation.seeds import TUNING_SEED
+from tasks.evaluation.spaces import WRITTEN, Space
+from tasks.evaluation.statistics import Measured
+from tasks.evaluation.tuning import FRESH_SEEDS, Setting
 from tasks.inner.schedules import SCHEDULES
 from tasks.inner.unroll import unroll
-from tasks.results import Results, ResultsError, Run, Study
-from tasks.scoring import FRESH_SEEDS, Setting
-from tasks.seeds import TUNING_SEED
-from tasks.spaces import WRITTEN, Space
-from tasks.statistics import Measured
 from tasks.suites import LONGEST, Entry, names, resolve
 from tasks.types import Task, Unusable
 

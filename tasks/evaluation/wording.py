@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tasks.scoring import LEAST, REFERENCE_DIVERGED, Interval
-from tasks.statistics import ALPHA, least_p
+from tasks.evaluation.intervals import LEAST, REFERENCE_DIVERGED, Interval
+from tasks.evaluation.statistics import ALPHA, least_p
 
 LARGE = math.log(11.0)
 """From here on a log ratio is said as a factor, in place of more than 1000 %."""

@@ -22,10 +22,17 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
-from tasks.averages import geometric, iqm, over_seeds, over_tasks, share
-from tasks.scoring import Interval, logs
-from tasks.targets import Reached, middle, profile, reached, scores, steps_to, target
-from tasks.tuning import Tuning, tuning
+from tasks.evaluation.intervals import Interval, geometric, iqm, logs, over_seeds, over_tasks, share
+from tasks.evaluation.sensitivity import Tuning, tuning
+from tasks.evaluation.time_to_target import (
+    Reached,
+    middle,
+    profile,
+    reached,
+    scores,
+    steps_to,
+    target,
+)
 
 ALPHA = 0.05
 """Expected share of false discoveries among the differences that are reported."""

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from tasks import statistics
 from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
-from tasks.scoring import FLOOR
-from tasks.seeds import TUNING_SEED
-from tasks.statistics import Measured, Standing
-from tasks.targets import FACTORS, middle
-from tasks.wording import interval, per_cent
+from tasks.evaluation import statistics
+from tasks.evaluation.intervals import FLOOR
+from tasks.evaluation.seeds import TUNING_SEED
+from tasks.evaluation.statistics import Measured, Standing
+from tasks.evaluation.time_to_target import FACTORS, middle
+from tasks.evaluation.wording import interval, per_cent
 
 
 def short(rules: Sequence[str]) -> dict[str, str]:

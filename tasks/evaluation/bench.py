@@ -13,15 +13,15 @@ from typing import Protocol
 
 import torch
 
-from tasks import metric_tables
+from tasks.evaluation import metric_tables
+from tasks.evaluation.results import Results, Run, Study
+from tasks.evaluation.seeds import TUNING_SEED
+from tasks.evaluation.spaces import WRITTEN, Space
+from tasks.evaluation.tuning import Setting, comparable
 from tasks.inner import recorded
 from tasks.inner.schedules import SCHEDULES
 from tasks.inner.unroll import advance, initial, shown, start, unroll
 from tasks.inner.unroll import evaluate as losses_of
-from tasks.results import Results, Run, Study
-from tasks.scoring import Setting, comparable
-from tasks.seeds import TUNING_SEED
-from tasks.spaces import WRITTEN, Space
 from tasks.types import HOST, Task, Unusable, UpdateRule
 
 TRIED = 2

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from tasks.evaluation.results import Results, Study
+from tasks.evaluation.statistics import Measured
+from tasks.evaluation.tuning import Setting
 from tasks.inner.unroll import evaluate
-from tasks.results import Results, Study
-from tasks.scoring import Setting
-from tasks.statistics import Measured
 from tasks.types import Split, Task
 
 

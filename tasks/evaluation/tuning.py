@@ -18,14 +18,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy
 import torch
 from torch import Tensor
 
+from tasks.evaluation.seeds import FRESH_SEEDS as FRESH_SEEDS
+from tasks.evaluation.seeds import TUNING_SEED
 from tasks.inner.schedules import Schedule, constant
 from tasks.inner.unroll import evaluate, unroll
-from tasks.seeds import FRESH_SEEDS as FRESH_SEEDS
-from tasks.seeds import TUNING_SEED
 from tasks.types import HOST, Split, Task, UpdateRule
 
 MakeRule = Callable[[Tensor], UpdateRule]
@@ -132,88 +131,3 @@ def comparable(losses: Tensor, task: str) -> Tensor:
             "ratios of losses"
         )
     return losses
-
-
-FLOOR = float(np.finfo(np.float32).tiny)
-"""Losses below, such as the 0 of a task that is solved, count as this: below it is rounding."""
-
-
-def logs(losses: np.ndarray) -> np.ndarray:
-    """Logarithms of losses; NaN of a loss below 0, of which no ratio means anything."""
-    with np.errstate(invalid="ignore"):
-        return np.log(np.where(losses < 0, losses, np.maximum(losses, FLOOR)))
-
-
-def floored(losses: Tensor) -> Tensor:
-    """What logarithms are taken of: ``FLOOR`` at least; NaN of a loss below 0."""
-    return torch.where(losses < 0, math.nan, losses.clamp(min=FLOOR))
-
-
-def log_ratio(losses: Tensor, reference: Tensor) -> Tensor:
-    """log(losses / reference), both floored; also where the quotient is beyond all numbers."""
-    losses, reference = floored(losses), floored(reference)
-    ratio = torch.log(losses / reference)
-    beyond = ratio.isinf() & losses.isfinite()
-    return torch.where(beyond, torch.log(losses) - torch.log(reference), ratio)
-
-
-REFERENCE_DIVERGED = "reference diverged"
-"""What a log ratio of minus infinity means: a loss of 0 has a logarithm."""
-
-
-class Interval(NamedTuple):
-    """A mean over ``n`` seeds and its 95 % interval; infinite if any run diverged, and the mean of
-    a log ratio minus infinity if only the reference did."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        if not math.isfinite(self.mean):
-            return REFERENCE_DIVERGED if self.mean < 0 else "diverged"
-        if not math.isfinite(self.low):
-            return f"{self.mean:+.4f} (n = {self.n})"
-        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
-
-
-def compare(losses: np.ndarray, reference: np.ndarray) -> Interval:
-    """``losses`` and ``reference``: ``[tasks, seeds]``, paired by seed -> mean log ratio."""
-    if np.isfinite(losses).all() and not np.isfinite(reference).all():
-        return Interval(-math.inf, -math.inf, math.inf, losses.shape[1])
-    with np.errstate(invalid="ignore"):
-        gaps = (logs(losses) - logs(reference)).mean(axis=0)
-    return interval(gaps)
-
-
-LEAST = 3
-"""Values that an interval is made of, at least. Student's of two is 9 standard deviations wide
-either way, which as a factor is beyond all sense."""
-
-
-def interval(values: np.ndarray) -> Interval:
-    """Mean of ``[n]`` values with Student's 95 % interval; of fewer than ``LEAST`` it is infinite.
-
-    Five seeds are usual here. A bootstrap of five normal values holds the truth 83 times of 100
-    when it promises 95 (bias-corrected and accelerated; 90 of ten).
-    """
-    values = np.asarray(values, float)
-    n = len(values)
-    if not n:
-        return Interval(math.nan, -math.inf, math.inf, 0)
-    if not np.isfinite(values).all():
-        return Interval(math.inf, math.inf, math.inf, n)
-    with np.errstate(over="ignore", invalid="ignore"):  # of numbers whose squares are none
-        mean, half = float(values.mean()), _half_width(values)
-    if not (n >= LEAST and math.isfinite(half)):
-        return Interval(mean, -math.inf, math.inf, n)
-    return Interval(mean, mean - half, mean + half, n)
-
-
-def _half_width(values: np.ndarray) -> float:
-    """Of Student's 95 % interval; NaN of one value."""
-    n = len(values)
-    if n < 2:
-        return math.nan
-    return float(scipy.stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))

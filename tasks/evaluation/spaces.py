@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import scipy
 
-from tasks.scoring import Setting
+from tasks.evaluation.tuning import Setting
 
 
 @dataclass(frozen=True)

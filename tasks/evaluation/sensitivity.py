@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.averages import share, within
-from tasks.scoring import Interval, logs
+from tasks.evaluation.intervals import Interval, logs, share, within
 
 CLOSE = math.log(1.1)
 """A trial is good when its loss is within 10 % of the rule's best."""
