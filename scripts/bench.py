@@ -37,7 +37,7 @@ from turns import Spread, take_turns
 
 from search.evaluate import Calibration, Evaluator, calibrate
 from search.evolve import Evolution
-from search.program import Program
+from search.language.program import Program
 from search.settings import Funnel, Settings
 from search.vm import Population, reference
 from search.zoo import ZOO, with_states

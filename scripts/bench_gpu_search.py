@@ -26,9 +26,9 @@ from search import run
 from search.commands import PRESETS, SHARERS
 from search.config import BASELINES, Budget, Config
 from search.evaluate import Calibration, Evaluator, Job, Measurement, Outcome, calibrate
+from search.language.program import Program, parse, to_text
 from search.loop import Search, fates
 from search.mutate import mutate
-from search.program import Program, parse, to_text
 from search.settings import Funnel, Mutation, Settings
 from search.view import View
 from search.vm import Population

@@ -34,8 +34,8 @@ from search.archive import Archive
 from search.config import BASELINES, Budget, Config
 from search.evaluate import Evaluator, Job, calibrate
 from search.evolve import Evolution
+from search.language.program import parse, to_text
 from search.loop import Search, fates
-from search.program import parse, to_text
 from search.settings import Funnel
 from search.view import View
 from search.vm import Population

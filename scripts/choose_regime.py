@@ -38,7 +38,7 @@ import numpy as np
 import torch
 
 from search.kind import classify
-from search.program import Program, Statement, parse, to_text
+from search.language.program import Program, Statement, parse, to_text
 from search.vm import Population
 from search.zoo import ZOO
 from tasks.cards import digest

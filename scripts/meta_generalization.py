@@ -27,7 +27,7 @@ from generalization_table import draw, markdown
 from torch import Tensor
 
 from l2o import checkpoint
-from search.program import to_text
+from search.language.program import to_text
 from search.rules import rule as program
 from search.vm import Population
 from tasks.cards import digest

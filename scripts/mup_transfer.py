@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from search.homogeneity import degree
-from search.program import Program
+from search.language.program import Program
 from search.rules import rule as load
 from search.vm import Population
 from tasks.data.loaders import digit_halves

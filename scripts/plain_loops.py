@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from search.ops import OPS
-from search.program import Program
+from search.language.functions import OPS
+from search.language.program import Program
 from tasks.inner.unroll import initial
 from tasks.rng import draw
 from tasks.types import Task

@@ -28,7 +28,7 @@ import rediscover_judge
 from rediscover_judge import SEEDS, answer
 from rediscover_table import CONSTANTS
 
-from search.program import to_text
+from search.language.program import to_text
 from search.tables import Final
 from search.verdict import Trial, standings
 from search.zoo import lookup

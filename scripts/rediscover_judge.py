@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evolve import Candidate
 from search.kind import kind_of
-from search.program import parse, to_text
+from search.language.program import parse, to_text
+from search.language.validity import live
 from search.run import trials
 from search.tables import Final
 from search.verdict import Standing, Trial, judge, standings

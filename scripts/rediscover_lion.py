@@ -46,12 +46,12 @@ import numpy as np
 from rediscover_judge import Hunter, baselines, noted
 from rediscover_table import curves, endings, figure, finds, table
 
-from search.analyze import live
 from search.archive import Archive, open_existing
 from search.config import BASELINES, Budget, Config
 from search.history import front, history
 from search.kind import kind_of
-from search.program import parse, to_text
+from search.language.program import parse, to_text
+from search.language.validity import live
 from search.run import begin, proceed
 from search.settings import Funnel, Mutation, Settings, Verdict
 from search.simplify import simplify

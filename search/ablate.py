@@ -23,9 +23,9 @@ import torch
 
 from search.agreement import Setting
 from search.clock import Clock
-from search.flow import flow, to_program
-from search.ops import ProgramError
-from search.program import Program
+from search.language.flow import flow, to_program
+from search.language.functions import ProgramError
+from search.language.program import Program
 from search.vm import Population
 from tasks.checks import meant
 from tasks.evaluation import intervals, tuning

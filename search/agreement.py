@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from search.ops import EPSILON
+from search.language.functions import EPSILON
+from search.language.program import Program, Statement
 from search.probe import respond
-from search.program import Program, Statement
 from tasks.types import Layout, ParamSpec
 
 LAYOUT = Layout((ParamSpec("a", (6, 8)), ParamSpec("b", (16,))))

@@ -24,10 +24,11 @@ from typing import NamedTuple
 
 from search import linear, patterns
 from search.agreement import Agreement, Setting, agreement
-from search.analyze import canonical, live
 from search.clock import Clock, OutOfTime
-from search.flow import Expression, Flow, Reference, flow, insert, replace_row, to_program
-from search.ops import Kind, ProgramError
+from search.language.canonical import canonical
+from search.language.flow import Expression, Flow, Reference, flow, insert, replace_row, to_program
+from search.language.functions import Kind, ProgramError
+from search.language.validity import live
 
 MOST_STEPS = 200
 NORMAL_FORM = "normal form: names, order, repeated values, equal states"

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from search.ops import OPS, Kind, result_kind
-from search.program import Program
+from search.language.functions import OPS, Kind, result_kind
+from search.language.program import Program
 
 CONSTANT = 3  # the bank after those of Kind: numbers written in the program
 W, G, STATES = 0, 1, 2  # tensor registers at the start of a step

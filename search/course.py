@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES
 from search.history import DECIDED, META_VALIDATION, History, meta_validation
 from search.judged import titles
-from search.program import parse, to_text
+from search.language.program import parse, to_text
+from search.language.validity import live
 from search.show import TITLES
 from search.tables import Record
 from tasks.display.page import Part

@@ -22,7 +22,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from search.program import Program, parse
+from search.language.program import Program, parse
 from search.settings import Funnel, Run
 from search.vm import Population
 from tasks.evaluation import tuning

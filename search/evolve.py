@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from deap import base, tools
 
-from search.analyze import canonical
 from search.evaluate import Fate, Job, Outcome
+from search.language.canonical import canonical
+from search.language.program import Program, to_text
 from search.mutate import mutate, random_program
-from search.program import Program, to_text
 from search.settings import Settings
 from search.signature import signatures
 

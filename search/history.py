@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES
-from search.program import parse
+from search.language.program import parse
+from search.language.validity import live
 from search.tables import FATES, VERSION, Record
 from search.verdict import standings
 from tasks.evaluation.intervals import Interval

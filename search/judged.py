@@ -21,8 +21,8 @@ import torch
 
 from search.archive import Archive
 from search.config import BASELINES
+from search.language.program import Program, parse
 from search.probe import respond
-from search.program import Program, parse
 from search.signature import GRADIENTS, LAYOUT, PARAMETERS, RATES, TIMES
 from search.tables import Final
 from search.verdict import Standing, losses, standings

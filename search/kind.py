@@ -28,10 +28,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from search.analyze import live
 from search.homogeneity import nearest
+from search.language.program import Program, parse
+from search.language.validity import live
 from search.probe import respond
-from search.program import Program, parse
 from tasks.types import HOST
 
 Name = Literal[

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from search.flow import Expression, Flow, Reference, insert
+from search.language.flow import Expression, Flow, Reference, insert
 
 ROUNDING = 1e-9
 CANCELLED = 1e-14

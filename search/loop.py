@@ -16,13 +16,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
-from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evaluate import Calibration, Fate, Outcome
 from search.evolve import Batch, Candidate, Evolution
 from search.history import front, trimmed
-from search.program import parse, to_text
+from search.language.program import parse, to_text
+from search.language.validity import live
 from search.signature import signatures
 from search.tables import Evaluation, Record
 from search.view import Curves, Progress, View

@@ -25,9 +25,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from search.analyze import check
-from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramError, result_kind
-from search.program import (
+from search.language.functions import CONSTANT_BOUND, OPS, Kind, ProgramError, result_kind
+from search.language.program import (
     MAX_STATEMENTS,
     Argument,
     Form,
@@ -36,6 +35,7 @@ from search.program import (
     input_kinds,
     kinds,
 )
+from search.language.validity import check
 from search.settings import INPUTS, Change, Mutation
 
 ATTEMPTS = 1000  # proposals before giving up; a few are the rule

@@ -20,9 +20,9 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
-from search.analyze import COMMUTATIVE
-from search.flow import Expression, Flow, Reference
-from search.ops import Kind
+from search.language.canonical import COMMUTATIVE
+from search.language.flow import Expression, Flow, Reference
+from search.language.functions import Kind
 
 ODD_AND_RISING = ("tanh", "arctan", "sinh", "arcsinh", "cube", "cbrt")
 RULES = (

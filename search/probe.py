@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from search.assemble import assemble
-from search.program import Program
+from search.language.program import Program
 from search.vm import default_step
 from tasks.types import Layout, ParamSpec
 

@@ -22,16 +22,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from search import archive as archives
-from search.analyze import check
 from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evaluate import Calibration, Evaluator, Job, calibrate
 from search.history import META_VALIDATION, leaders, meta_validation
 from search.judged import titles
+from search.language.functions import ProgramError
+from search.language.program import parse, to_text
+from search.language.validity import check
 from search.loop import Enough, Search
 from search.mutate import mutate, random_program
-from search.ops import ProgramError
-from search.program import parse, to_text
 from search.settings import Funnel
 from search.tables import SALVAGED
 from search.timetable import DROPPED, Timetable

@@ -12,8 +12,8 @@ from array import array
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
-from search.ops import OPS
-from search.program import FIXED_INPUTS, MAX_STATEMENTS, OPTIONAL_INPUTS
+from search.language.functions import OPS
+from search.language.program import FIXED_INPUTS, MAX_STATEMENTS, OPTIONAL_INPUTS
 from tasks.checks import meant
 from tasks.evaluation.seeds import FRESH_SEEDS, TUNING_SEED
 

@@ -15,14 +15,14 @@ from rich import box
 from rich.syntax import Syntax
 from rich.table import Table
 
-from search.analyze import live
 from search.archive import Archive
 from search.config import BASELINES
 from search.history import History, found, history, meta_validation
 from search.judged import Row, own_suite, ruling, table, titles
 from search.kind import kind_of
+from search.language.program import parse, to_text
+from search.language.validity import live
 from search.loop import fates
-from search.program import parse, to_text
 from search.tables import Record
 from search.verdict import as_data
 from search.view import clock

@@ -20,10 +20,10 @@ from typing import Any, Literal, NamedTuple
 from search import ablate, algebra
 from search.ablate import Ablation, Effect
 from search.agreement import Setting
-from search.analyze import check
 from search.clock import Clock, OutOfTime
 from search.kind import classify
-from search.program import Program
+from search.language.program import Program
+from search.language.validity import check
 from search.verdict import as_data
 from tasks.evaluation.intervals import Interval
 

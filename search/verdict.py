@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from search.program import parse
+from search.language.program import parse
 from search.tables import Final
 from search.vm import Population
 from tasks.evaluation import tuning

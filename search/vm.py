@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from search.assemble import LR, STATES, G, T, Table, W, assemble
-from search.ops import OPS, Kind, Op
-from search.program import Program
+from search.language.functions import OPS, Kind, Op
+from search.language.program import Program
 from tasks.types import Layout, Params, State, StepInfo
 
 OPERATIONS: tuple[Op, ...] = tuple(OPS.values())

@@ -36,7 +36,7 @@ from search.config import Budget, Config
 from search.export import to_source
 from search.homogeneity import homogeneity
 from search.kind import kind_of
-from search.program import parse, to_text
+from search.language.program import parse, to_text
 from search.run import begin, proceed
 from search.settings import Funnel, Settings, Verdict
 from search.signature import signatures

@@ -26,7 +26,7 @@ from l2o.tuned import TunedAdam
 from l2o.use import Learned
 from l2o.velo import Velo
 from search.export.build import to_class
-from search.program import parse
+from search.language.program import parse
 from search.vm import Population
 from search.zoo import NAMED
 from tasks.families.composite import Lasso

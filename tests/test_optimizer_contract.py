@@ -30,7 +30,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from l2o.tuned import TunedAdam
 from search.export import to_source
-from search.program import parse
+from search.language.program import parse
 from search.vm import Population, reference
 from search.zoo import ZOO
 from tasks.optim.rule_optimizer import RuleOptimizer

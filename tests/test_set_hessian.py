@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from search import load
-from search.program import parse
+from search.language.program import parse
 from search.vm import Population, reference
 from search.zoo.curvature import CURVATURE
 from search.zoo.entry import Entry

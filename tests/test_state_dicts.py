@@ -17,7 +17,7 @@ from l2o.base import LearnedOptimizer
 from l2o.tuned import TunedAdam
 from l2o.use import Learned
 from search.export.build import to_class
-from search.program import parse
+from search.language.program import parse
 from search.vm import Population
 from search.zoo import NAMED
 from tasks.optim.memory import SHARED

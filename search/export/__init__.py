@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from textwrap import fill, indent
 
-from search.analyze import check, live
 from search.export import parts, skeleton
 from search.export.functions import Functions
 from search.export.naming import TAKEN, digest, fold, hyper_parameters, single_names, state_keys
 from search.export.start import Start, start
-from search.program import Program
+from search.language.program import Program
+from search.language.validity import check, live
 
 WIDTH = 100
 FORMS = {"direction": "w <- w - lr * (update + weight_decay * w)", "full": "w <- w - update"}

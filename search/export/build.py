@@ -21,7 +21,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from search.export import class_name, to_source
-from search.program import Program, parse
+from search.language.program import Program, parse
 
 
 @lru_cache(maxsize=256)

@@ -16,7 +16,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
 
-from search.program import Argument, Program, Statement
+from search.language.program import Argument, Program, Statement
 
 
 class Size(IntEnum):

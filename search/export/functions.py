@@ -19,8 +19,8 @@ from search.export import statements
 from search.export.finite import finite
 from search.export.signs import non_negative
 from search.export.statements import GLOBAL, Operand
-from search.ops import OPS, Kind
-from search.program import Argument, Program, Statement, input_kinds, kinds
+from search.language.functions import OPS, Kind
+from search.language.program import Argument, Program, Statement, input_kinds, kinds
 
 WIDTH = 100
 COPY = "copy = torch.is_grad_enabled()  # what autograd has read must not be overwritten"

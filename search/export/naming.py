@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from search.analyze import constant_of
-from search.program import Program, Statement
+from search.language.canonical import constant_of
+from search.language.program import Program, Statement
 
 LITERALS = (-1.0, 0.0, 1.0, 2.0)
 # fmt: off

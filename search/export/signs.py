@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from search.program import Argument, Program, Statement
+from search.language.program import Argument, Program, Statement
 
 ALWAYS = frozenset({"abs", "square", "sqrt", "exp", "exp2", "exp10", "cosh", "norm", "global_norm"})
 KEPT = frozenset({"add", "mul", "div", "minimum", "reciprocal", "cube", "clip_by_global_norm"})

@@ -15,8 +15,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search.ops import OPS, Kind
-from search.program import Statement
+from search.language.functions import OPS, Kind
+from search.language.program import Statement
 
 UNARY = {name: name for name in ("abs", "cos", "sin", "tan", "exp", "expm1", "sign")}
 UNARY |= {"sinh": "sinh", "cosh": "cosh", "tanh": "tanh"}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from search.assemble import CONSTANT, LR, STATES, G, T, Table, W
-from search.ops import OPS, Kind
+from search.language.functions import OPS, Kind
 from tasks.runs import caches
 from tasks.types import Layout
 

@@ -68,7 +68,7 @@ from search.kernels.registers import (
     encode,
     places,
 )
-from search.ops import OPS
+from search.language.functions import OPS
 from tasks.types import Layout
 
 NORM, GLOBAL_NORM, DOT, COSINE_SIM, CLIP = (

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from search.assemble import CONSTANT, LR, STATES, G, T, Table, W
-from search.ops import OPS, Kind
+from search.language.functions import OPS, Kind
 
 SHARED_BYTES = 46 * 1024  # of the 48 KiB that a block gets unasked; the rest is for sums
 LAUNCHES = ((256, 4), (256, 2), (256, 1), (128, 1), (64, 1), (32, 1))

@@ -8,9 +8,8 @@ from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
-from search.analyze import check
-from search.ops import ProgramError
-from search.program import (
+from search.language.functions import ProgramError
+from search.language.program import (
     FIXED_INPUTS,
     FUNCTION_NAMES,
     OPTIONAL_INPUTS,
@@ -18,6 +17,7 @@ from search.program import (
     Program,
     parse,
 )
+from search.language.validity import check
 from search.zoo.classics import CLASSICS
 from search.zoo.curvature import CURVATURE
 from search.zoo.entry import Entry

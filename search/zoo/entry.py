@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
-from search.program import Program, parse
+from search.language.program import Program, parse
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

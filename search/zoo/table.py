@@ -8,7 +8,7 @@ from typing import Any
 
 from search.homogeneity import homogeneity
 from search.kind import classify
-from search.program import to_text
+from search.language.program import to_text
 from search.zoo import NAMED
 from search.zoo.entry import Entry
 from search.zoo.literature import NO_PROGRAM

@@ -5,8 +5,8 @@ import pytest
 from search import ablate
 from search.ablate import Ablation, Edit, brevity, compare, measure, roundings, skips
 from search.agreement import Setting
-from search.analyze import check
-from search.program import parse
+from search.language.program import parse
+from search.language.validity import check
 from search.zoo import ZOO
 from tasks.evaluation.intervals import Interval
 from tasks.families.linear import Logistic

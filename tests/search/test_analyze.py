@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from search.analyze import canonical, check, live
+from search.language.canonical import canonical
+from search.language.functions import ProgramError
+from search.language.program import Program, Statement, from_rows, parse, to_text
+from search.language.validity import check, live
 from search.mutate import mutate, random_program
-from search.ops import ProgramError
-from search.program import Program, Statement, from_rows, parse, to_text
 from search.vm import Population, reference
 from search.zoo import ZOO
 from tasks.types import Layout, Params, ParamSpec, StepInfo
@@ -195,7 +196,7 @@ def test_constants_that_no_program_may_contain_are_not_folded():
 
 
 def test_text_is_the_same_in_another_process():
-    code = "from search.analyze import canonical; from search.zoo import ZOO; "
+    code = "from search.language.canonical import canonical; from search.zoo import ZOO; "
     code += "print(*(canonical(e.program) for e in ZOO.values()), sep='', end='')"
     command = [sys.executable, "-c", code]
     root = Path(__file__).parents[2]

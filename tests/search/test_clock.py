@@ -9,12 +9,13 @@ from l2o.cli import main
 from search import ablate
 from search.ablate import Ablation
 from search.agreement import Setting
-from search.analyze import canonical, check
 from search.clock import Clock, OutOfTime
-from search.flow import flow, to_program
 from search.kind import classify
+from search.language.canonical import canonical
+from search.language.flow import flow, to_program
+from search.language.program import MAX_STATEMENTS, Program, parse
+from search.language.validity import check
 from search.linear import sums
-from search.program import MAX_STATEMENTS, Program, parse
 from search.signature import signatures
 from search.simplify import simplify, to_json, to_text
 

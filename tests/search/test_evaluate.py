@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from search.evaluate import RATES, Evaluator, Job, calibrate
-from search.program import parse, to_text
+from search.language.program import parse, to_text
 from search.settings import Funnel
 from search.zoo import ZOO
 from tasks.families.mlp import MLP

@@ -8,8 +8,8 @@ import pytest
 
 from search.evaluate import Outcome
 from search.evolve import Evolution
+from search.language.program import parse
 from search.mutate import mutate
-from search.program import parse
 from search.settings import Mutation, Settings
 from search.zoo import ZOO
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from search.export.build import to_class
-from search.program import Program, parse
+from search.language.program import Program, parse
 from search.zoo import NAMED, ZOO
 
 LR, DECAY = 0.01, 0.1

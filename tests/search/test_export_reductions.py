@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from search.export.build import to_class
-from search.program import Program, parse
+from search.language.program import Program, parse
 from search.vm import Population, reference
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 

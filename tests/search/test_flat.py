@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from search.flat import PLAIN, ProgramSyntaxError, refuse_nesting
-from search.program import parse, to_text
+from search.language.flat import PLAIN, ProgramSyntaxError, refuse_nesting
+from search.language.program import parse, to_text
 from search.zoo import ZOO
 
 HEAD = "def update(w, g):\n    update = "
@@ -45,7 +45,7 @@ DEEP = {
 }
 IN_A_THREAD = """
 import sys, threading
-from search.program import ProgramSyntaxError, parse
+from search.language.program import ProgramSyntaxError, parse
 from tests.search.test_flat import DEEP
 found = []
 def run():

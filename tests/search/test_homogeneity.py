@@ -3,7 +3,7 @@
 import pytest
 
 from search.homogeneity import MixedError, degree, homogeneity
-from search.program import parse
+from search.language.program import parse
 from search.zoo import ZOO
 
 SGD_LIKE = {"sgd", "momentum", "nesterov"}

@@ -22,8 +22,8 @@ from torch import Tensor
 from search import vm
 from search.assemble import assemble
 from search.kernels.registers import LAUNCHES, SHARED_BYTES, encode, places
-from search.ops import ARRAY, OPS, SCALAR, TENSOR, result_kind
-from search.program import parse
+from search.language.functions import ARRAY, OPS, SCALAR, TENSOR, result_kind
+from search.language.program import parse
 from search.vm import Population, Step
 from search.zoo import ZOO
 from tasks.types import Layout, Params, ParamSpec, StepInfo

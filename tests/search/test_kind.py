@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from search.kind import classify
-from search.program import from_rows, parse
+from search.language.program import from_rows, parse
 from search.zoo import ZOO
 
 PAPER = json.loads(

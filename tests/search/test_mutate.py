@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from search.analyze import check
 from search.kind import classify
+from search.language.functions import CONSTANT_BOUND, OPS
+from search.language.program import Statement, parse, to_text
+from search.language.validity import check
 from search.mutate import mutate, random_program
-from search.ops import CONSTANT_BOUND, OPS
-from search.program import Statement, parse, to_text
 from search.settings import Mutation
 from search.zoo import ZOO, with_states
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from search.ops import OPS, Kind, ProgramTypeError, result_kind
+from search.language.functions import OPS, Kind, ProgramTypeError, result_kind
 
 SCALAR, ARRAY, TENSOR = Kind
 ELEMENTWISE = [op for op in OPS.values() if not op.reduces]

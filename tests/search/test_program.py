@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.flat import ProgramSyntaxError
-from search.mutate import random_program
-from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramTypeError
-from search.program import (
+from search.language.flat import ProgramSyntaxError
+from search.language.functions import CONSTANT_BOUND, OPS, Kind, ProgramTypeError
+from search.language.program import (
     MAX_CHARACTERS,
     MAX_STATEMENTS,
     Program,
@@ -20,6 +19,7 @@ from search.program import (
     to_rows,
     to_text,
 )
+from search.mutate import random_program
 
 PAPER = json.loads(
     Path(__file__).with_name("data").joinpath("lion_paper_programs.json").read_text()

@@ -19,14 +19,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from l2o.cli import main
 from search import run
-from search.analyze import live
 from search.archive import open_existing
 from search.commands import PRESETS, _workers
 from search.config import BASELINES, Budget, Config
 from search.evaluate import Calibration
 from search.history import META_VALIDATION, POINTS, front, leaders, meta_validation, trimmed
+from search.language.program import parse, to_text
+from search.language.validity import live
 from search.loop import Search, fates
-from search.program import parse, to_text
 from search.run import begin, proceed
 from search.settings import Funnel, Mutation, Settings, Verdict
 from search.show import summary

@@ -11,7 +11,7 @@ import pytest
 
 from search.archive import Archive, create, open_existing
 from search.judged import one_rule
-from search.program import parse
+from search.language.program import parse
 from search.report import page
 from search.show import _percent, lineage, render, summary
 from search.tables import Final

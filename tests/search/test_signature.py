@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from search.analyze import canonical, live
+from search.language.canonical import canonical
+from search.language.program import Program, Statement, from_rows, parse, to_text
+from search.language.validity import live
 from search.mutate import mutate
-from search.program import Program, Statement, from_rows, parse, to_text
 from search.signature import signatures
 from search.zoo import ZOO, with_states
 

@@ -8,8 +8,8 @@ from l2o.cli import main
 from search import ablate
 from search.ablate import Ablation, Edit, Effect
 from search.kind import classify
-from search.ops import ProgramError
-from search.program import from_rows, parse, to_text
+from search.language.functions import ProgramError
+from search.language.program import from_rows, parse, to_text
 from search.simplify import Report, simplify, to_json
 from search.simplify import to_text as report_text
 from search.zoo import ZOO

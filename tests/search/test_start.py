@@ -10,7 +10,7 @@ from torch import nn
 import search
 from search.export import to_source
 from search.export.start import start
-from search.program import parse
+from search.language.program import parse
 from search.zoo import NAMED
 
 FIXED = "def full_update(w, g, lr):\n    update = g * lr\n    return update"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from search.kernels import cpu
+from search.language.functions import ARRAY, OPS, SCALAR, TENSOR, Kind, result_kind
+from search.language.program import Program, parse
 from search.mutate import random_program
-from search.ops import ARRAY, OPS, SCALAR, TENSOR, Kind, result_kind
-from search.program import Program, parse
 from search.settings import Mutation
 from search.vm import Population, Step, reference
 from search.zoo import NAMED, ZOO

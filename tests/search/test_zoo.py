@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from search.analyze import canonical, check
-from search.flat import ProgramSyntaxError
 from search.known import known, row, zoo
-from search.ops import OPS, Kind
-from search.program import input_kinds, kinds, parse, to_text
+from search.language.canonical import canonical
+from search.language.flat import ProgramSyntaxError
+from search.language.functions import OPS, Kind
+from search.language.program import input_kinds, kinds, parse, to_text
+from search.language.validity import check
 from search.zoo import NAMED, ZOO, load, lookup, with_states
 from search.zoo.curvature import CURVATURE
 from search.zoo.table import facts, measured

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from search.export import to_source
 from search.kernels import cpu
-from search.program import Program, from_rows, parse
+from search.language.program import Program, from_rows, parse
 from search.vm import Population, Step, reference
 from search.zoo import ZOO
 from search.zoo.curvature import CURVATURE

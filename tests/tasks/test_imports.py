@@ -182,4 +182,4 @@ def test_ours_is_never_there_twice(monkeypatch):
     import tasks.mlp
 
     assert imports.module("tasks.families.mlp") is tasks.families.mlp
-    assert not imports.folders(ROOT).hold("search.program")
+    assert not imports.folders(ROOT).hold("search.language.program")

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from search.flat import ProgramSyntaxError, refuse_nesting
-from search.ops import CONSTANT_BOUND, OPS, Kind, ProgramTypeError, result_kind
+from search.language.flat import ProgramSyntaxError, refuse_nesting
+from search.language.functions import CONSTANT_BOUND, OPS, Kind, ProgramTypeError, result_kind
 from tasks.checks import meant
 
 Form = Literal["direction", "full"]

@@ -12,7 +12,7 @@ import keyword
 import re
 import tokenize
 
-from search.ops import ProgramError
+from search.language.functions import ProgramError
 
 MOST_MARKS = 24
 """Operators and brackets of a statement, commas left out. ``x = f(-1.0, -2.0, -3.0)`` has six."""

@@ -15,9 +15,10 @@ from functools import cached_property
 from itertools import count
 from typing import Any, NamedTuple
 
-from search.analyze import canonical, check
-from search.ops import OPS, Kind, result_kind
-from search.program import Argument, Form, Program, Statement, input_kinds
+from search.language.canonical import canonical
+from search.language.functions import OPS, Kind, result_kind
+from search.language.program import Argument, Form, Program, Statement, input_kinds
+from search.language.validity import check
 
 Reference = int | str | float
 """A row, an input or state at the start of the step, a constant."""
