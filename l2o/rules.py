@@ -29,8 +29,8 @@ import torch
 
 from l2o import checkpoint, meta_run
 from search import rules as programs
+from search.interpreter.population import Population
 from search.language.program import to_text
-from search.vm import Population
 from search.zoo import NAMED, like
 from tasks.cards import digest
 from tasks.evaluation.bench import Entrant

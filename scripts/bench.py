@@ -37,9 +37,10 @@ from turns import Spread, take_turns
 
 from search.evaluate import Calibration, Evaluator, calibrate
 from search.evolve import Evolution
+from search.interpreter.population import Population
+from search.interpreter.reference import reference
 from search.language.program import Program
 from search.settings import Funnel, Settings
-from search.vm import Population, reference
 from search.zoo import ZOO, with_states
 from search.zoo.classics import CLASSICS
 from tasks.display.plain import Console

@@ -26,12 +26,12 @@ from search import run
 from search.commands import PRESETS, SHARERS
 from search.config import BASELINES, Budget, Config
 from search.evaluate import Calibration, Evaluator, Job, Measurement, Outcome, calibrate
+from search.interpreter.population import Population
 from search.language.program import Program, parse, to_text
 from search.loop import Search, fates
 from search.mutate import mutate
 from search.settings import Funnel, Mutation, Settings
 from search.view import View
-from search.vm import Population
 from search.zoo import ZOO, with_states
 from tasks.data.loaders import help_text
 from tasks.display.plain import Console

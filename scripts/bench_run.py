@@ -34,11 +34,11 @@ from search.archive import Archive
 from search.config import BASELINES, Budget, Config
 from search.evaluate import Evaluator, Job, calibrate
 from search.evolve import Evolution
+from search.interpreter.population import Population
 from search.language.program import parse, to_text
 from search.loop import Search, fates
 from search.settings import Funnel
 from search.view import View
-from search.vm import Population
 from search.zoo import lookup
 from tasks.display.plain import Console
 from tasks.executors.base import Executor, Failure

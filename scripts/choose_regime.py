@@ -37,9 +37,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from search.interpreter.population import Population
 from search.kind import classify
 from search.language.program import Program, Statement, parse, to_text
-from search.vm import Population
 from search.zoo import ZOO
 from tasks.cards import digest
 from tasks.data.loaders import python_source

@@ -18,8 +18,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from search.interpreter.population import Population
 from search.rules import rule
-from search.vm import Population
 from tasks.evaluation.tuning import Setting, choose, tune
 from tasks.inner.schedules import linear, warmup
 from tasks.suites import resolve

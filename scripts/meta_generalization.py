@@ -27,9 +27,9 @@ from generalization_table import draw, markdown
 from torch import Tensor
 
 from l2o import checkpoint
+from search.interpreter.population import Population
 from search.language.program import to_text
 from search.rules import rule as program
-from search.vm import Population
 from tasks.cards import digest
 from tasks.data.fetch import DataMissing
 from tasks.data.loaders import breast_cancer, digits, fashion_mnist, help_text, mnist5k

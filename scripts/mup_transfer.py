@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from search.homogeneity import degree
+from search.interpreter.population import Population
 from search.language.program import Program
 from search.rules import rule as load
-from search.vm import Population
 from tasks.data.loaders import digit_halves
 from tasks.evaluation.tuning import finite
 from tasks.families.mlp import MLP

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from search.assemble import assemble
+from search.interpreter.bytecode import assemble
+from search.interpreter.population import default_step
 from search.language.program import Program
-from search.vm import default_step
 from tasks.types import Layout, ParamSpec
 
 

@@ -26,6 +26,7 @@ from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evaluate import Calibration, Evaluator, Job, calibrate
 from search.history import META_VALIDATION, leaders, meta_validation
+from search.interpreter.population import Population
 from search.judged import titles
 from search.language.functions import ProgramError
 from search.language.program import parse, to_text
@@ -37,7 +38,6 @@ from search.tables import SALVAGED
 from search.timetable import DROPPED, Timetable
 from search.verdict import Trial, judge, standings
 from search.view import Curves, View, clock
-from search.vm import Population
 from search.zoo import lookup
 from tasks.cards import fingerprint
 from tasks.checks import inside

@@ -22,8 +22,8 @@ import torch
 from search.archive import Archive
 from search.config import BASELINES, Config
 from search.history import POINTS
+from search.interpreter.population import Population
 from search.tables import CLOCK
-from search.vm import Population
 from search.zoo import lookup
 from tasks.cards import flops
 from tasks.inner.unroll import unroll

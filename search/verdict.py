@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from search.interpreter.population import Population
 from search.language.program import parse
 from search.tables import Final
-from search.vm import Population
 from tasks.evaluation import tuning
 from tasks.evaluation.intervals import Interval, compare
 from tasks.inner.schedules import SCHEDULES

@@ -35,13 +35,14 @@ from search.archive import open_existing
 from search.config import Budget, Config
 from search.export import to_source
 from search.homogeneity import homogeneity
+from search.interpreter.population import Population
+from search.interpreter.reference import reference
 from search.kind import kind_of
 from search.language.program import parse, to_text
 from search.run import begin, proceed
 from search.settings import Funnel, Settings, Verdict
 from search.signature import signatures
 from search.view import View
-from search.vm import Population, reference
 from search.zoo import NAMED, ZOO
 from tasks.cards import digest, fingerprint
 from tasks.data.loaders import breast_cancer, diabetes, digits, help_text

@@ -21,8 +21,8 @@ from l2o.small_fc import SmallFC
 from l2o.small_fc import reference as small_fc_reference
 from l2o.tuned import TunedAdam
 from l2o.velo import Velo
-from search import vm
-from search.kernels import cpu
+from search.interpreter import cpu, population
+from search.interpreter.reference import Step
 from search.zoo import ZOO
 from tasks.data.loaders import help_text
 from tasks.families.mlp import MLP
@@ -44,9 +44,9 @@ TASKS: dict[str, Task] = {
 INSTANCES = 5
 
 
-def programs(step: vm.Step) -> UpdateRule:
+def programs(step: Step) -> UpdateRule:
     chosen = [ZOO[name].program for name in ("adamw", "lion")]
-    return vm.Population.of(chosen, torch.arange(INSTANCES) % 2, step)
+    return population.Population.of(chosen, torch.arange(INSTANCES) % 2, step)
 
 
 RULES: dict[str, Callable[[], UpdateRule]] = {
@@ -305,9 +305,11 @@ def test_whole_trajectories_agree_across_devices(task: Task) -> None:
     chosen = [e.program for e in ZOO.values() if "h" not in e.program.inputs]
     owner = torch.arange(len(chosen))
     options = {"instances": len(chosen), "steps": 40, "lr": 1e-3}
-    here = unroll.unroll(task, vm.Population.of(chosen, owner), **options)
+    here = unroll.unroll(task, population.Population.of(chosen, owner), **options)
     runs = [
-        unroll.unroll(task, vm.Population.of(chosen, owner.cuda()), **options, device="cuda")
+        unroll.unroll(
+            task, population.Population.of(chosen, owner.cuda()), **options, device="cuda"
+        )
         for _ in range(2)
     ]
     assert torch.equal(runs[0].inner.params, runs[1].inner.params)
@@ -320,7 +322,7 @@ def test_whole_trajectories_agree_across_devices(task: Task) -> None:
 def test_steps_do_not_wait_on_a_device(rule: str, monkeypatch, caplog) -> None:
     if rule == "programs":
         known = [ZOO["adamw"].program, ZOO["lion"].program]
-        chosen = vm.Population.of(known, (torch.arange(INSTANCES) % 2).cuda())
+        chosen = population.Population.of(known, (torch.arange(INSTANCES) % 2).cuda())
     else:
         learned = {"tuned": TunedAdam(), "small_fc": SmallFC(), "velo": Velo()}[rule]
         chosen = learned.rule(learned.initial().cuda())

@@ -26,8 +26,8 @@ from l2o.tuned import TunedAdam
 from l2o.use import Learned
 from l2o.velo import Velo
 from search.export.build import to_class
+from search.interpreter.population import Population
 from search.language.program import parse
-from search.vm import Population
 from search.zoo import NAMED
 from tasks.families.composite import Lasso
 from tasks.optim.rule_optimizer import RuleOptimizer

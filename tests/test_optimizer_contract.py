@@ -30,8 +30,9 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from l2o.tuned import TunedAdam
 from search.export import to_source
+from search.interpreter.population import Population
+from search.interpreter.reference import reference
 from search.language.program import parse
-from search.vm import Population, reference
 from search.zoo import ZOO
 from tasks.optim.rule_optimizer import RuleOptimizer
 from tasks.types import Params, State, StepInfo, UpdateRule

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from search import load
+from search.interpreter.population import Population
+from search.interpreter.reference import reference
 from search.language.program import parse
-from search.vm import Population, reference
 from search.zoo.curvature import CURVATURE
 from search.zoo.entry import Entry
 from tasks.optim.rule_optimizer import RuleOptimizer

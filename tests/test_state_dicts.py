@@ -17,8 +17,8 @@ from l2o.base import LearnedOptimizer
 from l2o.tuned import TunedAdam
 from l2o.use import Learned
 from search.export.build import to_class
+from search.interpreter.population import Population
 from search.language.program import parse
-from search.vm import Population
 from search.zoo import NAMED
 from tasks.optim.memory import SHARED
 from tasks.optim.rule_optimizer import RuleOptimizer

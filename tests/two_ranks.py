@@ -32,7 +32,8 @@ from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from search.vm import Population, reference
+from search.interpreter.population import Population
+from search.interpreter.reference import reference
 from search.zoo import ZOO
 from tasks.optim.rule_optimizer import RuleOptimizer
 

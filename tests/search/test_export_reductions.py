@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from search.export.build import to_class
+from search.interpreter.population import Population
+from search.interpreter.reference import reference
 from search.language.program import Program, parse
-from search.vm import Population, reference
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 
 BODIES = {

@@ -19,12 +19,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from search import vm
-from search.assemble import assemble
-from search.kernels.registers import LAUNCHES, SHARED_BYTES, encode, places
+from search.interpreter import population
+from search.interpreter.bytecode import assemble
+from search.interpreter.population import Population
+from search.interpreter.reference import Step, reference
+from search.interpreter.registers import LAUNCHES, SHARED_BYTES, encode, places
 from search.language.functions import ARRAY, OPS, SCALAR, TENSOR, result_kind
 from search.language.program import parse
-from search.vm import Population, Step
 from search.zoo import ZOO
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 
@@ -95,7 +96,7 @@ def cases() -> dict[str, dict]:
 
 
 def check(actual: Tensor, name: str) -> None:
-    expected = trajectory(vm.reference, **cases()[name])
+    expected = trajectory(reference, **cases()[name])
     torch.testing.assert_close(actual.cpu(), expected, rtol=2e-5, atol=2e-5, equal_nan=True)
 
 
@@ -128,7 +129,7 @@ def test_blocks_take_several_chunks_where_a_grid_has_too_few(simulated) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", cases())
 def test_kernel_follows_the_reference_on_a_device(name: str) -> None:
-    from search.kernels import gpu
+    from search.interpreter import gpu
 
     def step(*arguments: Any, **_: Any) -> tuple[Tensor, Tensor]:
         there: Any = (x.cuda() if isinstance(x, Tensor) else x for x in arguments)
@@ -175,14 +176,14 @@ def test_registers_do_not_overlap(launch: tuple[int, int]) -> None:
 
 
 def test_a_gpu_without_the_extra_is_served_and_told(caplog, monkeypatch) -> None:
-    monkeypatch.setattr(vm, "find_spec", lambda name: None)
+    monkeypatch.setattr(population, "find_spec", lambda name: None)
     with caplog.at_level(logging.WARNING):
-        assert vm.default_step(torch.device("cuda")) is vm.reference
+        assert population.default_step(torch.device("cuda")) is reference
     assert "l2o[gpu]" in caplog.text
 
 
 if __name__ == "__main__":
-    from search.kernels import gpu
+    from search.interpreter import gpu
 
     torch.set_num_threads(1)
     found = {name: trajectory(gpu.step, **case) for name, case in cases().items()}

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from search.export import to_source
-from search.kernels import cpu
+from search.interpreter import cpu
+from search.interpreter.population import Population
+from search.interpreter.reference import Step, reference
 from search.language.program import Program, from_rows, parse
-from search.vm import Population, Step, reference
 from search.zoo import ZOO
 from search.zoo.curvature import CURVATURE
 from tasks.types import Layout, Params, ParamSpec, StepInfo

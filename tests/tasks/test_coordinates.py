@@ -9,7 +9,7 @@ import torch
 
 from l2o.small_fc import SmallFC
 from search.homogeneity import degree
-from search.vm import Population
+from search.interpreter.population import Population
 from search.zoo import ZOO
 from tasks.data.loaders import help_text
 from tasks.families.mlp import MLP

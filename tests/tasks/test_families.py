@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, grad_and_value, vmap
 
-from search.vm import Population
+from search.interpreter.population import Population
 from search.zoo import ZOO
 from tasks.cards import fingerprint
 from tasks.data.loaders import breast_cancer, diabetes, digits, help_text

@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from search.vm import Population
+from search.interpreter.population import Population
 from search.zoo import ZOO
 from tasks.cards import fingerprint
 from tasks.data.loaders import digits, help_text

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search.assemble import CONSTANT, LR, STATES, G, T, Table, W
+from search.interpreter.bytecode import CONSTANT, LR, STATES, G, T, Table, W
 from search.language.functions import OPS, Kind
 from tasks.runs import caches
 from tasks.types import Layout

@@ -12,120 +12,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from search.assemble import LR, STATES, G, T, Table, W, assemble
-from search.language.functions import OPS, Kind, Op
+from search.interpreter.bytecode import Table, assemble
+from search.interpreter.reference import Step, reference
 from search.language.program import Program
-from tasks.types import Layout, Params, State, StepInfo
+from tasks.types import Params, State, StepInfo
 
-OPERATIONS: tuple[Op, ...] = tuple(OPS.values())
 log = logging.getLogger(__name__)
 
 
-class Step(Protocol):
-    """One optimizer step of ``N`` instances."""
-
-    def __call__(
-        self,
-        table: Table,
-        owner: Tensor,  # [N] int64, which program each instance runs
-        flat: Tensor,  # [N, n] parameters
-        grads: Tensor,  # [N, n]
-        memory: Tensor,  # [N, S, n] state variables; may be overwritten
-        lr: Tensor,  # [N]
-        weight_decay: Tensor,  # [N]
-        t: Tensor,  # [N], steps counted from 1
-        layout: Layout,
-    ) -> tuple[Tensor, Tensor]:
-        """Updates ``[N, n]``, to be subtracted from ``flat``, and the next ``memory``."""
-        ...
-
-
-def reference(
-    table: Table,
-    owner: Tensor,
-    flat: Tensor,
-    grads: Tensor,
-    memory: Tensor,
-    lr: Tensor,
-    weight_decay: Tensor,
-    t: Tensor,
-    layout: Layout,
-) -> tuple[Tensor, Tensor]:
-    """See ``Step``; the meaning that all kernels share."""
-    updates, memory = torch.empty_like(flat), memory.clone()
-    for p in torch.unique(owner).tolist():
-        rows = (owner == p).nonzero().flatten()
-        banks: list[dict[int, Tensor]] = [
-            {LR: lr[rows, None], T: t[rows, None]},
-            {},
-            {W: flat[rows], G: grads[rows]},
-            {c: flat.new_full((len(rows), 1), x) for c, x in enumerate(table.constants[p])},
-        ]
-        banks[Kind.TENSOR].update({STATES + k: s for k, s in enumerate(memory[rows].unbind(1))})
-        for s in range(int(table.length[p])):
-            op = OPERATIONS[table.code[p, s]]
-            bank, index = table.out[p, s].tolist()
-            args = [banks[b][i] for b, i in table.args[p, s, : op.arity].tolist()]
-            banks[bank][index] = _apply(op, args, bank, layout, flat)
-        direction, *states = (banks[Kind.TENSOR][i] for i in table.result[p].tolist())
-        if not table.full[p]:
-            direction = lr[rows, None] * (direction + weight_decay[rows, None] * flat[rows])
-        updates[rows] = direction
-        for k, state in enumerate(states):
-            memory[rows, k] = state
-    return updates, memory
-
-
-def _apply(op: Op, args: list[Tensor], kind: int, layout: Layout, like: Tensor) -> Tensor:
-    """One statement on scalars ``[K, 1]``, arrays ``[K, tensors]`` and tensors ``[K, n]``."""
-    if op.reduces:
-        return REDUCTIONS[op.name](layout, *args)
-    if op.arity == 0:
-        return op.torch(like.new_empty(1, 1))
-    if kind == Kind.TENSOR:
-        segments, n = layout.segments(like.device), like.shape[1]
-        args = [x if x.shape[1] in (1, n) else x[:, segments] for x in args]
-    return op.torch(*args)
-
-
 # Sums run in float64, so that the order in which a kernel adds up does not show in float32.
-
-
-def _norm(layout: Layout, x: Tensor) -> Tensor:
-    lengths = [x[:, span].double().square().sum(1).sqrt() for _, span in layout]
-    return torch.stack(lengths, 1).to(x.dtype)
-
-
-def _global_norm(layout: Layout, x: Tensor) -> Tensor:
-    return x.double().square().sum(1, keepdim=True).sqrt().to(x.dtype)
-
-
-def _dot(layout: Layout, x: Tensor, y: Tensor) -> Tensor:
-    return (x.double() * y.double()).sum(1, keepdim=True).to(x.dtype)
-
-
-def _cosine_sim(layout: Layout, x: Tensor, y: Tensor) -> Tensor:
-    u, v = x.double(), y.double()
-    squares = u.square().sum(1, keepdim=True) * v.square().sum(1, keepdim=True)
-    return ((u * v).sum(1, keepdim=True) / (squares.sqrt() + 1e-8)).to(x.dtype)
-
-
-def _clip_by_global_norm(layout: Layout, x: Tensor, limit: Tensor) -> Tensor:
-    return x * (limit / (_global_norm(layout, x) + 1e-8)).clamp(max=1)
-
-
-REDUCTIONS = {
-    "norm": _norm,
-    "global_norm": _global_norm,
-    "dot": _dot,
-    "cosine_sim": _cosine_sim,
-    "clip_by_global_norm": _clip_by_global_norm,
-}
 
 
 @dataclass(frozen=True)
@@ -210,7 +109,7 @@ class Population:
 def default_step(device: torch.device) -> Step:
     """The fastest step there is for a device."""
     if device.type == "cpu":
-        from search.kernels import cpu  # compiled on first use, so only where it is used
+        from search.interpreter import cpu  # compiled on first use, so only where it is used
 
         return cpu.step
     if find_spec("numba_cuda") is None:
@@ -218,6 +117,6 @@ def default_step(device: torch.device) -> Step:
             "numba-cuda is not installed: programs run in plain torch (pip install l2o[gpu])"
         )
         return reference
-    from search.kernels import gpu
+    from search.interpreter import gpu
 
     return gpu.step

@@ -48,8 +48,8 @@ import torch
 from numba import cuda, float32, float64
 from torch import Tensor
 
-from search.assemble import LR, STATES, G, T, Table, W
-from search.kernels.gpu_functions import (
+from search.interpreter.bytecode import LR, STATES, G, T, Table, W
+from search.interpreter.gpu_functions import (
     SIMULATED,
     choice,
     device_function,
@@ -58,7 +58,7 @@ from search.kernels.gpu_functions import (
     operand,
     statement_of,
 )
-from search.kernels.registers import (
+from search.interpreter.registers import (
     FULL,
     LAUNCHES,
     LENGTH,

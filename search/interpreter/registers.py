@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from search.assemble import CONSTANT, LR, STATES, G, T, Table, W
+from search.interpreter.bytecode import CONSTANT, LR, STATES, G, T, Table, W
 from search.language.functions import OPS, Kind
 
 SHARED_BYTES = 46 * 1024  # of the 48 KiB that a block gets unasked; the rest is for sums
