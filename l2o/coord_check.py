@@ -12,7 +12,7 @@ from typing import Any
 
 from l2o.base import LearnedRule
 from l2o.rules import entrant
-from search.homogeneity import degree
+from search.behaviour.degree import degree
 from search.interpreter.population import Population
 from search.zoo import ZOO
 from tasks.checks import meant

@@ -37,8 +37,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from search.behaviour.kind import classify
 from search.interpreter.population import Population
-from search.kind import classify
 from search.language.program import Program, Statement, parse, to_text
 from search.zoo import ZOO
 from tasks.cards import digest

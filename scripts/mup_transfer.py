@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from search.homogeneity import degree
+from search.behaviour.degree import degree
 from search.interpreter.population import Population
 from search.language.program import Program
 from search.rules import rule as load

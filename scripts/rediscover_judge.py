@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from search.archive import Archive
+from search.behaviour.kind import kind_of
 from search.config import BASELINES, Config
 from search.evolve import Candidate
-from search.kind import kind_of
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.run import trials
@@ -43,7 +43,7 @@ class Hunter:
     """Has what was evaluated looked at, and the best of the wanted kind judged, one at a time, in
     a process of its own, until one is confirmed.
 
-    ``kind`` is what ``search.kind`` calls it; ``rival``: what it must be at least as good as, if
+    ``kind`` is what ``search.behaviour.kind`` calls it; ``rival``: what it must be at least as good as, if
     not None; ``known``: the baselines on held-out tasks; ``file``: keeps what was judged, those
     that failed too, for a hunt that was stopped and goes on.
     """

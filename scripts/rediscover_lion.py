@@ -11,7 +11,7 @@ the Lion paper) and its two ablations with the same budget: random programs, and
 There are five goals, ``GOALS``: the sign of a momentum, and the Lion form in runs of 2,000 steps,
 of 4,000, of 2,000 again with one more mutation (``Mutation.swap``), and then with a learning rate
 that warms up, too. A seed has reached its goal when a candidate
-(1) is of the kind that is looked for, by experiment and not by its text (``search.kind``), (2)
+(1) is of the kind that is looked for, by experiment and not by its text (``search.behaviour.kind``), (2)
 scores better on the proxies than AdamW, tuned, and by 0.01 than the last one that was judged (when
 time is up, the best of the kind is judged by any margin), and (3) is ahead of AdamW on held-out
 tasks, tuned alike, the 95 % interval over fresh seeds excluding zero; the Lion form must also be as
@@ -47,9 +47,9 @@ from rediscover_judge import Hunter, baselines, noted
 from rediscover_table import curves, endings, figure, finds, table
 
 from search.archive import Archive, open_existing
+from search.behaviour.kind import kind_of
 from search.config import BASELINES, Budget, Config
 from search.history import front, history
-from search.kind import kind_of
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.run import begin, proceed

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from search.behaviour.probe import respond
 from search.language.functions import EPSILON
 from search.language.program import Program, Statement
-from search.probe import respond
 from tasks.types import Layout, ParamSpec
 
 LAYOUT = Layout((ParamSpec("a", (6, 8)), ParamSpec("b", (16,))))

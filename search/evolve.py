@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from deap import base, tools
 
+from search.behaviour.signature import signatures
 from search.evaluate import Fate, Job, Outcome
 from search.language.canonical import canonical
 from search.language.program import Program, to_text
 from search.mutate import mutate, random_program
 from search.settings import Settings
-from search.signature import signatures
 
 
 class Fitness(base.Fitness):

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from search.archive import Archive
+from search.behaviour.probe import respond
+from search.behaviour.signature import GRADIENTS, LAYOUT, PARAMETERS, RATES, TIMES
 from search.config import BASELINES
 from search.language.program import Program, parse
-from search.probe import respond
-from search.signature import GRADIENTS, LAYOUT, PARAMETERS, RATES, TIMES
 from search.tables import Final
 from search.verdict import Standing, losses, standings
 from tasks.evaluation.intervals import LEAST, Interval

@@ -17,13 +17,13 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from search.archive import Archive
+from search.behaviour.signature import signatures
 from search.config import BASELINES, Config
 from search.evaluate import Calibration, Fate, Outcome
 from search.evolve import Batch, Candidate, Evolution
 from search.history import front, trimmed
 from search.language.program import parse, to_text
 from search.language.validity import live
-from search.signature import signatures
 from search.tables import Evaluation, Record
 from search.view import Curves, Progress, View
 from tasks.cards import flops

@@ -16,10 +16,10 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from search.archive import Archive
+from search.behaviour.kind import kind_of
 from search.config import BASELINES
 from search.history import History, found, history, meta_validation
 from search.judged import Row, own_suite, ruling, table, titles
-from search.kind import kind_of
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.loop import fates
@@ -79,7 +79,7 @@ def lineage(archive: Archive, candidate: int) -> list[dict[str, Any]]:
 
 
 def kind(record: Record) -> str:
-    """What kind of rule it is, by experiment (``search.kind``), for people."""
+    """What kind of rule it is, by experiment (``search.behaviour.kind``), for people."""
     return "" if record.text is None else str(kind_of(record.text))
 
 

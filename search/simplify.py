@@ -20,8 +20,8 @@ from typing import Any, Literal, NamedTuple
 from search import ablate, algebra
 from search.ablate import Ablation, Effect
 from search.agreement import Setting
+from search.behaviour.kind import classify
 from search.clock import Clock, OutOfTime
-from search.kind import classify
 from search.language.program import Program
 from search.language.validity import check
 from search.verdict import as_data

@@ -32,16 +32,16 @@ from l2o.tuned import TunedAdam
 from l2o.use import Placed
 from l2o.velo import Velo
 from search.archive import open_existing
+from search.behaviour.degree import homogeneity
+from search.behaviour.kind import kind_of
+from search.behaviour.signature import signatures
 from search.config import Budget, Config
 from search.export import to_source
-from search.homogeneity import homogeneity
 from search.interpreter.population import Population
 from search.interpreter.reference import reference
-from search.kind import kind_of
 from search.language.program import parse, to_text
 from search.run import begin, proceed
 from search.settings import Funnel, Settings, Verdict
-from search.signature import signatures
 from search.view import View
 from search.zoo import NAMED, ZOO
 from tasks.cards import digest, fingerprint

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from search.kind import kind_of
+from search.behaviour.kind import kind_of
+from search.behaviour.probe import respond
 from search.language.program import Program, to_text
 from search.language.validity import live
-from search.probe import respond
 
 ADAMW = 1e-3
 """AdamW's default rate, in torch and in most scripts."""

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from search.homogeneity import homogeneity
-from search.kind import classify
+from search.behaviour.degree import homogeneity
+from search.behaviour.kind import classify
 from search.language.program import to_text
 from search.zoo import NAMED
 from search.zoo.entry import Entry

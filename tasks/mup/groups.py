@@ -31,7 +31,7 @@ def param_groups(
     ``absolute``: count widths from one, as a learned optimizer that was meta-trained in muP does;
     ``base`` then is the network at any other width, and shows which axes grow.
     ``degree`` is that of the rule in the gradients: 0 for Adam and Lion, 1 for SGD, measured for
-    any program by ``search.homogeneity``. A module has no forward multiplier, so the learning rate
+    any program by ``search.behaviour.degree``. A module has no forward multiplier, so the learning rate
     of its readout carries it (1/r for every degree). That is exact for rules whose steps do not
     depend on the size of parameters or gradients; the features of ``small_fc`` have small constants
     beside these, so its readout moves about a third more than in the muP task. Exact for it is a

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from search.agreement import Setting, agreement
 from search.algebra import NORMAL_FORM, simplify
+from search.behaviour.probe import respond
+from search.behaviour.signature import signatures
 from search.language.canonical import canonical
 from search.language.flow import flow, to_program
 from search.language.functions import ProgramError
@@ -19,8 +21,6 @@ from search.language.program import from_rows, parse, to_text
 from search.linear import dependent_states, expand, sums
 from search.mutate import mutate, random_program
 from search.patterns import RULES, rewritings
-from search.probe import respond
-from search.signature import signatures
 from search.zoo import ZOO, with_states
 
 PAPER = json.loads(

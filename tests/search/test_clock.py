@@ -9,14 +9,14 @@ from l2o.cli import main
 from search import ablate
 from search.ablate import Ablation
 from search.agreement import Setting
+from search.behaviour.kind import classify
+from search.behaviour.signature import signatures
 from search.clock import Clock, OutOfTime
-from search.kind import classify
 from search.language.canonical import canonical
 from search.language.flow import flow, to_program
 from search.language.program import MAX_STATEMENTS, Program, parse
 from search.language.validity import check
 from search.linear import sums
-from search.signature import signatures
 from search.simplify import simplify, to_json, to_text
 
 N = MAX_STATEMENTS - 2

@@ -2,7 +2,7 @@
 
 import pytest
 
-from search.homogeneity import MixedError, degree, homogeneity
+from search.behaviour.degree import MixedError, degree, homogeneity
 from search.language.program import parse
 from search.zoo import ZOO
 

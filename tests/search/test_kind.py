@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from search.kind import classify
+from search.behaviour.kind import classify
 from search.language.program import from_rows, parse
 from search.zoo import ZOO
 

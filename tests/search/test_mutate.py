@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from search.kind import classify
+from search.behaviour.kind import classify
 from search.language.functions import CONSTANT_BOUND, OPS
 from search.language.program import Statement, parse, to_text
 from search.language.validity import check

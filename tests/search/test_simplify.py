@@ -7,7 +7,7 @@ import pytest
 from l2o.cli import main
 from search import ablate
 from search.ablate import Ablation, Edit, Effect
-from search.kind import classify
+from search.behaviour.kind import classify
 from search.language.functions import ProgramError
 from search.language.program import from_rows, parse, to_text
 from search.simplify import Report, simplify, to_json

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from l2o.small_fc import SmallFC
-from search.homogeneity import degree
+from search.behaviour.degree import degree
 from search.interpreter.population import Population
 from search.zoo import ZOO
 from tasks.data.loaders import help_text

@@ -28,10 +28,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from search.homogeneity import nearest
+from search.behaviour.degree import nearest
+from search.behaviour.probe import respond
 from search.language.program import Program, parse
 from search.language.validity import live
-from search.probe import respond
 from tasks.types import HOST
 
 Name = Literal[

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search.behaviour.probe import respond
 from search.language.program import Program
-from search.probe import respond
 from tasks.types import Layout, ParamSpec
 
 STEPS = 6
