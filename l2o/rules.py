@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from l2o import checkpoint, meta_run
-from search import rules as programs
+from search import loading as programs
 from search.interpreter.population import Population
 from search.language.program import to_text
 from search.zoo import NAMED, like

@@ -36,7 +36,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from turns import Spread
 
-from search.rules import load
+from search.loading import load
 
 STEPS = 12
 DISCOVERED = str(Path(__file__).parents[1] / "checkpoints" / "normalised_momentum")

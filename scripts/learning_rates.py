@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from search.interpreter.population import Population
-from search.rules import rule
+from search.loading import rule
 from tasks.evaluation.tuning import Setting, choose, tune
 from tasks.inner.schedules import linear, warmup
 from tasks.suites import resolve

@@ -29,7 +29,7 @@ from torch import Tensor
 from l2o import checkpoint
 from search.interpreter.population import Population
 from search.language.program import to_text
-from search.rules import rule as program
+from search.loading import rule as program
 from tasks.cards import digest
 from tasks.data.fetch import DataMissing
 from tasks.data.loaders import breast_cancer, digits, fashion_mnist, help_text, mnist5k

@@ -20,7 +20,7 @@ from torch import Tensor
 from search.behaviour.degree import degree
 from search.interpreter.population import Population
 from search.language.program import Program
-from search.rules import rule as load
+from search.loading import rule as load
 from tasks.data.loaders import digit_halves
 from tasks.evaluation.tuning import finite
 from tasks.families.mlp import MLP

@@ -60,6 +60,6 @@ _own("tasks")
 def load(name: str | PathLike[str], candidate: int | None = None) -> Entry:
     """The winner of a run (its directory), or ``candidate`` of it; the program in a file; or a
     known optimizer by its name. Raises ValueError, naming what is accepted, if it is none."""
-    from search import rules
+    from search import loading
 
-    return rules.load(name, candidate)
+    return loading.load(name, candidate)

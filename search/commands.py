@@ -114,7 +114,7 @@ def asked(arguments: Arguments) -> Asked:
     options: Any = options_of.parse_args(list(arguments))
     kept = options_of.dump(options, skip_unset=False)
     options.evolution.mutation = made(Mutation, "evolution.mutation", options)
-    from search.rules import rule
+    from search.loading import rule
     from search.zoo import with_states
 
     names = [options.start] if isinstance(options.start, str) else options.start

@@ -10,7 +10,7 @@ from typing import Any
 
 from search import show as showing
 from search.archive import open_existing
-from search.rules import load, rule
+from search.loading import load, rule
 from search.salvage import salvage
 from search.zoo.entry import Entry
 from tasks.commands.parser import Arguments, named, parser

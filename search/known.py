@@ -53,7 +53,7 @@ def _text(name: str) -> str:
     texts = {rule["name"]: rule["text"] for rule in known()["rules"]}
     if name in texts:
         return texts[name]
-    from search.rules import rule  # of a run or a file, or what is wrong with the name
+    from search.loading import rule  # of a run or a file, or what is wrong with the name
 
     return str(rule(name))
 

@@ -13,7 +13,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from search import commands, inspection, report, rules, run
+from search import commands, inspection, loading, report, run
 from search import show as showing
 from search.archive import Archive, open_existing
 from search.config import Config
@@ -114,14 +114,14 @@ class Result:
     @property
     def best(self) -> Entry:
         """The winner, or the best so far. Raises ValueError where nothing was evaluated."""
-        return rules.load(self.run_dir)
+        return loading.load(self.run_dir)
 
     @property
     def front(self) -> list[Entry]:
         """The programs that no shorter one beats on the proxy tasks, the shortest first."""
         with open_existing(self.run_dir, readonly=True) as archive:
             found = front(trimmed(archive.records("WHERE c.fate = 'evaluated'")))
-        return [rules.load(self.run_dir, record.id) for record in found]
+        return [loading.load(self.run_dir, record.id) for record in found]
 
     @property
     def evaluation(self) -> Any:

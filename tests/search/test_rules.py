@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import search.rules
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import search
-import search.rules
 from search.archive import create, open_existing
 from search.export.build import to_class
 from search.zoo import ZOO
@@ -136,7 +136,7 @@ def test_shipped_rules_have_names_and_cards() -> None:
         trained(model(), entry.optimizer(model().parameters(), lr=1e-3))
 
 
-@pytest.mark.parametrize("find", [search.load, search.rules.rule])
+@pytest.mark.parametrize("find", [search.load, search.loading.rule])
 def test_learned_optimizers_are_sent_where_they_are_loaded(tmp_path: Path, find: Any) -> None:
     (tmp_path / "theta.safetensors").touch()
     with pytest.raises(ValueError, match=r"is no program; l2o\.load\('.*'\)\.optimizer\(\.\.\.\)"):
