@@ -32,12 +32,12 @@ from stopwatch import Seconds, Stopwatch, now
 from search import evolve, loop, run
 from search.archive import Archive
 from search.config import BASELINES, Budget, Config
-from search.evaluate import Evaluator, Job, calibrate
 from search.evolve import Evolution
+from search.fitness.funnel import Evaluator, Job, calibrate
+from search.fitness.settings import Funnel
 from search.interpreter.population import Population
 from search.language.program import parse, to_text
 from search.loop import Search, fates
-from search.settings import Funnel
 from search.view import View
 from search.zoo import lookup
 from tasks.display.plain import Console

@@ -28,9 +28,9 @@ import rediscover_judge
 from rediscover_judge import SEEDS, answer
 from rediscover_table import CONSTANTS
 
+from search.fitness.verdict import Trial, standings
 from search.language.program import to_text
 from search.tables import Final
-from search.verdict import Trial, standings
 from search.zoo import lookup
 from tasks.executors.named import executor
 from tasks.runs.files import save_text

@@ -17,11 +17,11 @@ from search.archive import Archive
 from search.behaviour.kind import kind_of
 from search.config import BASELINES, Config
 from search.evolve import Candidate
+from search.fitness.verdict import Standing, Trial, judge, standings
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.run import trials
 from search.tables import Final
-from search.verdict import Standing, Trial, judge, standings
 from search.zoo import lookup
 from tasks.executors.base import Failure
 from tasks.executors.named import executor

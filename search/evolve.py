@@ -24,7 +24,7 @@ import numpy as np
 from deap import base, tools
 
 from search.behaviour.signature import signatures
-from search.evaluate import Fate, Job, Outcome
+from search.fitness.funnel import Fate, Job, Outcome
 from search.language.canonical import canonical
 from search.language.program import Program, to_text
 from search.mutate import mutate, random_program

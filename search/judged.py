@@ -23,9 +23,9 @@ from search.archive import Archive
 from search.behaviour.probe import respond
 from search.behaviour.signature import GRADIENTS, LAYOUT, PARAMETERS, RATES, TIMES
 from search.config import BASELINES
+from search.fitness.verdict import Standing, losses, standings
 from search.language.program import Program, parse
 from search.tables import Final
-from search.verdict import Standing, losses, standings
 from tasks.evaluation.intervals import LEAST, Interval
 from tasks.evaluation.wording import change, count
 from tasks.suites import SUITES

@@ -19,8 +19,8 @@ from typing import Any, cast
 from search.archive import Archive
 from search.behaviour.signature import signatures
 from search.config import BASELINES, Config
-from search.evaluate import Calibration, Fate, Outcome
 from search.evolve import Batch, Candidate, Evolution
+from search.fitness.funnel import Calibration, Fate, Outcome
 from search.history import front, trimmed
 from search.language.program import parse, to_text
 from search.language.validity import live

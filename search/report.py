@@ -16,6 +16,7 @@ import numpy as np
 from search.archive import Archive
 from search.config import BASELINES
 from search.course import course, own_seeds, score, text
+from search.fitness.verdict import standings
 from search.history import (
     History,
     found,
@@ -27,7 +28,6 @@ from search.judged import ruling, table, titles
 from search.loop import fates
 from search.show import CHOSE, TITLES, kind, lineage, named
 from search.tables import Record
-from search.verdict import standings
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing
 from tasks.evaluation.wording import change, count, distance, duration, interval, per_cent

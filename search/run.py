@@ -24,7 +24,9 @@ import numpy as np
 from search import archive as archives
 from search.archive import Archive
 from search.config import BASELINES, Config
-from search.evaluate import Calibration, Evaluator, Job, calibrate
+from search.fitness.funnel import Calibration, Evaluator, Job, calibrate
+from search.fitness.settings import Funnel
+from search.fitness.verdict import Trial, judge, standings
 from search.history import META_VALIDATION, leaders, meta_validation
 from search.interpreter.population import Population
 from search.judged import titles
@@ -33,10 +35,8 @@ from search.language.program import parse, to_text
 from search.language.validity import check
 from search.loop import Enough, Search
 from search.mutate import mutate, random_program
-from search.settings import Funnel
 from search.tables import SALVAGED
 from search.timetable import DROPPED, Timetable
-from search.verdict import Trial, judge, standings
 from search.view import Curves, View, clock
 from search.zoo import lookup
 from tasks.cards import fingerprint

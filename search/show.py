@@ -18,13 +18,13 @@ from rich.table import Table
 from search.archive import Archive
 from search.behaviour.kind import kind_of
 from search.config import BASELINES
+from search.fitness.verdict import as_data
 from search.history import History, found, history, meta_validation
 from search.judged import Row, own_suite, ruling, table, titles
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.loop import fates
 from search.tables import Record
-from search.verdict import as_data
 from search.view import clock
 from tasks.display.plain import Console
 from tasks.evaluation.intervals import REFERENCE_DIVERGED

@@ -22,9 +22,9 @@ from search.ablate import Ablation, Effect
 from search.agreement import Setting
 from search.behaviour.kind import classify
 from search.clock import Clock, OutOfTime
+from search.fitness.verdict import as_data
 from search.language.program import Program
 from search.language.validity import check
-from search.verdict import as_data
 from tasks.evaluation.intervals import Interval
 
 Reason = Literal["exact", "empirical"]

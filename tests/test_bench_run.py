@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from search.config import Budget
-from search.settings import Funnel, Settings
+from search.fitness.settings import Funnel
+from search.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from search.fitness.verdict import Standing
 from search.run import begin
 from search.tables import Evaluation, Final
-from search.verdict import Standing
 from tasks.evaluation.intervals import Interval
 from tasks.evaluation.results import Results, Run, Study
 from tasks.evaluation.tuning import FRESH_SEEDS

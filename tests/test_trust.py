@@ -26,8 +26,8 @@ from l2o.ranks import Ranks
 from l2o.tuned import TunedAdam
 from search.config import Budget
 from search.config import Config as SearchConfig
+from search.fitness.settings import Funnel, Verdict
 from search.run import begin
-from search.settings import Funnel, Verdict
 from tasks.checks import printable
 from tasks.display.page import Page, Section, write
 from tasks.display.plain import Console

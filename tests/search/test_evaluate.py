@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from search.evaluate import RATES, Evaluator, Job, calibrate
+from search.fitness.funnel import RATES, Evaluator, Job, calibrate
+from search.fitness.settings import Funnel
 from search.language.program import parse, to_text
-from search.settings import Funnel
 from search.zoo import ZOO
 from tasks.families.mlp import MLP
 from tasks.suites import Entry

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from search.evaluate import Outcome
 from search.evolve import Evolution
+from search.fitness.funnel import Outcome
 from search.language.program import parse
 from search.mutate import mutate
 from search.settings import Mutation, Settings

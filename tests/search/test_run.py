@@ -22,16 +22,17 @@ from search import run
 from search.archive import open_existing
 from search.commands import PRESETS, _workers
 from search.config import BASELINES, Budget, Config
-from search.evaluate import Calibration
+from search.fitness.funnel import Calibration
+from search.fitness.settings import Funnel, Verdict
+from search.fitness.verdict import Trial, judge, standings
 from search.history import META_VALIDATION, POINTS, front, leaders, meta_validation, trimmed
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.loop import Search, fates
 from search.run import begin, proceed
-from search.settings import Funnel, Mutation, Settings, Verdict
+from search.settings import Mutation, Settings
 from search.show import summary
 from search.timetable import Timetable
-from search.verdict import Trial, judge, standings
 from search.view import View
 from search.zoo import ZOO
 from tasks.display.plain import Console

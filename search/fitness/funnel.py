@@ -22,9 +22,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from search.fitness.settings import Funnel, Run
 from search.interpreter.population import Population
 from search.language.program import Program, parse
-from search.settings import Funnel, Run
 from tasks.evaluation import tuning
 from tasks.evaluation.intervals import floored, log_ratio
 from tasks.inner.schedules import SCHEDULES
