@@ -35,13 +35,13 @@ from rich.table import Table
 from torch import Tensor
 from turns import Spread, take_turns
 
-from search.evolve import Evolution
+from search.evolution.regularized import Evolution
+from search.evolution.settings import Settings
 from search.fitness.funnel import Calibration, Evaluator, calibrate
 from search.fitness.settings import Funnel
 from search.interpreter.population import Population
 from search.interpreter.reference import reference
 from search.language.program import Program
-from search.settings import Settings
 from search.zoo import ZOO, with_states
 from search.zoo.classics import CLASSICS
 from tasks.display.plain import Console

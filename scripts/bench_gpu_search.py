@@ -25,13 +25,13 @@ from plain_loops import run as run_program
 from search import run
 from search.commands import PRESETS, SHARERS
 from search.config import BASELINES, Budget, Config
+from search.evolution.mutate import mutate
+from search.evolution.settings import Mutation, Settings
 from search.fitness.funnel import Calibration, Evaluator, Job, Measurement, Outcome, calibrate
 from search.fitness.settings import Funnel
 from search.interpreter.population import Population
 from search.language.program import Program, parse, to_text
 from search.loop import Search, fates
-from search.mutate import mutate
-from search.settings import Mutation, Settings
 from search.view import View
 from search.zoo import ZOO, with_states
 from tasks.data.loaders import help_text

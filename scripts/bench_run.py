@@ -29,10 +29,11 @@ from rich import box
 from rich.table import Table
 from stopwatch import Seconds, Stopwatch, now
 
-from search import evolve, loop, run
+from search import loop, run
 from search.archive import Archive
 from search.config import BASELINES, Budget, Config
-from search.evolve import Evolution
+from search.evolution import regularized
+from search.evolution.regularized import Evolution
 from search.fitness.funnel import Evaluator, Job, calibrate
 from search.fitness.settings import Funnel
 from search.interpreter.population import Population
@@ -55,12 +56,12 @@ WRITES = (
     *("add_timing", "counts", "rejected"),
 )
 IN_THE_DRIVER = (
-    (evolve, "mutate", "mutation"),
-    (evolve, "canonical", "canonical form"),
-    (evolve, "to_text", "canonical form"),
-    (evolve, "signatures", "signature"),
+    (regularized, "mutate", "mutation"),
+    (regularized, "canonical", "canonical form"),
+    (regularized, "to_text", "canonical form"),
+    (regularized, "signatures", "signature"),
     *((Archive, name, "database") for name in WRITES),
-    (evolve, "tournament", "selection and population"),
+    (regularized, "tournament", "selection and population"),
     (Evolution, "tell", "selection and population"),
     (loop, "Curves", "progress and curves"),
     (Search, "_show", "progress and curves"),

@@ -16,7 +16,7 @@ from typing import Any, Self
 from search.archive import Archive
 from search.behaviour.kind import kind_of
 from search.config import BASELINES, Config
-from search.evolve import Candidate
+from search.evolution.candidates import Candidate
 from search.fitness.verdict import Standing, Trial, judge, standings
 from search.language.program import parse, to_text
 from search.language.validity import live

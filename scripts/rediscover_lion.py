@@ -49,13 +49,13 @@ from rediscover_table import curves, endings, figure, finds, table
 from search.archive import Archive, open_existing
 from search.behaviour.kind import kind_of
 from search.config import BASELINES, Budget, Config
+from search.evolution.settings import Mutation, Settings
 from search.fitness.settings import Funnel, Verdict
 from search.fitness.verdict import standings
 from search.history import front, history
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.run import begin, proceed
-from search.settings import Mutation, Settings
 from search.simplify import simplify
 from search.view import View, clock
 from search.zoo import lookup

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search.config import Budget, Config
+from search.evolution.settings import Mutation, Settings
 from search.fitness.settings import Funnel, Verdict
-from search.settings import Mutation, Settings
 from tasks.commands.parser import KEPT, Arguments, made, parser, preset
 from tasks.runs import files
 from tasks.runs.interrupt import Interrupted

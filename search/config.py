@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from search.evolution.settings import Mutation, Settings
 from search.fitness.settings import Funnel, Verdict
-from search.settings import Mutation, Settings
 from tasks.checks import plausible
 from tasks.runs.sqlite_errors import NONSENSE
 

@@ -19,7 +19,8 @@ from typing import Any, cast
 from search.archive import Archive
 from search.behaviour.signature import signatures
 from search.config import BASELINES, Config
-from search.evolve import Batch, Candidate, Evolution
+from search.evolution.candidates import Batch, Candidate
+from search.evolution.regularized import Evolution
 from search.fitness.funnel import Calibration, Fate, Outcome
 from search.history import front, trimmed
 from search.language.program import parse, to_text

@@ -24,6 +24,7 @@ import numpy as np
 from search import archive as archives
 from search.archive import Archive
 from search.config import BASELINES, Config
+from search.evolution.mutate import mutate, random_program
 from search.fitness.funnel import Calibration, Evaluator, Job, calibrate
 from search.fitness.settings import Funnel
 from search.fitness.verdict import Trial, judge, standings
@@ -34,7 +35,6 @@ from search.language.functions import ProgramError
 from search.language.program import parse, to_text
 from search.language.validity import check
 from search.loop import Enough, Search
-from search.mutate import mutate, random_program
 from search.tables import SALVAGED
 from search.timetable import DROPPED, Timetable
 from search.view import Curves, View, clock

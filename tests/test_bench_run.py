@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from search.config import Budget
+from search.evolution.settings import Settings
 from search.fitness.settings import Funnel
-from search.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 

@@ -36,13 +36,13 @@ from search.behaviour.degree import homogeneity
 from search.behaviour.kind import kind_of
 from search.behaviour.signature import signatures
 from search.config import Budget, Config
+from search.evolution.settings import Settings
 from search.export import to_source
 from search.fitness.settings import Funnel, Verdict
 from search.interpreter.population import Population
 from search.interpreter.reference import reference
 from search.language.program import parse, to_text
 from search.run import begin, proceed
-from search.settings import Settings
 from search.view import View
 from search.zoo import NAMED, ZOO
 from tasks.cards import digest, fingerprint

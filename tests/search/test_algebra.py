@@ -14,12 +14,12 @@ from search.agreement import Setting, agreement
 from search.algebra import NORMAL_FORM, simplify
 from search.behaviour.probe import respond
 from search.behaviour.signature import signatures
+from search.evolution.mutate import mutate, random_program
 from search.language.canonical import canonical
 from search.language.flow import flow, to_program
 from search.language.functions import ProgramError
 from search.language.program import from_rows, parse, to_text
 from search.linear import dependent_states, expand, sums
-from search.mutate import mutate, random_program
 from search.patterns import RULES, rewritings
 from search.zoo import ZOO, with_states
 

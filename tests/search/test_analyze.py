@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from search.evolution.mutate import mutate, random_program
 from search.interpreter.population import Population
 from search.interpreter.reference import reference
 from search.language.canonical import canonical
 from search.language.functions import ProgramError
 from search.language.program import Program, Statement, from_rows, parse, to_text
 from search.language.validity import check, live
-from search.mutate import mutate, random_program
 from search.zoo import ZOO
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from search.evolve import Evolution
+from search.evolution.mutate import mutate
+from search.evolution.regularized import Evolution
+from search.evolution.settings import Mutation, Settings
 from search.fitness.funnel import Outcome
 from search.language.program import parse
-from search.mutate import mutate
-from search.settings import Mutation, Settings
 from search.zoo import ZOO
 
 START = ZOO["adam_no_correction"].program
@@ -31,7 +31,7 @@ def outcomes(batch, score=lambda candidate: -float(candidate.program.length)):
 
 def told(search, batches):
     """Play ``batches`` batches, always ``ahead`` of them in flight."""
-    waiting = [search.ask() for _ in range(search.settings.ahead)]
+    waiting = [search.ask() for _ in range(search.evolution.settings.ahead)]
     history = []
     for _ in range(batches):
         batch = waiting.pop(0)

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from search.evolution.mutate import random_program
 from search.export import class_name, to_source
 from search.interpreter.population import Population
 from search.language.functions import ARRAY, OPS, SCALAR, TENSOR, ProgramError, result_kind
 from search.language.program import Program, parse
-from search.mutate import random_program
 from search.zoo import NAMED, ZOO
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 

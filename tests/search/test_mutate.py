@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from search.behaviour.kind import classify
+from search.evolution.mutate import mutate, random_program
+from search.evolution.settings import Mutation
 from search.language.functions import CONSTANT_BOUND, OPS
 from search.language.program import Statement, parse, to_text
 from search.language.validity import check
-from search.mutate import mutate, random_program
-from search.settings import Mutation
 from search.zoo import ZOO, with_states
 
 START = ZOO["adamw_initial"].program

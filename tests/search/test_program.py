@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from search.evolution.mutate import random_program
 from search.language.flat import ProgramSyntaxError
 from search.language.functions import CONSTANT_BOUND, OPS, Kind, ProgramTypeError
 from search.language.program import (
@@ -19,7 +20,6 @@ from search.language.program import (
     to_rows,
     to_text,
 )
-from search.mutate import random_program
 
 PAPER = json.loads(
     Path(__file__).with_name("data").joinpath("lion_paper_programs.json").read_text()

@@ -13,13 +13,13 @@ from l2o.cli import main
 from search import run
 from search.archive import open_existing
 from search.config import Budget, Config
+from search.evolution.settings import Settings
 from search.fitness.settings import Funnel, Verdict
 from search.history import DECIDED, front, history
 from search.loop import fates
 from search.report import page
 from search.reproduce import _said, compare
 from search.run import DRAWN
-from search.settings import Settings
 from search.view import View
 from search.watch import progress
 from search.zoo import ZOO

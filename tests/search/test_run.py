@@ -22,6 +22,7 @@ from search import run
 from search.archive import open_existing
 from search.commands import PRESETS, _workers
 from search.config import BASELINES, Budget, Config
+from search.evolution.settings import Mutation, Settings
 from search.fitness.funnel import Calibration
 from search.fitness.settings import Funnel, Verdict
 from search.fitness.verdict import Trial, judge, standings
@@ -30,7 +31,6 @@ from search.language.program import parse, to_text
 from search.language.validity import live
 from search.loop import Search, fates
 from search.run import begin, proceed
-from search.settings import Mutation, Settings
 from search.show import summary
 from search.timetable import Timetable
 from search.view import View

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from search.behaviour.signature import signatures
+from search.evolution.mutate import mutate
 from search.language.canonical import canonical
 from search.language.program import Program, Statement, from_rows, parse, to_text
 from search.language.validity import live
-from search.mutate import mutate
 from search.zoo import ZOO, with_states
 
 PAPER = json.loads(

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from search.evolution.mutate import random_program
+from search.evolution.settings import Mutation
 from search.interpreter import cpu
 from search.interpreter.population import Population
 from search.interpreter.reference import Step, reference
 from search.language.functions import ARRAY, OPS, SCALAR, TENSOR, Kind, result_kind
 from search.language.program import Program, parse
-from search.mutate import random_program
-from search.settings import Mutation
 from search.zoo import NAMED, ZOO
 from search.zoo.classics import CLASSICS
 from tasks.types import Layout, Params, ParamSpec, StepInfo

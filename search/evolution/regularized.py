@@ -17,68 +17,19 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from deap import base, tools
 
 from search.behaviour.signature import signatures
-from search.fitness.funnel import Fate, Job, Outcome
+from search.evolution.candidates import Batch, Candidate, _alike
+from search.evolution.mutate import mutate, random_program
+from search.evolution.settings import Settings
+from search.fitness.funnel import Outcome
 from search.language.canonical import canonical
 from search.language.program import Program, to_text
-from search.mutate import mutate, random_program
-from search.settings import Settings
-
-
-class Fitness(base.Fitness):
-    """Score and length, both minimised; compared lexicographically, so ties go to the shorter."""
-
-    weights = (-1.0, -1.0)
-
-
-@dataclass(eq=False)
-class Candidate:
-    """One child, whatever became of it. ``original``: the candidate whose evaluation it shares."""
-
-    id: int
-    batch: int
-    parent: int | None
-    mutation: str
-    program: Program | None  # None if invalid
-    lr: float  # where its evaluation is centred, then its best
-    canonical: str = ""
-    signature: str = ""
-    original: int | None = None
-    fate: Fate | None = None  # None while pending
-    score: float | None = None
-    ladder: tuple[float, ...] = ()
-    fitness: Fitness = field(default_factory=Fitness)
-
-    @property
-    def pending(self) -> bool:
-        return self.fate is None
-
-
-class Batch(NamedTuple):
-    """Candidates asked together. ``hurdles``: for each rung, the log ratio above which one is
-    out. ``rejected``: invalid children that were drawn on the way."""
-
-    number: int
-    candidates: list[Candidate]
-    hurdles: tuple[float, ...]
-    rejected: int = 0
-
-    @property
-    def fresh(self) -> list[Candidate]:
-        """Those to be evaluated."""
-        return [candidate for candidate in self.candidates if candidate.pending]
-
-    @property
-    def job(self) -> Job:
-        fresh = self.fresh
-        texts = tuple(to_text(c.program) for c in fresh if c.program is not None)
-        return Job(texts, tuple(c.lr for c in fresh), self.hurdles)
 
 
 @dataclass
@@ -273,10 +224,6 @@ class Evolution:
         candidate.fitness.values = (candidate.score, candidate.program.length)
         if candidate.fate == "evaluated":
             self.best.update([candidate])
-
-
-def _alike(one: Candidate, other: Candidate) -> bool:
-    return one.signature == other.signature
 
 
 def tournament(population: Sequence[Candidate], rng: np.random.Generator, size: int) -> Candidate:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from search.evolution.settings import INPUTS, Change, Mutation
 from search.language.functions import CONSTANT_BOUND, OPS, Kind, ProgramError, result_kind
 from search.language.program import (
     MAX_STATEMENTS,
@@ -36,7 +37,6 @@ from search.language.program import (
     kinds,
 )
 from search.language.validity import check
-from search.settings import INPUTS, Change, Mutation
 
 ATTEMPTS = 1000  # proposals before giving up; a few are the rule
 
