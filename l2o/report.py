@@ -102,7 +102,7 @@ def joined(sources: dict[str, Path], remade_by: str) -> Page:
         return meta_joined.page(sources, remade_by)
     if all(path.is_dir() and not meta_run.is_run(path) for path in sources.values()):
         from search import joined as searches
-        from search.archive import open_existing
+        from search.record.archive import open_existing
 
         runs = []
         for name, path in sources.items():
@@ -130,7 +130,7 @@ def page(source: Path, remade_by: str, trusted: bool = False) -> Page:
     if meta_run.is_run(source):
         return meta_report.page(source, remade_by, trusted)
     if source.is_dir():
-        from search.archive import open_existing
+        from search.record.archive import open_existing
         from search.report import page as search_page
 
         with open_existing(source, readonly=True) as archive:

@@ -30,7 +30,6 @@ from rich.table import Table
 from stopwatch import Seconds, Stopwatch, now
 
 from search import loop, run
-from search.archive import Archive
 from search.config import BASELINES, Budget, Config
 from search.evolution import regularized
 from search.evolution.regularized import Evolution
@@ -39,6 +38,7 @@ from search.fitness.settings import Funnel
 from search.interpreter.population import Population
 from search.language.program import parse, to_text
 from search.loop import Search, fates
+from search.record.archive import Archive
 from search.view import View
 from search.zoo import lookup
 from tasks.display.plain import Console

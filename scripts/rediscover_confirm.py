@@ -30,7 +30,7 @@ from rediscover_table import CONSTANTS
 
 from search.fitness.verdict import Trial, standings
 from search.language.program import to_text
-from search.tables import Final
+from search.record.schema import Final
 from search.zoo import lookup
 from tasks.executors.named import executor
 from tasks.runs.files import save_text

@@ -46,7 +46,6 @@ import numpy as np
 from rediscover_judge import Hunter, baselines, noted
 from rediscover_table import curves, endings, figure, finds, table
 
-from search.archive import Archive, open_existing
 from search.behaviour.kind import kind_of
 from search.config import BASELINES, Budget, Config
 from search.evolution.settings import Mutation, Settings
@@ -55,6 +54,7 @@ from search.fitness.verdict import standings
 from search.history import front, history
 from search.language.program import parse, to_text
 from search.language.validity import live
+from search.record.archive import Archive, open_existing
 from search.run import begin, proceed
 from search.simplify import simplify
 from search.view import View, clock

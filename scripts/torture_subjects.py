@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from l2o import checkpoint, meta_run
-from search.archive import FILE, open_existing
+from search.record.archive import FILE, open_existing
 from tasks.data.loaders import breast_cancer, digits
 from tasks.evaluation import evaluate
 from tasks.evaluation.results import Results

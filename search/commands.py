@@ -21,7 +21,7 @@ from tasks.runs.interrupt import Interrupted
 from tasks.user_code.imports import Trusted, agreed
 
 if TYPE_CHECKING:
-    from search.archive import Archive
+    from search.record.archive import Archive
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Ends within three minutes on two cores.
@@ -152,7 +152,7 @@ def resume(run_dir: Path, workers: int | None = None, trusted: Trusted = False) 
 
     Raises ValueError for one that names code, unless that is ``trusted``.
     """
-    from search.archive import open_existing
+    from search.record.archive import open_existing
 
     with open_existing(run_dir) as archive:
         config = Config.from_dict(archive.run()["config"])

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from search import show as showing
-from search.archive import open_existing
 from search.loading import load, rule
-from search.salvage import salvage
+from search.record.archive import open_existing
+from search.record.salvage import salvage
 from search.zoo.entry import Entry
 from tasks.commands.parser import Arguments, named, parser
 from tasks.display.plain import Console

@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from search.archive import Archive
 from search.behaviour.probe import respond
 from search.behaviour.signature import GRADIENTS, LAYOUT, PARAMETERS, RATES, TIMES
 from search.config import BASELINES
 from search.fitness.verdict import Standing, losses, standings
 from search.language.program import Program, parse
-from search.tables import Final
+from search.record.archive import Archive
+from search.record.schema import Final
 from tasks.evaluation.intervals import LEAST, Interval
 from tasks.evaluation.wording import change, count
 from tasks.suites import SUITES

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from search import zoo
-from search.archive import open_existing
 from search.language.program import Program, parse
 from search.language.validity import live
+from search.record.archive import open_existing
 from search.zoo.entry import Entry
 from tasks.runs.files import or_shipped
 

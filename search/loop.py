@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
-from search.archive import Archive
 from search.behaviour.signature import signatures
 from search.config import BASELINES, Config
 from search.evolution.candidates import Batch, Candidate
@@ -25,7 +24,8 @@ from search.fitness.funnel import Calibration, Fate, Outcome
 from search.history import front, trimmed
 from search.language.program import parse, to_text
 from search.language.validity import live
-from search.tables import Evaluation, Record
+from search.record.archive import Archive
+from search.record.schema import Evaluation, Record
 from search.view import Curves, Progress, View
 from tasks.cards import flops
 from tasks.executors.base import Executor, Failure

@@ -15,9 +15,9 @@ from typing import Any
 
 from search import commands, inspection, loading, report, run
 from search import show as showing
-from search.archive import Archive, open_existing
 from search.config import Config
 from search.history import front, trimmed
+from search.record.archive import Archive, open_existing
 from search.view import Progress, View
 from search.zoo.entry import Entry
 from tasks.commands import notebook

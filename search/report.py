@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from search.archive import Archive
 from search.config import BASELINES
 from search.course import course, own_seeds, score, text
 from search.fitness.verdict import standings
@@ -26,8 +25,9 @@ from search.history import (
 )
 from search.judged import ruling, table, titles
 from search.loop import fates
+from search.record.archive import Archive
+from search.record.schema import Record
 from search.show import CHOSE, TITLES, kind, lineage, named
-from search.tables import Record
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing
 from tasks.evaluation.wording import change, count, distance, duration, interval, per_cent

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from search import run
-from search.archive import Archive, open_existing
 from search.config import Budget, Config
 from search.loop import fates
-from search.tables import CLOCK
+from search.record.archive import Archive, open_existing
+from search.record.schema import CLOCK
 from search.timetable import DROPPED
 from search.view import View
 from tasks.runs.environment import changes

@@ -21,8 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from search import archive as archives
-from search.archive import Archive
 from search.config import BASELINES, Config
 from search.evolution.mutate import mutate, random_program
 from search.fitness.funnel import Calibration, Evaluator, Job, calibrate
@@ -35,7 +33,9 @@ from search.language.functions import ProgramError
 from search.language.program import parse, to_text
 from search.language.validity import check
 from search.loop import Enough, Search
-from search.tables import SALVAGED
+from search.record import archive as archives
+from search.record.archive import Archive
+from search.record.schema import SALVAGED
 from search.timetable import DROPPED, Timetable
 from search.view import Curves, View, clock
 from search.zoo import lookup

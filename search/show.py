@@ -15,7 +15,6 @@ from rich import box
 from rich.syntax import Syntax
 from rich.table import Table
 
-from search.archive import Archive
 from search.behaviour.kind import kind_of
 from search.config import BASELINES
 from search.fitness.verdict import as_data
@@ -24,7 +23,8 @@ from search.judged import Row, own_suite, ruling, table, titles
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.loop import fates
-from search.tables import Record
+from search.record.archive import Archive
+from search.record.schema import Record
 from search.view import clock
 from tasks.display.plain import Console
 from tasks.evaluation.intervals import REFERENCE_DIVERGED

@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import torch
 
-from search.archive import Archive
 from search.config import BASELINES, Config
 from search.history import POINTS
 from search.interpreter.population import Population
-from search.tables import CLOCK
+from search.record.archive import Archive
+from search.record.schema import CLOCK
 from search.zoo import lookup
 from tasks.cards import flops
 from tasks.inner.unroll import unroll

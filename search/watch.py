@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from search import view
-from search.archive import Archive, open_existing
 from search.config import BASELINES
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.loop import fates
+from search.record.archive import Archive, open_existing
 from search.view import Progress, View
 from tasks.display.plain import Console
 

@@ -31,7 +31,6 @@ from l2o.training import Training
 from l2o.tuned import TunedAdam
 from l2o.use import Placed
 from l2o.velo import Velo
-from search.archive import open_existing
 from search.behaviour.degree import homogeneity
 from search.behaviour.kind import kind_of
 from search.behaviour.signature import signatures
@@ -42,6 +41,7 @@ from search.fitness.settings import Funnel, Verdict
 from search.interpreter.population import Population
 from search.interpreter.reference import reference
 from search.language.program import parse, to_text
+from search.record.archive import open_existing
 from search.run import begin, proceed
 from search.view import View
 from search.zoo import NAMED, ZOO

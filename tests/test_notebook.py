@@ -14,7 +14,7 @@ from torch import nn
 
 import l2o
 import search
-from search.archive import open_existing
+from search.record.archive import open_existing
 from tasks.commands import notebook
 from tasks.runs.files import RunExists
 from tests.search import tiny_suites

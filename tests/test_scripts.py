@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from search.fitness.verdict import Standing
+from search.record.schema import Evaluation, Final
 from search.run import begin
-from search.tables import Evaluation, Final
 from tasks.evaluation.intervals import Interval
 from tasks.evaluation.results import Results, Run, Study
 from tasks.evaluation.tuning import FRESH_SEEDS

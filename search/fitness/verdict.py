@@ -18,7 +18,7 @@ import torch
 
 from search.interpreter.population import Population
 from search.language.program import parse
-from search.tables import Final
+from search.record.schema import Final
 from tasks.evaluation import tuning
 from tasks.evaluation.intervals import Interval, compare
 from tasks.inner.schedules import SCHEDULES

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from search.archive import FILE
-from search.tables import PARTS
+from search.record.archive import FILE
+from search.record.schema import PARTS
 from tasks.runs.seals import Seals
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from search import timetable
-from search.archive import open_existing
 from search.config import Budget
 from search.loop import Search
+from search.record.archive import open_existing
 from search.reproduce import again
 from search.run import begin, proceed
 from search.show import summary

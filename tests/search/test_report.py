@@ -11,12 +11,12 @@ import pytest
 
 from l2o.cli import main
 from search import run
-from search.archive import open_existing
 from search.config import Budget, Config
 from search.evolution.settings import Settings
 from search.fitness.settings import Funnel, Verdict
 from search.history import DECIDED, front, history
 from search.loop import fates
+from search.record.archive import open_existing
 from search.report import page
 from search.reproduce import _said, compare
 from search.run import DRAWN

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import search
-from search.archive import create, open_existing
 from search.export.build import to_class
+from search.record.archive import create, open_existing
 from search.zoo import ZOO
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from l2o.cli import main
 from search import run
-from search.archive import open_existing
 from search.commands import PRESETS, _workers
 from search.config import BASELINES, Budget, Config
 from search.evolution.settings import Mutation, Settings
@@ -30,6 +29,7 @@ from search.history import META_VALIDATION, POINTS, front, leaders, meta_validat
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.loop import Search, fates
+from search.record.archive import open_existing
 from search.run import begin, proceed
 from search.show import summary
 from search.timetable import Timetable
@@ -61,7 +61,7 @@ import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from tasks.display.plain import Console
-from search.archive import open_existing
+from search.record.archive import open_existing
 from search.run import proceed
 from search.view import View
 view = View(Console(file=open("/dev/null", "w")))

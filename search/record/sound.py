@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from search.tables import PARTS, SALVAGED
+from search.record.schema import PARTS, SALVAGED
 from tasks.runs import database
 from tasks.runs.seals import Seals
 

@@ -28,8 +28,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from search import sound
-from search.tables import (
+from search.record import sound
+from search.record.schema import (
     CLOCK,
     FATES,
     ORDER,

@@ -13,8 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from search.archive import FILE, to_json
-from search.tables import PARTS, SALVAGED, SCHEMA
+from search.record.archive import FILE, to_json
+from search.record.schema import PARTS, SALVAGED, SCHEMA
 from tasks.runs import database, files
 from tasks.runs.database import explained
 from tasks.runs.seals import Group, Seals, digest
