@@ -56,7 +56,7 @@ from search.language.program import parse, to_text
 from search.language.validity import live
 from search.record.archive import Archive, open_existing
 from search.run import begin, proceed
-from search.simplify import simplify
+from search.simplify.chain import simplify
 from search.view import View, clock
 from search.zoo import lookup
 from tasks.display.plain import Console

@@ -110,8 +110,8 @@ def simplify(arguments: Arguments) -> int:
     l2o simplify my_rule.txt --suite proxy --json
     l2o simplify my_rule.txt --exact --seconds 60
     """
-    from search import simplify as simplifying
-    from search.ablate import Ablation
+    from search.simplify import chain as simplifying
+    from search.simplify.ablate import Ablation
 
     options_of = parser(simplify)
     options_of.add_argument(

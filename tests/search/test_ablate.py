@@ -2,11 +2,11 @@ import math
 
 import pytest
 
-from search import ablate
-from search.ablate import Ablation, Edit, brevity, compare, measure, roundings, skips
-from search.agreement import Setting
 from search.language.program import parse
 from search.language.validity import check
+from search.simplify import ablate
+from search.simplify.ablate import Ablation, Edit, brevity, compare, measure, roundings, skips
+from search.simplify.agreement import Setting
 from search.zoo import ZOO
 from tasks.evaluation.intervals import Interval
 from tasks.families.linear import Logistic

@@ -10,8 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.agreement import Setting, agreement
-from search.algebra import NORMAL_FORM, simplify
 from search.behaviour.probe import respond
 from search.behaviour.signature import signatures
 from search.evolution.mutate import mutate, random_program
@@ -19,8 +17,10 @@ from search.language.canonical import canonical
 from search.language.flow import flow, to_program
 from search.language.functions import ProgramError
 from search.language.program import from_rows, parse, to_text
-from search.linear import dependent_states, expand, sums
-from search.patterns import RULES, rewritings
+from search.simplify.agreement import Setting, agreement
+from search.simplify.algebra import NORMAL_FORM, simplify
+from search.simplify.patterns import RULES, rewritings
+from search.simplify.recurrences import dependent_states, expand, sums
 from search.zoo import ZOO, with_states
 
 PAPER = json.loads(

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 from l2o.cli import main
-from search import ablate
-from search.ablate import Ablation
-from search.agreement import Setting
 from search.behaviour.kind import classify
 from search.behaviour.signature import signatures
-from search.clock import Clock, OutOfTime
 from search.language.canonical import canonical
 from search.language.flow import flow, to_program
 from search.language.program import MAX_STATEMENTS, Program, parse
 from search.language.validity import check
-from search.linear import sums
-from search.simplify import simplify, to_json, to_text
+from search.simplify import ablate
+from search.simplify.ablate import Ablation
+from search.simplify.agreement import Setting
+from search.simplify.chain import simplify, to_json, to_text
+from search.simplify.clock import Clock, OutOfTime
+from search.simplify.recurrences import sums
 
 N = MAX_STATEMENTS - 2
 

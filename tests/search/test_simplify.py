@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from l2o.cli import main
-from search import ablate
-from search.ablate import Ablation, Edit, Effect
 from search.behaviour.kind import classify
 from search.language.functions import ProgramError
 from search.language.program import from_rows, parse, to_text
-from search.simplify import Report, simplify, to_json
-from search.simplify import to_text as report_text
+from search.simplify import ablate
+from search.simplify.ablate import Ablation, Edit, Effect
+from search.simplify.chain import Report, simplify, to_json
+from search.simplify.chain import to_text as report_text
 from search.zoo import ZOO
 from tasks.evaluation.intervals import Interval
 

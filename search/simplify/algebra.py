@@ -5,7 +5,7 @@ Most of the work is a table of rules (``patterns``), applied wherever they match
 
 "Exact" allows for two things: rounding, and the guard of division, ``x / (y + 1e-8)``, near zero:
 ``m / abs(m)`` becomes ``sign(m)``. So no step is taken on faith: each is checked by running both
-programs (``search.agreement``), and one that fails is not taken.
+programs (``search.simplify.agreement``), and one that fails is not taken.
 
 Why not equality saturation: egglog (MIT, maintained) would hold all forms at once and pick the
 smallest. But these rules all have a direction that is good, so the first form that is reached is
@@ -22,13 +22,13 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from search import linear, patterns
-from search.agreement import Agreement, Setting, agreement
-from search.clock import Clock, OutOfTime
 from search.language.canonical import canonical
 from search.language.flow import Expression, Flow, Reference, flow, insert, replace_row, to_program
 from search.language.functions import Kind, ProgramError
 from search.language.validity import live
+from search.simplify import patterns, recurrences
+from search.simplify.agreement import Agreement, Setting, agreement
+from search.simplify.clock import Clock, OutOfTime
 
 MOST_STEPS = 200
 NORMAL_FORM = "normal form: names, order, repeated values, equal states"
@@ -99,21 +99,21 @@ def _proposals(now: Setting, clock: Clock) -> Iterator[tuple[str, Propose]]:
         )
     yield NORMAL_FORM, lambda: replace(now, program=canonical(program))
     values = flow(program)
-    known = linear.sums(values)
+    known = recurrences.sums(values)
     for row in range(len(values.rows)):
         for rule, expression in _rewritings(values, row, known):
             yield rule, partial(_rewritten, now, values, row, expression)
     yield "learning rate and weight decay leave the program", partial(_factored, now, values)
-    for state, total in linear.dependent_states(values):
+    for state, total in recurrences.dependent_states(values):
         described = " + ".join(f"{w:.6g} * {name}" for name, w in total.items()) or "0"
         yield (
             f"state {state} is always {described}",
-            partial(_shorter, now, linear.drop_state(values, state, total), clock),
+            partial(_shorter, now, recurrences.drop_state(values, state, total), clock),
         )
-    for state, factor in linear.averaged_states(values):
+    for state, factor in recurrences.averaged_states(values):
         yield (
             f"state {state} divided by {factor:.6g} is an average",
-            partial(_shorter, now, linear.scale_state(values, state, factor), clock),
+            partial(_shorter, now, recurrences.scale_state(values, state, factor), clock),
         )
 
 
@@ -134,7 +134,7 @@ def _shorter(now: Setting, values: Flow, clock: Clock) -> Setting | None:
 def _local(now: Setting, seen: set[str], clock: Clock) -> Setting | None:
     """One rewriting that makes nothing longer."""
     values = flow(now.program)
-    known = linear.sums(values)
+    known = recurrences.sums(values)
     for row in range(len(values.rows)):
         for _, expression in _rewritings(values, row, known):
             clock.check()
@@ -145,10 +145,10 @@ def _local(now: Setting, seen: set[str], clock: Clock) -> Setting | None:
 
 
 def _rewritings(
-    values: Flow, row: int, known: Sequence[linear.Sum]
+    values: Flow, row: int, known: Sequence[recurrences.Sum]
 ) -> Iterator[tuple[str, Expression]]:
     yield from patterns.rewritings(values, row)
-    for propose in (linear.collect, linear.sign_of_average):
+    for propose in (recurrences.collect, recurrences.sign_of_average):
         expression = propose(values, row, known)
         if expression is not None:
             yield _folded(expression), expression
@@ -200,7 +200,7 @@ def _divided(now: Setting, values: Flow, terms: list[Term], scale: float) -> Set
     decay, added = now.weight_decay / scale, sum(w for w, _, atom in terms if atom == "w") / scale
     leaves = decay + added >= 0  # no optimizer has a negative one
     values, moved = _rate_scaled(values, 1 / scale)
-    direction = linear.weighted(
+    direction = recurrences.weighted(
         (atom + moved if isinstance(atom, int) else atom, weight / scale)
         for weight, _, atom in terms
         if atom != "w" or not leaves

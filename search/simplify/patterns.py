@@ -11,7 +11,7 @@ Each rule leads towards a smaller program, or moves scalars outwards, where they
 Rules hold up to rounding and up to the guard of division, ``x / (y + 1e-8)``, near zero. At zero
 they hold, too: ``a / a`` is 0 there, so it stays. So does what is divided by lr, which is small
 enough for the guard to show. Where a rate of 0 matters is found out by running the program
-(``search.agreement``).
+(``search.simplify.agreement``).
 """
 
 from __future__ import annotations

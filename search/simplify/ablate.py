@@ -21,12 +21,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from search.agreement import Setting
-from search.clock import Clock
 from search.interpreter.population import Population
 from search.language.flow import flow, to_program
 from search.language.functions import ProgramError
 from search.language.program import Program
+from search.simplify.agreement import Setting
+from search.simplify.clock import Clock
 from tasks.checks import meant
 from tasks.evaluation import intervals, tuning
 from tasks.evaluation.intervals import Interval, floored

@@ -17,14 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from search import ablate, algebra
-from search.ablate import Ablation, Effect
-from search.agreement import Setting
 from search.behaviour.kind import classify
-from search.clock import Clock, OutOfTime
 from search.fitness.verdict import as_data
 from search.language.program import Program
 from search.language.validity import check
+from search.simplify import ablate, algebra
+from search.simplify.ablate import Ablation, Effect
+from search.simplify.agreement import Setting
+from search.simplify.clock import Clock, OutOfTime
 from tasks.evaluation.intervals import Interval
 
 Reason = Literal["exact", "empirical"]
