@@ -101,8 +101,8 @@ def joined(sources: dict[str, Path], remade_by: str) -> Page:
     if all(map(meta_run.is_run, sources.values())):
         return meta_joined.page(sources, remade_by)
     if all(path.is_dir() and not meta_run.is_run(path) for path in sources.values()):
-        from search import joined as searches
         from search.record.archive import open_existing
+        from search.run import joined as searches
 
         runs = []
         for name, path in sources.items():
@@ -131,7 +131,7 @@ def page(source: Path, remade_by: str, trusted: bool = False) -> Page:
         return meta_report.page(source, remade_by, trusted)
     if source.is_dir():
         from search.record.archive import open_existing
-        from search.report import page as search_page
+        from search.run.report import page as search_page
 
         with open_existing(source, readonly=True) as archive:
             return search_page(archive, remade_by)

@@ -22,17 +22,17 @@ import torch
 from gpu_bounds import Machine, Row, Work, each, forget, memory, seconds, work_of_a_step
 from plain_loops import run as run_program
 
-from search import run
 from search.commands import PRESETS, SHARERS
-from search.config import BASELINES, Budget, Config
 from search.evolution.mutate import mutate
 from search.evolution.settings import Mutation, Settings
 from search.fitness.funnel import Calibration, Evaluator, Job, Measurement, Outcome, calibrate
 from search.fitness.settings import Funnel
 from search.interpreter.population import Population
 from search.language.program import Program, parse, to_text
-from search.loop import Search, fates
-from search.view import View
+from search.run import stages as run
+from search.run.config import BASELINES, Budget, Config
+from search.run.loop import Search, fates
+from search.run.view import View
 from search.zoo import ZOO, with_states
 from tasks.data.loaders import help_text
 from tasks.display.plain import Console
@@ -243,7 +243,7 @@ def decided(device: torch.device, sizes: Sizes) -> list[Row]:
     calibration = calibrate(chosen.funnel, baselines, 12)
     context = (chosen.funnel, calibration.references)
     wall, processor = time.monotonic(), time.process_time()
-    with executor("search.run:worker", context, sizes.workers) as jobs:
+    with executor("search.run.stages:worker", context, sizes.workers) as jobs:
         counts = searched(chosen, calibration, jobs, sizes.workers)
         wall, busy = time.monotonic() - wall, sum(jobs.busy)
     processor = time.process_time() - processor

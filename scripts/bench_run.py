@@ -29,17 +29,17 @@ from rich import box
 from rich.table import Table
 from stopwatch import Seconds, Stopwatch, now
 
-from search import loop, run
-from search.config import BASELINES, Budget, Config
 from search.evolution import regularized
 from search.evolution.regularized import Evolution
 from search.fitness.funnel import Evaluator, Job, calibrate
 from search.fitness.settings import Funnel
 from search.interpreter.population import Population
 from search.language.program import parse, to_text
-from search.loop import Search, fates
 from search.record.archive import Archive
-from search.view import View
+from search.run import loop, stages
+from search.run.config import BASELINES, Budget, Config
+from search.run.loop import Search, fates
+from search.run.view import View
 from search.zoo import lookup
 from tasks.display.plain import Console
 from tasks.executors.base import Executor, Failure
@@ -163,7 +163,7 @@ def measure(config: Config, count: int) -> Found:
     with (
         tempfile.TemporaryDirectory() as place,
         View(Console(file=io.StringIO())) as view,
-        run.begin(Path(place) / "run", config) as archive,
+        stages.begin(Path(place) / "run", config) as archive,
     ):
         began = time.monotonic()
         with (

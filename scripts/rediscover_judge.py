@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from search.behaviour.kind import kind_of
-from search.config import BASELINES, Config
 from search.evolution.candidates import Candidate
 from search.fitness.verdict import Standing, Trial, judge, standings
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.record.archive import Archive
 from search.record.schema import Final
-from search.run import trials
+from search.run.config import BASELINES, Config
+from search.run.stages import trials
 from search.zoo import lookup
 from tasks.executors.base import Failure
 from tasks.executors.named import executor

@@ -47,17 +47,17 @@ from rediscover_judge import Hunter, baselines, noted
 from rediscover_table import curves, endings, figure, finds, table
 
 from search.behaviour.kind import kind_of
-from search.config import BASELINES, Budget, Config
 from search.evolution.settings import Mutation, Settings
 from search.fitness.settings import Funnel, Verdict
 from search.fitness.verdict import standings
-from search.history import front, history
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.record.archive import Archive, open_existing
-from search.run import begin, proceed
+from search.run.config import BASELINES, Budget, Config
+from search.run.history import front, history
+from search.run.stages import begin, proceed
+from search.run.view import View, clock
 from search.simplify.chain import simplify
-from search.view import View, clock
 from search.zoo import lookup
 from tasks.display.plain import Console
 from tasks.runs.environment import environment

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
-from search.view import clock
+from search.run.view import clock
 from tasks.evaluation.intervals import Interval
 
 Rows = Sequence[dict[str, Any]]

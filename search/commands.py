@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from search.config import Budget, Config
 from search.evolution.settings import Mutation, Settings
 from search.fitness.settings import Funnel, Verdict
+from search.run.config import Budget, Config
 from tasks.commands.parser import KEPT, Arguments, made, parser, preset
 from tasks.runs import files
 from tasks.runs.interrupt import Interrupted
@@ -135,9 +135,9 @@ def asked(arguments: Arguments) -> Asked:
 @contextmanager
 def begun(asked: Asked) -> Iterator[Archive]:
     """A new run; its directory is gone again where it is refused before anything was tried."""
-    from search import run
+    from search.run import stages
 
-    with run.begin(asked.run_dir, asked.config) as archive:
+    with stages.begin(asked.run_dir, asked.config) as archive:
         try:
             files.save_text(asked.run_dir / KEPT, asked.kept)
             yield archive
@@ -193,17 +193,17 @@ def _workers(given: int | None, device: str, ahead: int) -> int:
 
 
 def _proceed(archive: Archive, workers: int) -> int:
-    from search import run, show
-    from search.view import View
+    from search.run import stages, summary
+    from search.run.view import View
 
     view = View()
     try:
         with view:
-            run.proceed(archive, workers, view)
+            stages.proceed(archive, workers, view)
     except (Interrupted, KeyboardInterrupt):
         names = Config.from_dict(archive.run()["config"]).imports()
         again = files.resuming(archive.run_dir, bool(names))
         view.say(f"stopped, nothing is lost; go on with: {again}")
         return 130
-    show.render(show.summary(archive, top=0), view.console)
+    summary.render(summary.summary(archive, top=0), view.console)
     return 0

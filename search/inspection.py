@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from search import show as showing
 from search.loading import load, rule
 from search.record.archive import open_existing
 from search.record.salvage import salvage
+from search.run import summary as showing
 from search.zoo.entry import Entry
 from tasks.commands.parser import Arguments, named, parser
 from tasks.display.plain import Console

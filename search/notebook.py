@@ -13,12 +13,13 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from search import commands, inspection, loading, report, run
-from search import show as showing
-from search.config import Config
-from search.history import front, trimmed
+from search import commands, inspection, loading
 from search.record.archive import Archive, open_existing
-from search.view import Progress, View
+from search.run import report, stages
+from search.run import summary as showing
+from search.run.config import Config
+from search.run.history import front, trimmed
+from search.run.view import Progress, View
 from search.zoo.entry import Entry
 from tasks.commands import notebook
 from tasks.display import page
@@ -76,7 +77,7 @@ def resume(
 def _proceed(archive: Archive, workers: int, callback: Callback | None, show: bool) -> Result:
     with _Told(callback, Console(quiet=not show)) as view:
         try:
-            run.proceed(archive, workers, view, lambda evaluated: view.enough)
+            stages.proceed(archive, workers, view, lambda evaluated: view.enough)
         except Interrupted:
             raise KeyboardInterrupt from None
     return Result(archive.run_dir)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from search.config import Budget
 from search.evolution.settings import Settings
 from search.fitness.settings import Funnel
+from search.run.config import Budget
 
 ROOT = Path(__file__).parents[1]
 

@@ -34,7 +34,6 @@ from l2o.velo import Velo
 from search.behaviour.degree import homogeneity
 from search.behaviour.kind import kind_of
 from search.behaviour.signature import signatures
-from search.config import Budget, Config
 from search.evolution.settings import Settings
 from search.export import to_source
 from search.fitness.settings import Funnel, Verdict
@@ -42,8 +41,9 @@ from search.interpreter.population import Population
 from search.interpreter.reference import reference
 from search.language.program import parse, to_text
 from search.record.archive import open_existing
-from search.run import begin, proceed
-from search.view import View
+from search.run.config import Budget, Config
+from search.run.stages import begin, proceed
+from search.run.view import View
 from search.zoo import NAMED, ZOO
 from tasks.cards import digest, fingerprint
 from tasks.data.loaders import breast_cancer, diabetes, digits, help_text

@@ -12,7 +12,7 @@ import pytest
 
 from search.fitness.verdict import Standing
 from search.record.schema import Evaluation, Final
-from search.run import begin
+from search.run.stages import begin
 from tasks.evaluation.intervals import Interval
 from tasks.evaluation.results import Results, Run, Study
 from tasks.evaluation.tuning import FRESH_SEEDS

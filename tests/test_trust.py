@@ -24,10 +24,10 @@ from l2o.meta_config import Config, Estimation, Evaluation, Outer
 from l2o.meta_view import View
 from l2o.ranks import Ranks
 from l2o.tuned import TunedAdam
-from search.config import Budget
-from search.config import Config as SearchConfig
 from search.fitness.settings import Funnel, Verdict
-from search.run import begin
+from search.run.config import Budget
+from search.run.config import Config as SearchConfig
+from search.run.stages import begin
 from tasks.checks import printable
 from tasks.display.page import Page, Section, write
 from tasks.display.plain import Console

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from search.history import history
 from search.record.archive import Archive, create, open_existing
 from search.record.salvage import salvage
 from search.record.schema import FATES, PARTS, Evaluation, Final, Snapshot
+from search.run.history import history
 from tasks.runs.database import ArchiveCorrupt, ArchiveError, ArchiveNewer, NotARun
 from tasks.runs.files import DiskFull, NotWritable, RunBusy, RunExists, save_text
 from tasks.runs.seals import digest as digest_of

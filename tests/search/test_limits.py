@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from search import timetable
-from search.config import Budget
-from search.loop import Search
 from search.record.archive import open_existing
-from search.reproduce import again
-from search.run import begin, proceed
-from search.show import summary
-from search.timetable import Timetable
-from search.view import View
+from search.run import timetable
+from search.run.config import Budget
+from search.run.loop import Search
+from search.run.reproduce import again
+from search.run.stages import begin, proceed
+from search.run.summary import summary
+from search.run.timetable import Timetable
+from search.run.view import View
 from tests.search.test_run import CONFIG
 from tests.search.test_show import printed
 

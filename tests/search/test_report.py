@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from l2o.cli import main
-from search import run
-from search.config import Budget, Config
 from search.evolution.settings import Settings
 from search.fitness.settings import Funnel, Verdict
-from search.history import DECIDED, front, history
-from search.loop import fates
 from search.record.archive import open_existing
-from search.report import page
-from search.reproduce import _said, compare
-from search.run import DRAWN
-from search.view import View
-from search.watch import progress
+from search.run import stages
+from search.run.config import Budget, Config
+from search.run.history import DECIDED, front, history
+from search.run.loop import fates
+from search.run.report import page
+from search.run.reproduce import _said, compare
+from search.run.stages import DRAWN
+from search.run.view import View
+from search.run.watch import progress
 from search.zoo import ZOO
 from tasks.display.plots import Figure
 from tests.search.editing import damaged, rewritten
@@ -51,8 +51,8 @@ def importable_suites():
 
 
 def make(folder: Path, config: Config) -> Path:
-    with run.begin(folder, config) as archive, View() as view:
-        run.proceed(archive, 0, view)
+    with stages.begin(folder, config) as archive, View() as view:
+        stages.proceed(archive, 0, view)
     return folder
 
 

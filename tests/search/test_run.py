@@ -18,22 +18,22 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from l2o.cli import main
-from search import run
 from search.commands import PRESETS, _workers
-from search.config import BASELINES, Budget, Config
 from search.evolution.settings import Mutation, Settings
 from search.fitness.funnel import Calibration
 from search.fitness.settings import Funnel, Verdict
 from search.fitness.verdict import Trial, judge, standings
-from search.history import META_VALIDATION, POINTS, front, leaders, meta_validation, trimmed
 from search.language.program import parse, to_text
 from search.language.validity import live
-from search.loop import Search, fates
 from search.record.archive import open_existing
-from search.run import begin, proceed
-from search.show import summary
-from search.timetable import Timetable
-from search.view import View
+from search.run import stages as run
+from search.run.config import BASELINES, Budget, Config
+from search.run.history import META_VALIDATION, POINTS, front, leaders, meta_validation, trimmed
+from search.run.loop import Search, fates
+from search.run.stages import begin, proceed
+from search.run.summary import summary
+from search.run.timetable import Timetable
+from search.run.view import View
 from search.zoo import ZOO
 from tasks.display.plain import Console
 from tasks.executors.inline import Inline
@@ -62,8 +62,8 @@ torch.set_num_threads(1)
 from pathlib import Path
 from tasks.display.plain import Console
 from search.record.archive import open_existing
-from search.run import proceed
-from search.view import View
+from search.run.stages import proceed
+from search.run.view import View
 view = View(Console(file=open("/dev/null", "w")))
 with open_existing(Path(sys.argv[1])) as archive, view:
     proceed(archive, int(sys.argv[2]), view)
@@ -204,7 +204,7 @@ def test_proxies_may_have_several_seeds(tmp_path, monkeypatch):
         proceed(archive, 0, view)
     with begin(tmp_path / "broken", config) as archive, quiet() as view:
         with monkeypatch.context() as broken:
-            broken.setattr("search.view.View.show", breaks)
+            broken.setattr("search.run.view.View.show", breaks)
             with pytest.raises(OSError, match="terminal"):
                 proceed(archive, 0, view)
         proceed(archive, 0, view)
@@ -272,7 +272,7 @@ def test_kill_9_and_resume_end_with_the_same_rows(finished, tmp_path):
 
 def test_curves_are_closed_however_a_search_ends(finished, tmp_path, monkeypatch):
     closed = []
-    monkeypatch.setattr("search.view.Curves.close", lambda curves: closed.append(curves))
+    monkeypatch.setattr("search.run.view.Curves.close", lambda curves: closed.append(curves))
     with open_existing(finished, readonly=True) as archive:
         calibration = Calibration(**archive.run()["calibration"])
     with open_existing(start(tmp_path / "run")) as archive, quiet() as view:
@@ -286,8 +286,8 @@ def test_curves_are_closed_however_a_search_ends(finished, tmp_path, monkeypatch
 def test_the_search_shows_what_the_archive_has(tmp_path, monkeypatch):
     """Programs without dead statements, and the front over all that were evaluated."""
     shown, fronts = [], []
-    monkeypatch.setattr("search.view.View.show", lambda view, progress: shown.append(progress))
-    monkeypatch.setattr("search.view.Curves.front", lambda curves, *given: fronts.append(given))
+    monkeypatch.setattr("search.run.view.View.show", lambda view, progress: shown.append(progress))
+    monkeypatch.setattr("search.run.view.Curves.front", lambda curves, *given: fronts.append(given))
     config = replace(CONFIG, budget=Budget(candidates=150, minutes=30))
     with begin(tmp_path / "run", config) as archive, quiet() as view:
         proceed(archive, 0, view)
@@ -305,7 +305,7 @@ def test_trials_run_where_the_search_does(finished, monkeypatch):
     jobs: Any = Inline(lambda context: lambda job: None, None)
     monkeypatch.setattr("tasks.runs.environment.check_device", lambda device: None)
     monkeypatch.setattr(jobs, "completed", lambda timeout: iter(()))
-    monkeypatch.setattr("search.timetable._pace", lambda config: 1e-9)
+    monkeypatch.setattr("search.run.timetable._pace", lambda config: 1e-9)
     config = replace(CONFIG, funnel=replace(CONFIG.funnel, device="cuda"))
     with open_existing(finished, readonly=True) as archive:
         table = Timetable(archive, config, 1)
@@ -358,7 +358,7 @@ def test_where_nothing_was_evaluated_there_is_no_winner(finished, tmp_path, caps
 
 def test_a_finished_run_is_left_alone(finished, monkeypatch):
     before = rows(finished)
-    monkeypatch.delattr("search.run.executor")  # no worker is started
+    monkeypatch.delattr("search.run.stages.executor")  # no worker is started
     with open_existing(finished) as archive, quiet() as view:
         proceed(archive, 2, view)
     assert rows(finished) == before

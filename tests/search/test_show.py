@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from search.fitness.verdict import as_data, standings
-from search.judged import one_rule
 from search.language.program import parse
 from search.record.archive import Archive, create, open_existing
 from search.record.schema import Final
-from search.report import page
-from search.show import _percent, lineage, render, summary
+from search.run.judged import one_rule
+from search.run.report import page
+from search.run.summary import _percent, lineage, render, summary
 from tasks.display.page import Table
 from tasks.display.plain import Console
 from tasks.runs.database import ArchiveError

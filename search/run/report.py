@@ -13,21 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from search.config import BASELINES
-from search.course import course, own_seeds, score, text
 from search.fitness.verdict import standings
-from search.history import (
-    History,
-    found,
-    front,
-    history,
-    trimmed,
-)
-from search.judged import ruling, table, titles
-from search.loop import fates
 from search.record.archive import Archive
 from search.record.schema import Record
-from search.show import CHOSE, TITLES, kind, lineage, named
+from search.run.config import BASELINES
+from search.run.course import course, own_seeds, score, text
+from search.run.history import History, found, front, history, trimmed
+from search.run.judged import ruling, table, titles
+from search.run.loop import fates
+from search.run.summary import CHOSE, TITLES, kind, lineage, named
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing
 from tasks.evaluation.wording import change, count, distance, duration, interval, per_cent

@@ -21,23 +21,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from search.config import BASELINES, Config
 from search.evolution.mutate import mutate, random_program
 from search.fitness.funnel import Calibration, Evaluator, Job, calibrate
 from search.fitness.settings import Funnel
 from search.fitness.verdict import Trial, judge, standings
-from search.history import META_VALIDATION, leaders, meta_validation
 from search.interpreter.population import Population
-from search.judged import titles
 from search.language.functions import ProgramError
 from search.language.program import parse, to_text
 from search.language.validity import check
-from search.loop import Enough, Search
 from search.record import archive as archives
 from search.record.archive import Archive
 from search.record.schema import SALVAGED
-from search.timetable import DROPPED, Timetable
-from search.view import Curves, View, clock
+from search.run.config import BASELINES, Config
+from search.run.history import META_VALIDATION, leaders, meta_validation
+from search.run.judged import titles
+from search.run.loop import Enough, Search
+from search.run.timetable import DROPPED, Timetable
+from search.run.view import Curves, View, clock
 from search.zoo import lookup
 from tasks.cards import fingerprint
 from tasks.checks import inside
@@ -133,7 +133,7 @@ def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = 
     calibration = _calibration(archive, config, table, view)
     context = (config.funnel, calibration.references)
     with (
-        executor("search.run:worker", context, workers) as jobs,
+        executor("search.run.stages:worker", context, workers) as jobs,
         polite() as stop,
     ):
         if "finalists" not in archive.run():

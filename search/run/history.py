@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from search.config import BASELINES
 from search.fitness.verdict import standings
 from search.language.program import parse
 from search.language.validity import live
 from search.record.archive import Archive
 from search.record.schema import FATES, VERSION, Record
+from search.run.config import BASELINES
 from tasks.evaluation.intervals import Interval
 from tasks.runs.database import checked, explained
 

@@ -16,16 +16,16 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from search.behaviour.kind import kind_of
-from search.config import BASELINES
 from search.fitness.verdict import as_data
-from search.history import History, found, history, meta_validation
-from search.judged import Row, own_suite, ruling, table, titles
 from search.language.program import parse, to_text
 from search.language.validity import live
-from search.loop import fates
 from search.record.archive import Archive
 from search.record.schema import Record
-from search.view import clock
+from search.run.config import BASELINES
+from search.run.history import History, found, history, meta_validation
+from search.run.judged import Row, own_suite, ruling, table, titles
+from search.run.loop import fates
+from search.run.view import clock
 from tasks.display.plain import Console
 from tasks.evaluation.intervals import REFERENCE_DIVERGED
 from tasks.evaluation.wording import LARGE, as_factor

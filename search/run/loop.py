@@ -17,16 +17,16 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from search.behaviour.signature import signatures
-from search.config import BASELINES, Config
 from search.evolution.candidates import Batch, Candidate
 from search.evolution.regularized import Evolution
 from search.fitness.funnel import Calibration, Fate, Outcome
-from search.history import front, trimmed
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.record.archive import Archive
 from search.record.schema import Evaluation, Record
-from search.view import Curves, Progress, View
+from search.run.config import BASELINES, Config
+from search.run.history import front, trimmed
+from search.run.view import Curves, Progress, View
 from tasks.cards import flops
 from tasks.executors.base import Executor, Failure
 from tasks.runs.files import RunError

@@ -19,11 +19,11 @@ from typing import NamedTuple
 
 import torch
 
-from search.config import BASELINES, Config
-from search.history import POINTS
 from search.interpreter.population import Population
 from search.record.archive import Archive
 from search.record.schema import CLOCK
+from search.run.config import BASELINES, Config
+from search.run.history import POINTS
 from search.zoo import lookup
 from tasks.cards import flops
 from tasks.inner.unroll import unroll

@@ -21,11 +21,11 @@ import torch
 
 from search.behaviour.probe import respond
 from search.behaviour.signature import GRADIENTS, LAYOUT, PARAMETERS, RATES, TIMES
-from search.config import BASELINES
 from search.fitness.verdict import Standing, losses, standings
 from search.language.program import Program, parse
 from search.record.archive import Archive
 from search.record.schema import Final
+from search.run.config import BASELINES
 from tasks.evaluation.intervals import LEAST, Interval
 from tasks.evaluation.wording import change, count
 from tasks.suites import SUITES

@@ -16,13 +16,13 @@ from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from search import run
-from search.config import Budget, Config
-from search.loop import fates
 from search.record.archive import Archive, open_existing
 from search.record.schema import CLOCK
-from search.timetable import DROPPED
-from search.view import View
+from search.run import stages
+from search.run.config import Budget, Config
+from search.run.loop import fates
+from search.run.timetable import DROPPED
+from search.run.view import View
 from tasks.runs.environment import changes
 from tasks.runs.files import resuming
 from tasks.user_code.imports import Trusted, agreed
@@ -80,10 +80,10 @@ def again(old: Archive, workers: int, view: View) -> tuple[int, Difference | Non
         budget=Budget(candidates=tried, minutes=NO_LIMIT),
         verdict=replace(config.verdict, finalists=few),
     )
-    with tempfile.TemporaryDirectory() as place, run.begin(Path(place) / "run", config) as new:
+    with tempfile.TemporaryDirectory() as place, stages.begin(Path(place) / "run", config) as new:
         with new.transaction():
             new.set_run(DROPPED, dropped)
-        run.proceed(new, workers, view)
+        stages.proceed(new, workers, view)
         return compare(old, new)
 
 
@@ -109,7 +109,7 @@ def _rows(archive: Archive) -> Iterator[Row]:
         elif row[0] != "run":
             yield row
     facts = archive.run()
-    for name in ("environment", run.DRAWN, CLOCK, DROPPED):
+    for name in ("environment", stages.DRAWN, CLOCK, DROPPED):
         facts.pop(name, None)
     config = Config.from_dict(facts["config"])
     verdict = replace(config.verdict, finalists=1)  # how many there were is compared

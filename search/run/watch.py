@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from search import view
-from search.config import BASELINES
 from search.language.program import parse, to_text
 from search.language.validity import live
-from search.loop import fates
 from search.record.archive import Archive, open_existing
-from search.view import Progress, View
+from search.run import view
+from search.run.config import BASELINES
+from search.run.loop import fates
+from search.run.view import Progress, View
 from tasks.display.plain import Console
 
 

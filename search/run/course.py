@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from search.config import BASELINES
-from search.history import DECIDED, META_VALIDATION, History, meta_validation
-from search.judged import titles
 from search.language.program import parse, to_text
 from search.language.validity import live
 from search.record.archive import Archive
 from search.record.schema import Record
-from search.show import TITLES
+from search.run.config import BASELINES
+from search.run.history import DECIDED, META_VALIDATION, History, meta_validation
+from search.run.judged import titles
+from search.run.summary import TITLES
 from tasks.display.page import Part
 from tasks.display.plots import COLOURS, GREY, Figure, drawing
 from tasks.evaluation.intervals import Interval

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from search.course import text
-from search.history import History, found, history
-from search.judged import gap, ruling
-from search.loop import fates
 from search.record.archive import Archive
 from search.record.schema import Record
-from search.show import kind
+from search.run.course import text
+from search.run.history import History, found, history
+from search.run.judged import gap, ruling
+from search.run.loop import fates
+from search.run.summary import kind
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles
 from tasks.display.plots import COLOURS, Figure, drawing, label
 from tasks.evaluation.intervals import Interval
