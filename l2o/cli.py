@@ -24,14 +24,20 @@ from tasks.display.plain import Console, in_plain_words
 from tasks.runs.interrupt import Interrupted
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "search": ("search.commands:search", "evolve update rules; does the best beat AdamW?"),
+    "search": ("search.commands.search:search", "evolve update rules; does the best beat AdamW?"),
     "meta-train": ("l2o.commands:meta_train", "meta-train a learned optimizer"),
     "resume": ("l2o.cli:resume", "continue a run that was stopped or killed"),
     "watch": ("l2o.cli:watch", "show a run live, from another terminal"),
-    "show": ("search.inspection:show", "the best programs of a run, and how they came about"),
-    "export": ("search.inspection:export", "write a rule as a torch.optim.Optimizer in one file"),
-    "simplify": ("search.inspection:simplify", "a rule in fewer statements, with reasons"),
-    "zoo": ("search.known:zoo", "known optimizers as programs"),
+    "show": (
+        "search.commands.inspection:show",
+        "the best programs of a run, and how they came about",
+    ),
+    "export": (
+        "search.commands.inspection:export",
+        "write a rule as a torch.optim.Optimizer in one file",
+    ),
+    "simplify": ("search.commands.inspection:simplify", "a rule in fewer statements, with reasons"),
+    "zoo": ("search.commands.zoo:zoo", "known optimizers as programs"),
     "evaluate": ("l2o.judging:evaluate", "judge rules on a suite: tuned alike, fresh seeds"),
     "reproduce": ("l2o.cli:reproduce", "run a run again, compare every number"),
     "report": ("l2o.report:report", "an HTML report of a run or of results, with figures"),

@@ -22,7 +22,7 @@ import torch
 from gpu_bounds import Machine, Row, Work, each, forget, memory, seconds, work_of_a_step
 from plain_loops import run as run_program
 
-from search.commands import PRESETS, SHARERS
+from search.commands.search import PRESETS, SHARERS
 from search.evolution.mutate import mutate
 from search.evolution.settings import Mutation, Settings
 from search.fitness.funnel import Calibration, Evaluator, Job, Measurement, Outcome, calibrate

@@ -19,19 +19,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.notebook import Result as Result
-    from search.notebook import resume as resume
-    from search.notebook import search as search
+    from search.commands.notebook import Result as Result
+    from search.commands.notebook import resume as resume
+    from search.commands.notebook import search as search
     from search.zoo.entry import Entry
 
 IN_NOTEBOOK = ("search", "resume", "Result")
-"""What ``search.notebook`` has."""
+"""What ``search.commands.notebook`` has."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in IN_NOTEBOOK:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("search.notebook"), name)
+    return getattr(import_module("search.commands.notebook"), name)
 
 
 def _own(*names: str) -> None:

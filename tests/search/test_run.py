@@ -18,7 +18,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from l2o.cli import main
-from search.commands import PRESETS, _workers
+from search.commands.search import PRESETS, _workers
 from search.evolution.settings import Mutation, Settings
 from search.fitness.funnel import Calibration
 from search.fitness.settings import Funnel, Verdict

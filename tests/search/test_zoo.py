@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from search.known import known, row, zoo
+from search.commands.zoo import known, row, zoo
+from search.commands.zoo_table import facts, measured
 from search.language.canonical import canonical
 from search.language.flat import ProgramSyntaxError
 from search.language.functions import OPS, Kind
@@ -12,7 +13,6 @@ from search.language.program import input_kinds, kinds, parse, to_text
 from search.language.validity import check
 from search.zoo import NAMED, ZOO, load, lookup, with_states
 from search.zoo.curvature import CURVATURE
-from search.zoo.table import facts, measured
 
 
 @pytest.mark.parametrize("entry", ZOO.values(), ids=lambda entry: entry.name)
@@ -68,7 +68,7 @@ def test_the_table():
 
 
 def test_what_is_shipped_is_what_is_measured():
-    """Else: python -m search.zoo.table"""
+    """Else: python -m search.commands.zoo_table"""
     assert known() == measured()
 
 

@@ -38,6 +38,6 @@ def measured() -> dict[str, Any]:
     return {"rules": [facts(entry) for entry in NAMED.values()], "no_program": NO_PROGRAM}
 
 
-if __name__ == "__main__":  # what ``search.known`` shows
+if __name__ == "__main__":  # what ``search.commands.zoo`` shows
     text = json.dumps(measured(), indent=1, ensure_ascii=False) + "\n"
     Path(__file__).with_name("known.json").write_text(text, encoding="utf-8")

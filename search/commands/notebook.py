@@ -13,7 +13,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from search import commands, inspection, loading
+from search import loading
+from search.commands import inspection
+from search.commands import search as commands
 from search.record.archive import Archive, open_existing
 from search.run import report, stages
 from search.run import summary as showing
