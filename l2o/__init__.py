@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from l2o.loading import Learned
     from l2o.notebook import evaluate as evaluate
     from l2o.notebook import meta_train as meta_train
     from l2o.notebook import resume as resume
-    from l2o.use import Learned
 
 IN_NOTEBOOK = ("evaluate", "meta_train", "resume")
 """What ``l2o.notebook`` has."""
@@ -66,6 +66,6 @@ def load(name: str | PathLike[str]) -> Learned:
 
     Raises ValueError listing the names there are, if it is neither.
     """
-    from l2o import use
+    from l2o import loading
 
-    return use.load(name)
+    return loading.load(name)

@@ -15,11 +15,11 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from l2o import commands, judging, meta_run, use
+from l2o import commands, judging, loading, meta_run
+from l2o.loading import Learned
 from l2o.meta_config import Config
 from l2o.meta_view import Progress, View
 from l2o.ranks import Ranks, joined
-from l2o.use import Learned
 from tasks.commands import notebook
 from tasks.display.plain import Console
 from tasks.runs.interrupt import Interrupted
@@ -116,7 +116,7 @@ def _proceed(run_dir: Path, ranks: Ranks, callback: Callback | None, show: bool)
             meta_run.proceed(run_dir, ranks, view)
         except Interrupted:
             raise KeyboardInterrupt from None
-    return use.load(run_dir)
+    return loading.load(run_dir)
 
 
 class _Told(View):

@@ -24,12 +24,12 @@ from torch.func import grad
 
 from l2o.distribution import Distribution
 from l2o.l2o_pa import L2OPA
+from l2o.loading import Placed
 from l2o.meta_config import Config as MetaConfig
 from l2o.meta_config import Estimation, Evaluation, Outer
 from l2o.small_fc import SmallFC
 from l2o.training import Training
 from l2o.tuned import TunedAdam
-from l2o.use import Placed
 from l2o.velo import Velo
 from search.behaviour.degree import homogeneity
 from search.behaviour.kind import kind_of

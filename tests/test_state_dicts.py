@@ -14,8 +14,8 @@ from torch import nn
 
 import l2o
 from l2o.base import LearnedOptimizer
+from l2o.loading import Learned
 from l2o.tuned import TunedAdam
-from l2o.use import Learned
 from search.export.build import to_class
 from search.interpreter.population import Population
 from search.language.program import parse

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import l2o
-from l2o import checkpoint, use
+from l2o import checkpoint, loading
 from l2o.base import LearnedOptimizer
 from l2o.checkpoint import CheckpointError
 from l2o.small_fc import SmallFC
@@ -86,9 +86,9 @@ def test_a_model_that_is_made_double_later(architecture: LearnedOptimizer, taken
     """Before the first step or in the middle, and one more group, of double precision from the
     beginning; copies go on as the optimizer does."""
     theta, net = architecture.initial(1), model()
-    optimizer = use.Learned("mine", architecture, theta, {}).optimizer(net)
+    optimizer = loading.Learned("mine", architecture, theta, {}).optimizer(net)
     twin = copy.deepcopy(net)
-    expected = trained(twin, use.Learned("mine", architecture, theta, {}).optimizer(twin), 4)
+    expected = trained(twin, loading.Learned("mine", architecture, theta, {}).optimizer(twin), 4)
     trained(net, optimizer, taken)
     more = nn.Parameter(torch.ones(3, dtype=torch.float64))
     optimizer.add_param_group({"params": [more]})
@@ -122,7 +122,7 @@ def test_a_matrix_may_join_a_vector(architecture: LearnedOptimizer, first: str) 
     net = nn.Linear(3, 4)
     other = "bias" if first == "weight" else "weight"
     getattr(net, other).requires_grad_(False)
-    optimizer = use.Learned("x", architecture, architecture.initial(), {}).optimizer(net)
+    optimizer = loading.Learned("x", architecture, architecture.initial(), {}).optimizer(net)
     trained(net, optimizer, 2)
     getattr(net, other).requires_grad_(True)
     trained(net, optimizer, 2)
@@ -152,7 +152,7 @@ def test_a_compiled_step_is_the_same(name: str, dtype: torch.dtype) -> None:
 def test_what_belongs_to_no_element_is_kept_apart(inputs: int) -> None:
     """Where the units of an LSTM, or averages of the loss, are as many as the elements, too."""
     velo, net = Velo(lstm_size=8, bank_size=4), nn.Linear(inputs, 1)
-    optimizer = use.Learned("velo", velo, velo.initial(), {}).optimizer(net)
+    optimizer = loading.Learned("velo", velo, velo.initial(), {}).optimizer(net)
     net(torch.ones(1, inputs)).sum().backward()
     net.bias.grad = None
     optimizer.step(loss=1.0)
@@ -174,18 +174,18 @@ def test_what_belongs_to_no_element_is_kept_apart(inputs: int) -> None:
 
 def test_names_are_looked_up_among_the_shipped(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "mulo_tiny", SmallFC(), SmallFC().initial())
-    assert use.load("mulo_tiny", tmp_path).architecture == SmallFC()
+    assert loading.load("mulo_tiny", tmp_path).architecture == SmallFC()
     with pytest.raises(ValueError, match=r"a folder with .* or one of mulo_tiny"):
-        use.load("mulo_huge", tmp_path)
+        loading.load("mulo_huge", tmp_path)
     checkpoint.save(tmp_path / "run" / "best", TunedAdam(), TunedAdam().initial())
-    assert use.load(tmp_path / "run").architecture == TunedAdam()
+    assert loading.load(tmp_path / "run").architecture == TunedAdam()
     with pytest.raises(ValueError, match=r"inputs: got none, expected what base takes"):
-        use.load("mulo_tiny", tmp_path).optimizer(model(16), base=model(8))
+        loading.load("mulo_tiny", tmp_path).optimizer(model(16), base=model(8))
     with pytest.raises(ValueError, match="no learned optimizer 'mulo_huge'"):
         l2o.load("mulo_huge")
     (tmp_path / "mulo_tiny" / checkpoint.TENSORS).write_bytes(b"no")
     with pytest.raises(CheckpointError, match="not a checkpoint"):
-        use.load("mulo_tiny", tmp_path)
+        loading.load("mulo_tiny", tmp_path)
 
 
 def test_wide_models_take_smaller_steps_in_mup(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_meta_trained_in_mup(tmp_path: Path) -> None:
 def test_a_tensor_rate_stays_one_in_mup() -> None:
     """A scheduler, or a compiled step, fills it in place."""
     lr, architecture = torch.tensor(1.0), TunedAdam()
-    learned = use.Learned("mine", architecture, architecture.initial(), {"mup": True})
+    learned = loading.Learned("mine", architecture, architecture.initial(), {"mup": True})
     optimizer = learned.optimizer(model(16), lr, base=model(4), inputs=torch.zeros(1, 3))
     rates = [group["lr"] for group in optimizer.param_groups]
     assert all(isinstance(rate, Tensor) for rate in rates)
@@ -236,7 +236,7 @@ class Anywhere(TunedAdam):
 
 
 def test_theta_goes_where_the_parameters_are() -> None:
-    rule = use.Placed(Anywhere(), TunedAdam().initial())
+    rule = loading.Placed(Anywhere(), TunedAdam().initial())
     for device in ("cpu", "meta"):
         found = rule.at(torch.ones(2, dtype=torch.float64, device=device))
         assert isinstance(found, TunedAdamRule)

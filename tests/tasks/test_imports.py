@@ -115,7 +115,7 @@ import l2o, search
 import tasks
 from tasks import MINE
 from tasks.suites import resolve
-from l2o.use import Learned
+from l2o.loading import Learned
 assert tasks.MINE == MINE
 assert search.load("lion").name == "lion"
 (entry,) = resolve("tasks:suite")
