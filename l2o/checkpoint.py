@@ -19,11 +19,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from l2o.architectures.l2o_pa import L2OPA
+from l2o.architectures.small_fc import SmallFC
+from l2o.architectures.tuned_adam import TunedAdam
+from l2o.architectures.velo import Velo
 from l2o.base import LearnedOptimizer, ThetaError, saved_fields
-from l2o.l2o_pa import L2OPA
-from l2o.small_fc import SmallFC
-from l2o.tuned import TunedAdam
-from l2o.velo import Velo
 from tasks.checks import plausible
 from tasks.runs import tensors
 from tasks.runs.files import save_bytes, save_text, writable

@@ -13,11 +13,11 @@ from rich.table import Table
 from torch import Tensor
 
 from l2o import checkpoint, meta_run
+from l2o.architectures.small_fc import SmallFC
 from l2o.base import LearnedOptimizer
 from l2o.meta_config import PARTS, Config
 from l2o.meta_view import View
 from l2o.ranks import Ranks, joined
-from l2o.small_fc import SmallFC
 from tasks.checks import inside, meant
 from tasks.commands.parser import KEPT, Arguments, made, parser, preset
 from tasks.display.plain import Console
@@ -31,7 +31,7 @@ from tasks.user_code.imports import Trusted, agreed
 
 def _small_fc(hidden_size: int, step_mult: float, weight_decay: float = 0.0) -> dict[str, Any]:
     sizes = {"hidden_size": hidden_size, "step_mult": step_mult, "weight_decay": weight_decay}
-    return {"class_path": "l2o.small_fc.SmallFC", "init_args": sizes}
+    return {"class_path": "l2o.architectures.small_fc.SmallFC", "init_args": sizes}
 
 
 SMALL: dict[str, Any] = {

@@ -18,11 +18,11 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from l2o.architectures.tuned_adam import TunedAdam
 from l2o.base import LearnedOptimizer
 from l2o.distribution import lessons
 from l2o.episodes import Lesson
 from l2o.meta_config import Evaluation
-from l2o.tuned import TunedAdam
 from tasks.evaluation.intervals import FLOOR
 from tasks.inner.unroll import unroll
 from tasks.types import Task

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from l2o import checkpoint, meta_run
+from l2o.architectures.tuned_adam import TunedAdam
 from l2o.base import LearnedOptimizer
 from l2o.distribution import lessons
 from l2o.held_out import SEED
@@ -31,7 +32,6 @@ from l2o.meta_curves import (
     recorded_lead,
 )
 from l2o.meta_run import Saved
-from l2o.tuned import TunedAdam
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
 from tasks.evaluation.bench import marks

@@ -15,9 +15,9 @@ import torch
 from gpu_bounds import Machine, Row, Work, each, forget, memory, replayed, seconds, work_of_a_step
 from torch import Tensor
 
+from l2o.architectures.small_fc import SmallFC
 from l2o.episodes import Episodes, Lesson
 from l2o.es import ES
-from l2o.small_fc import SmallFC
 from tasks.suites import proxy
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 

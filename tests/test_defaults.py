@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
+from l2o.architectures.l2o_pa import L2OPA
+from l2o.architectures.small_fc import SmallFC
+from l2o.architectures.tuned_adam import TunedAdam
+from l2o.architectures.velo import Velo
 from l2o.distribution import Distribution
-from l2o.l2o_pa import L2OPA
 from l2o.loading import Placed
 from l2o.meta_config import Config as MetaConfig
 from l2o.meta_config import Estimation, Evaluation, Outer
-from l2o.small_fc import SmallFC
 from l2o.training import Training
-from l2o.tuned import TunedAdam
-from l2o.velo import Velo
 from search.behaviour.degree import homogeneity
 from search.behaviour.kind import kind_of
 from search.behaviour.signature import signatures

@@ -17,10 +17,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from l2o.small_fc import SmallFC
-from l2o.small_fc import reference as small_fc_reference
-from l2o.tuned import TunedAdam
-from l2o.velo import Velo
+from l2o.architectures.small_fc import SmallFC
+from l2o.architectures.small_fc import reference as small_fc_reference
+from l2o.architectures.tuned_adam import TunedAdam
+from l2o.architectures.velo import Velo
 from search.interpreter import cpu, population
 from search.interpreter.reference import Step
 from search.zoo import ZOO
@@ -125,7 +125,9 @@ class Waiting(TorchDispatchMode):
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 @pytest.mark.parametrize("rule", ["tuned", "small_fc", "velo"])
 def test_no_operation_of_a_step_waits(rule: str, task: Task, monkeypatch) -> None:
-    monkeypatch.setattr("l2o.small_fc.SmallFCRule.fastest", lambda *_: small_fc_reference)
+    monkeypatch.setattr(
+        "l2o.architectures.small_fc.SmallFCRule.fastest", lambda *_: small_fc_reference
+    )
     chosen = RULES[rule]()
     inner = begin(task, chosen, own=True)
     steps_of(task, chosen, inner, 1)  # what is computed once is computed now

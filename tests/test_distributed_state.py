@@ -19,12 +19,12 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 import l2o
+from l2o.architectures.l2o_pa import L2OPA
+from l2o.architectures.small_fc import SmallFC
+from l2o.architectures.tuned_adam import TunedAdam
+from l2o.architectures.velo import Velo
 from l2o.base import LearnedOptimizer
-from l2o.l2o_pa import L2OPA
 from l2o.loading import Learned
-from l2o.small_fc import SmallFC
-from l2o.tuned import TunedAdam
-from l2o.velo import Velo
 from search.export.build import to_class
 from search.interpreter.population import Population
 from search.language.program import parse

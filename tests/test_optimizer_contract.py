@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from l2o.tuned import TunedAdam
+from l2o.architectures.tuned_adam import TunedAdam
 from search.export import to_source
 from search.interpreter.population import Population
 from search.interpreter.reference import reference

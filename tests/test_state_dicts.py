@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import l2o
+from l2o.architectures.tuned_adam import TunedAdam
 from l2o.base import LearnedOptimizer
 from l2o.loading import Learned
-from l2o.tuned import TunedAdam
 from search.export.build import to_class
 from search.interpreter.population import Population
 from search.language.program import parse

@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import DataLoader, TensorDataset
 
+from l2o.architectures.small_fc import SmallFC
 from l2o.loading import Learned
-from l2o.small_fc import SmallFC
 from search.export.build import to_class
 from search.zoo import ZOO
 from tasks.optim.rule_optimizer import RuleOptimizer

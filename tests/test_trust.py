@@ -18,12 +18,12 @@ import pytest
 import l2o
 import search
 from l2o import meta_report, meta_run
+from l2o.architectures.tuned_adam import TunedAdam
 from l2o.cli import main
 from l2o.distribution import Distribution
 from l2o.meta_config import Config, Estimation, Evaluation, Outer
 from l2o.meta_view import View
 from l2o.ranks import Ranks
-from l2o.tuned import TunedAdam
 from search.fitness.settings import Funnel, Verdict
 from search.run.config import Budget
 from search.run.config import Config as SearchConfig

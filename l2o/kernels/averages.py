@@ -13,7 +13,7 @@ from itertools import chain
 
 import numpy as np
 
-from l2o.features import Block, blocks
+from l2o.architectures.features import Block, blocks
 from l2o.kernels.compiled import ONE, V_EPS, WIDTH, ZERO, F, compiled
 from tasks.types import Layout
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l2o.features import TIMESCALES, Decays
+from l2o.architectures.features import TIMESCALES, Decays
 from l2o.kernels.averages import (
     FLOOR,
     NORM_EPS,
@@ -46,7 +46,7 @@ from l2o.kernels.network import COUNT, ELEMENT, features, forward, write
 from tasks.types import Layout, Params, State, StepInfo
 
 if TYPE_CHECKING:
-    from l2o.small_fc import SmallFCRule
+    from l2o.architectures.small_fc import SmallFCRule
 
 TIME, INPUTS = 28, 39
 SCALES = np.array(TIMESCALES, F)

@@ -36,11 +36,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from l2o.features import Block, blocks, safe_rsqrt, time_features
+from l2o.architectures.features import Block, blocks, safe_rsqrt, time_features
 from tasks.types import Layout, Params, State, StepInfo
 
 if TYPE_CHECKING:
-    from l2o.small_fc import SmallFCRule
+    from l2o.architectures.small_fc import SmallFCRule
 
 BLOCK = 128  # elements at a time
 TILE = 32 * BLOCK  # elements of a program: its weights are loaded once

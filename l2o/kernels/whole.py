@@ -14,7 +14,7 @@ from torch import Tensor
 from tasks.types import Params, State, StepInfo
 
 if TYPE_CHECKING:
-    from l2o.small_fc import SmallFCRule, Step
+    from l2o.architectures.small_fc import SmallFCRule, Step
 
 
 @torch.compiler.disable(reason="a kernel is compiled already")

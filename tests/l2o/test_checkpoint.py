@@ -13,12 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from l2o import checkpoint
+from l2o.architectures.l2o_pa import L2OPA
+from l2o.architectures.small_fc import SmallFC
+from l2o.architectures.tuned_adam import TunedAdam
+from l2o.architectures.velo import Velo
 from l2o.base import LearnedOptimizer, ThetaError, saved_fields
 from l2o.checkpoint import CheckpointError, load, read_card, save
-from l2o.l2o_pa import L2OPA
-from l2o.small_fc import SmallFC
-from l2o.tuned import TunedAdam
-from l2o.velo import Velo
 
 ALL = [TunedAdam(lr=0.1), SmallFC(hidden_size=3), Velo(8, 4), L2OPA(hidden_size=3, heads=("A",))]
 HEADER = {"format_version": "1", "architecture": '"tuned_adam"', "arguments": "{}"}

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from l2o import checkpoint, coord_check, meta_report
+from l2o.architectures.small_fc import SmallFC
 from l2o.cli import main
-from l2o.small_fc import SmallFC
 from tasks.inner.unroll import start
 from tasks.mup.coordinates import coordinate_check
 from tasks.types import Params, StepInfo

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from l2o import checkpoint
+from l2o.architectures.tuned_adam import TunedAdam
 from l2o.cli import main
 from l2o.rules import entrant, entrants
-from l2o.tuned import TunedAdam
 from tasks.evaluation.evaluate import Plan
 from tasks.evaluation.evaluate import evaluate as run_plan
 from tasks.evaluation.results import Results, Study

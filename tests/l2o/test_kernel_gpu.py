@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from l2o.small_fc import SmallFC, reference
+from l2o.architectures.small_fc import SmallFC, reference
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 
 SHAPES = {"w": (3, 5), "tall": (6, 2), "square": (4, 4), "conv": (4, 3, 2), "b": (7,), "one": ()}

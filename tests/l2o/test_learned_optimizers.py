@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from l2o.architectures.features import blocks, factored_axes
+from l2o.architectures.l2o_pa import L2OPA
+from l2o.architectures.small_fc import SmallFC
+from l2o.architectures.tuned_adam import TunedAdam
+from l2o.architectures.velo import Velo
 from l2o.base import LearnedOptimizer, ThetaError
-from l2o.features import blocks, factored_axes
-from l2o.l2o_pa import L2OPA
-from l2o.small_fc import SmallFC
-from l2o.tuned import TunedAdam
-from l2o.velo import Velo
 from tasks.families.mlp import MLP
 from tasks.families.quadratic import Quadratic
 from tasks.inner.unroll import advance, start, unroll

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from l2o import checkpoint, meta_curves, meta_report, meta_run
+from l2o.architectures.l2o_pa import L2OPA
+from l2o.architectures.tuned_adam import TunedAdam
+from l2o.architectures.velo import Velo
 from l2o.cli import main
 from l2o.distribution import Distribution
 from l2o.held_out import SEED, HeldOut
-from l2o.l2o_pa import L2OPA
 from l2o.meta_config import Config, Estimation, Evaluation, Outer
 from l2o.meta_view import View
 from l2o.ranks import Ranks
-from l2o.tuned import TunedAdam
-from l2o.velo import Velo
 from tasks.display.page import Tiles
 from tasks.display.plots import Figure
 from tasks.evaluation.wording import per_cent

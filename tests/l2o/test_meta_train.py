@@ -26,6 +26,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from l2o import checkpoint, commands, meta_run
+from l2o.architectures.small_fc import SmallFC
+from l2o.architectures.tuned_adam import TunedAdam
+from l2o.architectures.velo import Velo
 from l2o.base import LearnedOptimizer
 from l2o.cli import main
 from l2o.distribution import Distribution, lessons
@@ -34,10 +37,7 @@ from l2o.held_out import HeldOut
 from l2o.meta_config import METHODS, Budget, Config, Estimation, Evaluation, Outer
 from l2o.meta_view import Curves, View
 from l2o.ranks import Ranks, join, share
-from l2o.small_fc import SmallFC
 from l2o.training import Training, learning_rate
-from l2o.tuned import TunedAdam
-from l2o.velo import Velo
 from tasks.display.plain import Console
 
 TINY = Distribution(widths=(4, 6), batch_size=8)
@@ -537,7 +537,7 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, tmp_path: Pat
 
 
 OWN = """
-from l2o.tuned import TunedAdam
+from l2o.architectures.tuned_adam import TunedAdam
 from tasks.families.mlp import MLP
 
 class Mine(TunedAdam):

@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from l2o.architectures.features import Block, blocks, normalizers, small_fc_features
+from l2o.architectures.small_fc import SmallFC
+from l2o.architectures.velo import Velo
 from l2o.base import LearnedOptimizer
-from l2o.features import Block, blocks, normalizers, small_fc_features
-from l2o.small_fc import SmallFC
-from l2o.velo import Velo
 from tasks.mup.scaling import Scale
 from tasks.types import Layout, Params, ParamSpec, State, StepInfo
 

@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 
 import l2o
 from l2o import checkpoint, loading
+from l2o.architectures.small_fc import SmallFC
+from l2o.architectures.tuned_adam import TunedAdam, TunedAdamRule
+from l2o.architectures.velo import Velo
 from l2o.base import LearnedOptimizer
 from l2o.checkpoint import CheckpointError
-from l2o.small_fc import SmallFC
-from l2o.tuned import TunedAdam, TunedAdamRule
-from l2o.velo import Velo
 from tasks.mup.groups import param_groups
 from tasks.mup.scaling import Scale, scaled
 from tasks.optim.rule_optimizer import RuleOptimizer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from l2o.small_fc import SmallFC
+from l2o.architectures.small_fc import SmallFC
 from search.behaviour.degree import degree
 from search.interpreter.population import Population
 from search.zoo import ZOO

@@ -26,8 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from l2o.base import THETA, LearnedOptimizer, LearnedRule, decayed, zeros
-from l2o.features import (
+from l2o.architectures.features import (
     MOMENTUM_DECAYS,
     accumulate,
     constants,
@@ -37,7 +36,13 @@ from l2o.features import (
     truncated_normal,
     velo_features,
 )
-from l2o.loss_buffer import LOSS_FEATURES, follow_loss, init_loss_buffer, loss_features
+from l2o.architectures.loss_buffer import (
+    LOSS_FEATURES,
+    follow_loss,
+    init_loss_buffer,
+    loss_features,
+)
+from l2o.base import THETA, LearnedOptimizer, LearnedRule, decayed, zeros
 from tasks.checks import positive
 from tasks.mup.scaling import Scale
 from tasks.types import HOST, Layout, Params, State, StepInfo

@@ -29,8 +29,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from l2o.base import THETA, UNSAVED, LearnedOptimizer, LearnedRule, decayed
-from l2o.features import (
+from l2o.architectures.features import (
     FACTORED_DECAYS,
     MOMENTUM_DECAYS,
     TIMESCALES,
@@ -43,6 +42,7 @@ from l2o.features import (
     time_features,
     truncated_normal,
 )
+from l2o.base import THETA, UNSAVED, LearnedOptimizer, LearnedRule, decayed
 from tasks.checks import positive
 from tasks.mup.scaling import Scale
 from tasks.oracles.hutchinson import hessian_every
