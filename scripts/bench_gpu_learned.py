@@ -22,7 +22,7 @@ from tasks.suites import proxy
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 
 ADAMW = 28  # bytes a parameter and step: read w, g, m, v; write w, m, v
-SMALL_FC = 76  # see l2o/kernels/gpu.py
+SMALL_FC = 76  # see l2o/architectures/kernels/gpu.py
 KERNELS = Work(3, SMALL_FC - 8)  # what torch does not dispatch, a parameter; 8 are its reductions'
 TENSORS = 24
 

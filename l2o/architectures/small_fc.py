@@ -145,12 +145,14 @@ class SmallFCRule(LearnedRule):
             return reference
         devices, types = {x.device.type for x in tensors}, {x.dtype for x in tensors}
         if devices == {"cpu"} and types == {torch.float32}:
-            from l2o.kernels import cpu  # compiled on first use, so only where it is used
+            from l2o.architectures.kernels import (
+                cpu,  # compiled on first use, so only where it is used
+            )
 
             return cpu.step
         known = types <= {torch.float32, torch.bfloat16} and self.optimizer.hidden_size <= 64
         if devices == {"cuda"} and known and find_spec("triton"):
-            from l2o.kernels import gpu
+            from l2o.architectures.kernels import gpu
 
             return gpu.step
         return reference
@@ -159,7 +161,7 @@ class SmallFCRule(LearnedRule):
         """``step`` as ``torch.compile`` can take it, which does not understand the kernels."""
         if step is reference or not torch.compiler.is_compiling():
             return step
-        from l2o.kernels import whole
+        from l2o.architectures.kernels import whole
 
         return partial(whole.call, step)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from l2o.architectures.kernels import cpu
 from l2o.architectures.small_fc import SmallFC, SmallFCRule, Step, reference
 from l2o.architectures.tuned_adam import TunedAdam
-from l2o.kernels import cpu
 from tasks.types import Layout, Params, ParamSpec, State, StepInfo
 
 STEPS = 5

@@ -113,7 +113,7 @@ needs_triton = pytest.mark.skipif(
 
 @needs_triton
 def test_a_tensor_too_long_for_32_bits_is_refused() -> None:
-    from l2o.kernels import gpu
+    from l2o.architectures.kernels import gpu
 
     layout = Layout((ParamSpec("w", (2**16, 2**15)),))
     with pytest.raises(ValueError, match=r"got a tensor of shape \(65536, 32768\), expected below"):
@@ -130,13 +130,13 @@ def test_interpreted_kernel_follows_the_reference(name: str, folder: Path) -> No
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_follows_the_reference_on_a_device(name: str) -> None:
-    from l2o.kernels import gpu
+    from l2o.architectures.kernels import gpu
 
     check(trajectory(CASES[name], gpu.step, CASES[name].dtype, "cuda"), CASES[name])
 
 
 if __name__ == "__main__":
-    from l2o.kernels import gpu
+    from l2o.architectures.kernels import gpu
 
     torch.set_num_threads(1)
     results = {name: trajectory(case, gpu.step, case.dtype) for name, case in CASES.items()}

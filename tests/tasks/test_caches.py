@@ -15,7 +15,7 @@ from tasks.runs import caches
 ROOT = Path(__file__).parents[2]
 SOMEBODY = 54321
 LOADS = """
-import search.interpreter.cpu, l2o.kernels.compiled, tasks.display.page, os
+import search.interpreter.cpu, l2o.architectures.kernels.compiled, tasks.display.page, os
 with tasks.display.plots.drawing() as (figure, axes):
     axes.plot([0, 1])
 assert tasks.runs.caches.kept()

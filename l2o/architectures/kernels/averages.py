@@ -14,7 +14,7 @@ from itertools import chain
 import numpy as np
 
 from l2o.architectures.features import Block, blocks
-from l2o.kernels.compiled import ONE, V_EPS, WIDTH, ZERO, F, compiled
+from l2o.architectures.kernels.compiled import ONE, V_EPS, WIDTH, ZERO, F, compiled
 from tasks.types import Layout
 
 FLOOR, TINY, ROOT_EPS, SQUARE_EPS = F(1e-9), F(1e-24), F(1e-8), F(1e-30)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from l2o.kernels.compiled import HALF, ONE, V_EPS, WIDTH, ZERO, F, compiled
+from l2o.architectures.kernels.compiled import HALF, ONE, V_EPS, WIDTH, ZERO, F, compiled
 
 ELEMENT = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 25, 26, 27])
 """Features computed for each element: their places among the 28. Others are of rows and columns."""

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from l2o.architectures.features import TIMESCALES, Decays
-from l2o.kernels.averages import (
+from l2o.architectures.kernels.averages import (
     FLOOR,
     NORM_EPS,
     SQUARE_EPS,
@@ -41,8 +41,8 @@ from l2o.kernels.averages import (
     whiten,
     whiten_row,
 )
-from l2o.kernels.compiled import ONE, WIDTH, ZERO, F, compiled
-from l2o.kernels.network import COUNT, ELEMENT, features, forward, write
+from l2o.architectures.kernels.compiled import ONE, WIDTH, ZERO, F, compiled
+from l2o.architectures.kernels.network import COUNT, ELEMENT, features, forward, write
 from tasks.types import Layout, Params, State, StepInfo
 
 if TYPE_CHECKING:
