@@ -16,7 +16,7 @@ from itertools import product
 
 import torch
 
-from l2o.episodes import Lesson, bounded
+from l2o.estimators.episodes import Lesson, bounded
 from tasks.checks import meant, one_of, positive
 from tasks.data.loaders import DATASETS
 from tasks.families.autoencoder import Autoencoder

@@ -21,7 +21,7 @@ from torch import Tensor
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.base import LearnedOptimizer
 from l2o.distribution import lessons
-from l2o.episodes import Lesson
+from l2o.estimators.episodes import Lesson
 from l2o.meta_config import Evaluation
 from tasks.evaluation.intervals import FLOOR
 from tasks.inner.unroll import unroll

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from l2o.episodes import Runs
+from l2o.estimators.episodes import Runs
 from tasks.types import HOST, Inner
 
 Result = TypeVar("Result")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from l2o.base import LearnedOptimizer
 from l2o.distribution import lessons
-from l2o.episodes import Runs
+from l2o.estimators.episodes import Runs
 from l2o.meta_config import Config, Outer
 from l2o.ranks import Ranks, share
 from tasks.types import HOST, Inner

@@ -16,8 +16,8 @@ from gpu_bounds import Machine, Row, Work, each, forget, memory, replayed, secon
 from torch import Tensor
 
 from l2o.architectures.small_fc import SmallFC
-from l2o.episodes import Episodes, Lesson
-from l2o.es import ES
+from l2o.estimators.episodes import Episodes, Lesson
+from l2o.estimators.es import ES
 from tasks.suites import proxy
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 

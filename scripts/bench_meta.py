@@ -28,8 +28,8 @@ from turns import Spread, take_turns
 
 from l2o.architectures.kernels import cpu
 from l2o.architectures.small_fc import SmallFC, Step, reference
-from l2o.episodes import Episodes, Lesson
-from l2o.es import ES
+from l2o.estimators.episodes import Episodes, Lesson
+from l2o.estimators.es import ES
 from l2o.ranks import Ranks
 from tasks.families.mlp import MLP
 from tasks.inner.recorded import WORTH, derivatives

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from l2o.architectures.l2o_pa import HEADS, L2OPA
-from l2o.backprop import Backprop
-from l2o.episodes import Episodes, Lesson
+from l2o.estimators.backprop import Backprop
+from l2o.estimators.episodes import Episodes, Lesson
 from tasks.families.composite import Composite, Lasso, SparseLogistic, fista, soft
 from tasks.families.mlp import MLP
 from tasks.inner.unroll import advance, start, unroll

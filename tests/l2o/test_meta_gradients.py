@@ -17,10 +17,10 @@ from torch import Tensor
 from l2o.architectures.small_fc import SmallFC
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.architectures.velo import Velo
-from l2o.backprop import Backprop
 from l2o.base import LearnedOptimizer, LearnedRule
-from l2o.episodes import Episodes, Lesson, Runs, bounded, mean_loss
-from l2o.es import ES, Noise, pair_gradient
+from l2o.estimators.backprop import Backprop
+from l2o.estimators.episodes import Episodes, Lesson, Runs, bounded, mean_loss
+from l2o.estimators.es import ES, Noise, pair_gradient
 from tasks.families.mlp import MLP
 from tasks.families.quadratic import Quadratic
 from tasks.mup.scaling import Scale

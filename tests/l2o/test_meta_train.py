@@ -32,7 +32,7 @@ from l2o.architectures.velo import Velo
 from l2o.base import LearnedOptimizer
 from l2o.cli import main
 from l2o.distribution import Distribution, lessons
-from l2o.episodes import Estimate
+from l2o.estimators.episodes import Estimate
 from l2o.held_out import HeldOut
 from l2o.meta_config import METHODS, Budget, Config, Estimation, Evaluation, Outer
 from l2o.meta_view import Curves, View

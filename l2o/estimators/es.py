@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from l2o.base import LearnedOptimizer
-from l2o.episodes import Episodes, Estimate, Lesson, Runs
+from l2o.estimators.episodes import Episodes, Estimate, Lesson, Runs
 
 Noise = Literal["full", "truncated", "persistent", "reuse"]
 
