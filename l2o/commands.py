@@ -12,12 +12,13 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from l2o import checkpoint, meta_run
+from l2o import checkpoint
 from l2o.architectures.small_fc import SmallFC
 from l2o.base import LearnedOptimizer
-from l2o.meta_config import PARTS, Config
-from l2o.meta_view import View
-from l2o.ranks import Ranks, joined
+from l2o.meta import run as meta_run
+from l2o.meta.config import PARTS, Config
+from l2o.meta.ranks import Ranks, joined
+from l2o.meta.view import View
 from tasks.checks import inside, meant
 from tasks.commands.parser import KEPT, Arguments, made, parser, preset
 from tasks.display.plain import Console

@@ -15,11 +15,12 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from l2o import commands, judging, loading, meta_run
+from l2o import commands, judging, loading
 from l2o.loading import Learned
-from l2o.meta_config import Config
-from l2o.meta_view import Progress, View
-from l2o.ranks import Ranks, joined
+from l2o.meta import run
+from l2o.meta.config import Config
+from l2o.meta.ranks import Ranks, joined
+from l2o.meta.view import Progress, View
 from tasks.commands import notebook
 from tasks.display.plain import Console
 from tasks.runs.interrupt import Interrupted
@@ -104,7 +105,7 @@ def resume(
     """Go on with a meta-training, as ``l2o resume`` does. Raises RunError where there is none,
     ValueError for one that names code to be run, unless that is ``trusted``."""
     if trusted is not True:
-        names = Config.from_dict(meta_run.facts(Path(run_dir))["config"]).imports()
+        names = Config.from_dict(run.facts(Path(run_dir))["config"]).imports()
         agreed(names, trusted, Path(run_dir))
     with notebook.as_a_function(f"l2o.resume({fspath(run_dir)!r})"), joined() as ranks:
         return _proceed(Path(run_dir), ranks, callback, show)
@@ -113,7 +114,7 @@ def resume(
 def _proceed(run_dir: Path, ranks: Ranks, callback: Callback | None, show: bool) -> Learned:
     with _Told(callback, silent=not (show and ranks.first)) as view:
         try:
-            meta_run.proceed(run_dir, ranks, view)
+            run.proceed(run_dir, ranks, view)
         except Interrupted:
             raise KeyboardInterrupt from None
     return loading.load(run_dir)

@@ -7,7 +7,9 @@ from itertools import takewhile
 from pathlib import Path
 from shlex import quote
 
-from l2o import meta_joined, meta_report, meta_run
+from l2o.meta import joined as meta_joined
+from l2o.meta import report as meta_report
+from l2o.meta import run
 from tasks.commands.parser import Arguments, named, parser
 from tasks.display.page import FORMATS, Page, replaceable, write
 from tasks.evaluation import report as evaluations
@@ -98,9 +100,9 @@ def _out(asked: Path | None, sources: list[Path]) -> Path:
 
 def joined(sources: dict[str, Path], remade_by: str) -> Page:
     """The page about several searches, several meta-trainings, or several results files."""
-    if all(map(meta_run.is_run, sources.values())):
+    if all(map(run.is_run, sources.values())):
         return meta_joined.page(sources, remade_by)
-    if all(path.is_dir() and not meta_run.is_run(path) for path in sources.values()):
+    if all(path.is_dir() and not run.is_run(path) for path in sources.values()):
         from search.record.archive import open_existing
         from search.run import joined as searches
 
@@ -127,7 +129,7 @@ TRUST = "measure a meta-training on held-out tasks that are code which the run n
 
 def page(source: Path, remade_by: str, trusted: bool = False) -> Page:
     """The page about whatever ``source`` is. ``trusted``: what that names may be run for it."""
-    if meta_run.is_run(source):
+    if run.is_run(source):
         return meta_report.page(source, remade_by, trusted)
     if source.is_dir():
         from search.record.archive import open_existing

@@ -27,7 +27,8 @@ from typing import Any
 
 import torch
 
-from l2o import checkpoint, meta_run
+from l2o import checkpoint
+from l2o.meta import run
 from search import loading as programs
 from search.interpreter.population import Population
 from search.language.program import to_text
@@ -103,10 +104,10 @@ def _entrant(name: str) -> Entrant:
         return _torch(name, torch_optimizer(name), *described(name))
     if (path / checkpoint.TENSORS).is_file():
         return _learned(name, path)
-    if meta_run.is_run(path):
-        if not (path / meta_run.BEST / checkpoint.TENSORS).is_file():
+    if run.is_run(path):
+        if not (path / run.BEST / checkpoint.TENSORS).is_file():
             raise ValueError(f"{path}: a meta-training that has saved nothing yet")
-        return _learned(name, path / meta_run.BEST)
+        return _learned(name, path / run.BEST)
     if path.suffix == ".py" and path.is_file() and optimizer_class(path):
         return _torch(name, optimizer_file(path), *sources(path).values())
     if name in NAMED or path.exists():

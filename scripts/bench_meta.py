@@ -30,7 +30,7 @@ from l2o.architectures.kernels import cpu
 from l2o.architectures.small_fc import SmallFC, Step, reference
 from l2o.estimators.episodes import Episodes, Lesson
 from l2o.estimators.es import ES
-from l2o.ranks import Ranks
+from l2o.meta.ranks import Ranks
 from tasks.families.mlp import MLP
 from tasks.inner.recorded import WORTH, derivatives
 from tasks.optim.rule_optimizer import RuleOptimizer

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from l2o import checkpoint, meta_run
+from l2o import checkpoint
+from l2o.meta import run as meta_run
 from search.record.archive import FILE, open_existing
 from tasks.data.loaders import breast_cancer, digits
 from tasks.evaluation import evaluate

@@ -26,11 +26,11 @@ from l2o.architectures.l2o_pa import L2OPA
 from l2o.architectures.small_fc import SmallFC
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.architectures.velo import Velo
-from l2o.distribution import Distribution
 from l2o.loading import Placed
-from l2o.meta_config import Config as MetaConfig
-from l2o.meta_config import Estimation, Evaluation, Outer
-from l2o.training import Training
+from l2o.meta.config import Config as MetaConfig
+from l2o.meta.config import Estimation, Evaluation, Outer
+from l2o.meta.distribution import Distribution
+from l2o.meta.loop import Training
 from search.behaviour.degree import homogeneity
 from search.behaviour.kind import kind_of
 from search.behaviour.signature import signatures

@@ -17,13 +17,13 @@ import pytest
 
 import l2o
 import search
-from l2o import meta_report, meta_run
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.cli import main
-from l2o.distribution import Distribution
-from l2o.meta_config import Config, Estimation, Evaluation, Outer
-from l2o.meta_view import View
-from l2o.ranks import Ranks
+from l2o.meta import report, run
+from l2o.meta.config import Config, Estimation, Evaluation, Outer
+from l2o.meta.distribution import Distribution
+from l2o.meta.ranks import Ranks
+from l2o.meta.view import View
 from search.fitness.settings import Funnel, Verdict
 from search.run.config import Budget
 from search.run.config import Config as SearchConfig
@@ -80,8 +80,8 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, View(silent=True) as view:
         patch.chdir(folder)
         command = ["l2o", HOSTILE + STEERING]
-        meta_run.begin(folder / "learned", CONFIG, optimizer, optimizer.initial(0), command)
-        meta_run.proceed(folder / "learned", Ranks(), view)
+        run.begin(folder / "learned", CONFIG, optimizer, optimizer.initial(0), command)
+        run.proceed(folder / "learned", Ranks(), view)
         begin(folder / "found", SEARCH).close()
         few = ["--trials", "1", "--seeds", "1", "--length", "0.02", "--suite", "planted:suite"]
         (rule,) = folder.glob("*.txt")
@@ -93,7 +93,7 @@ def made(tmp_path_factory):
 @pytest.fixture
 def sent(made, tmp_path, monkeypatch):
     """Somewhere else, where a module of the planted name lies, too."""
-    monkeypatch.setattr(meta_report, "WIDTHS", (4, 8))
+    monkeypatch.setattr(report, "WIDTHS", (4, 8))
     folder = Path(shutil.copytree(made, tmp_path / "sent"))
     monkeypatch.chdir(folder)
     return folder

@@ -5,9 +5,10 @@ import csv
 import pytest
 import torch
 
-from l2o import checkpoint, coord_check, meta_report
+from l2o import checkpoint, coord_check
 from l2o.architectures.small_fc import SmallFC
 from l2o.cli import main
+from l2o.meta import report
 from tasks.inner.unroll import start
 from tasks.mup.coordinates import coordinate_check
 from tasks.types import Params, StepInfo
@@ -81,12 +82,12 @@ def test_mup_leaves_the_decay_of_a_learned_optimizer_as_it_is(tmp_path, monkeypa
         found.append((make(8), make_rule))
         return coordinate_check(make, make_rule, *settings)
 
-    for module in (coord_check, meta_report):
+    for module in (coord_check, report):
         monkeypatch.setattr(module, "coordinate_check", check)
-    monkeypatch.setattr(meta_report, "WIDTHS", (4, 8))
+    monkeypatch.setattr(report, "WIDTHS", (4, 8))
     checkpoint.save(tmp_path / "decaying", optimizer, optimizer.initial())
     run("--rule", str(tmp_path / "decaying"), "--out", str(tmp_path))
-    meta_report.coordinates(optimizer, optimizer.initial())
+    report.coordinates(optimizer, optimizer.initial())
     one = torch.ones(1)
     for task, make_rule in found:
         rule = make_rule(task)

@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2o import checkpoint, meta_curves, meta_report, meta_run
+from l2o import checkpoint
 from l2o.architectures.l2o_pa import L2OPA
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.architectures.velo import Velo
 from l2o.cli import main
-from l2o.distribution import Distribution
-from l2o.held_out import SEED, HeldOut
-from l2o.meta_config import Config, Estimation, Evaluation, Outer
-from l2o.meta_view import View
-from l2o.ranks import Ranks
+from l2o.meta import curves, report, run
+from l2o.meta.config import Config, Estimation, Evaluation, Outer
+from l2o.meta.distribution import Distribution
+from l2o.meta.held_out import SEED, HeldOut
+from l2o.meta.ranks import Ranks
+from l2o.meta.view import View
 from tasks.display.page import Tiles
 from tasks.display.plots import Figure
 from tasks.evaluation.wording import per_cent
@@ -39,23 +40,23 @@ OPTIMIZER = TunedAdam(lr=0.01)
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "learned"
-    meta_run.begin(folder, CONFIG, OPTIMIZER, OPTIMIZER.initial(0), ["l2o", "meta-train", "..."])
+    run.begin(folder, CONFIG, OPTIMIZER, OPTIMIZER.initial(0), ["l2o", "meta-train", "..."])
     with View(silent=True) as view:
-        meta_run.proceed(folder, Ranks(), view)
+        run.proceed(folder, Ranks(), view)
     return folder
 
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
-    monkeypatch.setattr(meta_report, "WIDTHS", (4, 8))
+    monkeypatch.setattr(report, "WIDTHS", (4, 8))
 
 
 @pytest.mark.parametrize(("saved", "figures"), [(True, 7), (False, 0)])
 def test_a_run_is_reported_at_any_time(finished, tmp_path, saved, figures):
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     if not saved:
-        (folder / meta_run.STATE).unlink()
-        shutil.rmtree(folder / meta_run.BEST)
+        (folder / run.STATE).unlink()
+        shutil.rmtree(folder / run.BEST)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert main(["report", str(folder), "--out", str(tmp_path / "r.html")]) == 0
     text = (tmp_path / "r.html").read_text()
@@ -67,11 +68,11 @@ def test_a_run_is_reported_at_any_time(finished, tmp_path, saved, figures):
 
 def test_commands_of_a_report_can_be_pasted(finished, tmp_path):
     folder = Path(shutil.copytree(finished, tmp_path / "my run"))
-    (folder / meta_run.STATE).unlink()
-    facts = json.loads((folder / meta_run.FACTS).read_text())
+    (folder / run.STATE).unlink()
+    facts = json.loads((folder / run.FACTS).read_text())
     facts["command"] = ["l2o", "meta-train", "--run-dir", "my run"]
     del facts["digest"]
-    (folder / meta_run.FACTS).write_text(json.dumps(facts))
+    (folder / run.FACTS).write_text(json.dumps(facts))
     assert main(["report", str(folder)]) == 0
     text = unescape((folder / "report.html").read_text())
     assert f"l2o report '{folder}'" in text
@@ -82,23 +83,23 @@ def test_commands_of_a_report_can_be_pasted(finished, tmp_path):
 def test_the_report_measures_on_seeds_that_did_not_choose(finished):
     """Adam's objectives are those of the run where seeds are the run's own, and differ on fresh
     ones; all rules of a seed start alike."""
-    measured = meta_report.measure(finished, CONFIG)
+    measured = report.measure(finished, CONFIG)
     held_out = HeldOut.of(CONFIG.held_out.tasks(), CONFIG.mup, CONFIG.evaluation)
     for (task, by_rule), adam in zip(measured.items(), held_out.adam, strict=True):
         assert list(by_rule) == ["kept", "untrained", "Adam at 0.001"], task
         fresh = by_rule["Adam at 0.001"]
-        assert fresh.objectives.shape == (meta_report.SEEDS,)
-        assert fresh.curves.shape == (meta_report.SEEDS, len(fresh.steps))
+        assert fresh.objectives.shape == (report.SEEDS,)
+        assert fresh.curves.shape == (report.SEEDS, len(fresh.steps))
         assert 0.5 < fresh.objectives.mean() / np.mean(adam) < 2
         assert fresh.objectives.mean() != pytest.approx(np.mean(adam), rel=1e-6)
-    gaps = meta_report.against_adam(measured, CONFIG)
+    gaps = report.against_adam(measured, CONFIG)
     gap = gaps["objective"]
     ratios = [
         np.log(rules["kept"].objectives / rules["Adam at 0.001"].objectives)
         for rules in measured.values()
     ]
     assert gap.tasks == len(measured)
-    assert gap.seeds.n == meta_report.SEEDS
+    assert gap.seeds.n == report.SEEDS
     for found in (gap.seeds, gap.both):
         assert found.mean == pytest.approx(np.mean(ratios), rel=1e-5)
         assert found.low < found.mean < found.high
@@ -106,15 +107,15 @@ def test_the_report_measures_on_seeds_that_did_not_choose(finished):
 
 def test_an_optimizer_for_other_problems_has_no_coordinate_check(tmp_path):
     optimizer = L2OPA()
-    checkpoint.save(tmp_path / meta_run.BEST, optimizer, optimizer.initial())
-    (said,) = meta_report._coordinates(tmp_path)
+    checkpoint.save(tmp_path / run.BEST, optimizer, optimizer.initial())
+    (said,) = report._coordinates(tmp_path)
     assert "expected a Composite" in str(said)
 
 
 def test_an_optimizer_that_is_not_for_mup_is_checked_without(tmp_path):
     optimizer = Velo(4, 2)
-    checkpoint.save(tmp_path / meta_run.BEST, optimizer, optimizer.initial())
-    said = meta_report._coordinates(tmp_path)
+    checkpoint.save(tmp_path / run.BEST, optimizer, optimizer.initial())
+    said = report._coordinates(tmp_path)
     assert [part.name for part in said if isinstance(part, Figure)] == ["coordinates-standard"]
     assert "Not made in muP" in str(said[1])
     assert "param_scale: got True in muP" in str(said[1])
@@ -127,16 +128,16 @@ def test_a_tasks_name_may_hold_a_slash(finished, tmp_path, monkeypatch):
 
 
 def test_one_held_out_task_has_no_interval_over_tasks(finished):
-    found = meta_run.saved(finished)
+    found = run.saved(finished)
     assert found is not None
     for past in found.history:
         del past["objectives"][next(iter(past["objectives"]))]
     found = found._replace(adam=found.adam[1:])
-    assert "No band: that takes two tasks" in meta_curves.gap(CONFIG, found).caption
+    assert "No band: that takes two tasks" in curves.gap(CONFIG, found).caption
 
 
 def test_every_curve_and_tile_tells_n_and_seeds(finished):
-    page = meta_report.page(finished, "l2o report ...")
+    page = report.page(finished, "l2o report ...")
     parts = [part for section in page.sections for part in section.parts]
     captions = {part.name: part.caption for part in parts if isinstance(part, Figure)}
     first, fresh = SEED, SEED + CONFIG.evaluation.seeds
@@ -159,13 +160,13 @@ def test_every_curve_and_tile_tells_n_and_seeds(finished):
 
 def test_the_band_of_the_held_out_curve_is_over_tasks_and_seeds(finished):
     """Resampled here by itself: tasks and seeds with replacement, seeds alike for all tasks."""
-    found = meta_run.saved(finished)
+    found = run.saved(finished)
     assert found is not None
     own, adam = (np.array([*x]) for x in (found.history[1]["objectives"].values(), found.adam))
     gaps = np.log(own / adam)
     assert gaps.shape == (2, 2)
     means = [gaps[np.ix_(t, s)].mean() for t in product(*PAIR) for s in product(*PAIR)]
-    drawn = meta_curves.gap(CONFIG, found).drawing.axes[0]
+    drawn = curves.gap(CONFIG, found).drawing.axes[0]
     (band,) = drawn.collections
     at_first = band.get_paths()[0].vertices[:, 1][band.get_paths()[0].vertices[:, 0] == 2]
     assert at_first.min() == pytest.approx(np.exp(min(means)), rel=1e-6)
@@ -175,14 +176,14 @@ def test_the_band_of_the_held_out_curve_is_over_tasks_and_seeds(finished):
 def test_several_meta_trainings_are_one_report(finished, tmp_path):
     """One of them has not saved anything yet."""
     other = Path(shutil.copytree(finished, tmp_path / "other"))
-    (other / meta_run.STATE).unlink()
+    (other / run.STATE).unlink()
     asked = ["report", f"first={finished}", f"second={other}", "--out", str(tmp_path / "both.html")]
     assert main(asked) == 0
     text = unescape((tmp_path / "both.html").read_text())
-    saved = meta_run.saved(finished)
+    saved = run.saved(finished)
     assert saved is not None
     best = min(range(len(saved.history)), key=lambda k: saved.history[k]["score"])
-    kept = meta_curves.against_adam(saved)[best].mean
+    kept = curves.against_adam(saved)[best].mean
     assert f"2 meta-trainings: median {per_cent(kept)} against Adam" in text
     assert "differ in" not in text
     for cell in ("first", "second", "6 of 6", "0 of 6", "tuned_adam", "Adam at 0.001"):

@@ -25,19 +25,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from l2o import checkpoint, commands, meta_run
+from l2o import checkpoint, commands
 from l2o.architectures.small_fc import SmallFC
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.architectures.velo import Velo
 from l2o.base import LearnedOptimizer
 from l2o.cli import main
-from l2o.distribution import Distribution, lessons
 from l2o.estimators.episodes import Estimate
-from l2o.held_out import HeldOut
-from l2o.meta_config import METHODS, Budget, Config, Estimation, Evaluation, Outer
-from l2o.meta_view import Curves, View
-from l2o.ranks import Ranks, join, share
-from l2o.training import Training, learning_rate
+from l2o.meta import run as meta_run
+from l2o.meta.config import METHODS, Budget, Config, Estimation, Evaluation, Outer
+from l2o.meta.distribution import Distribution, lessons
+from l2o.meta.held_out import HeldOut
+from l2o.meta.loop import Training, learning_rate
+from l2o.meta.ranks import Ranks, join, share
+from l2o.meta.view import Curves, View
 from tasks.display.plain import Console
 
 TINY = Distribution(widths=(4, 6), batch_size=8)
@@ -315,7 +316,7 @@ def limited(size: int) -> None:
 ENDING = """
 import os
 import torch
-from l2o.ranks import joined
+from l2o.meta.ranks import joined
 
 with joined() as ranks:
     import torch._dynamo

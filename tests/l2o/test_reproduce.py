@@ -8,13 +8,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from l2o import meta_run
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.cli import main
-from l2o.distribution import Distribution
-from l2o.meta_config import Config, Estimation, Evaluation, Outer
-from l2o.meta_view import View
-from l2o.ranks import Ranks
+from l2o.meta import run
+from l2o.meta.config import Config, Estimation, Evaluation, Outer
+from l2o.meta.distribution import Distribution
+from l2o.meta.ranks import Ranks
+from l2o.meta.view import View
 
 CONFIG = Config(
     train=Distribution(widths=(4,), batch_size=8),
@@ -28,15 +28,15 @@ CONFIG = Config(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder, optimizer = tmp_path_factory.mktemp("runs") / "learned", TunedAdam(lr=0.01)
-    meta_run.begin(folder, CONFIG, optimizer, optimizer.initial(0), ["l2o", "meta-train"])
+    run.begin(folder, CONFIG, optimizer, optimizer.initial(0), ["l2o", "meta-train"])
     with View(silent=True) as view:
-        meta_run.proceed(folder, Ranks(), view)
+        run.proceed(folder, Ranks(), view)
     return folder
 
 
 def change(folder: Path, name: str, place: int) -> None:
     """Another number in a save."""
-    path = folder / meta_run.STATE
+    path = folder / run.STATE
     with safe_open(path, framework="pt") as file:
         header = {k: v for k, v in file.metadata().items() if k != "digests"}
     tensors = load_file(path)
@@ -70,6 +70,6 @@ def test_the_threads_that_a_process_had_before_are_no_change(finished, capsys):
 
 def test_only_a_finished_run_can_be(finished, tmp_path, capsys):
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
-    (folder / meta_run.STATE).unlink()
+    (folder / run.STATE).unlink()
     assert main(["reproduce", str(folder)]) == 2
     assert "not finished; go on with: l2o resume" in capsys.readouterr().err

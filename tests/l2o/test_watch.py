@@ -9,13 +9,13 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from l2o import meta_run
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.cli import main
-from l2o.distribution import Distribution
-from l2o.meta_config import Config, Estimation, Evaluation, Outer
-from l2o.meta_view import View
-from l2o.ranks import Ranks
+from l2o.meta import run as meta_run
+from l2o.meta.config import Config, Estimation, Evaluation, Outer
+from l2o.meta.distribution import Distribution
+from l2o.meta.ranks import Ranks
+from l2o.meta.view import View
 
 CONFIG = Config(
     train=Distribution(widths=(4,), batch_size=8),

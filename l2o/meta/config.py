@@ -6,10 +6,10 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from l2o.distribution import Distribution
 from l2o.estimators.backprop import Backprop
 from l2o.estimators.episodes import Episodes
 from l2o.estimators.es import ES, Noise
+from l2o.meta.distribution import Distribution
 from tasks.checks import natural, one_of, plausible, positive
 from tasks.runs.sqlite_errors import NONSENSE
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.base import LearnedOptimizer
-from l2o.distribution import lessons
 from l2o.estimators.episodes import Lesson
-from l2o.meta_config import Evaluation
+from l2o.meta.config import Evaluation
+from l2o.meta.distribution import lessons
 from tasks.evaluation.intervals import FLOOR
 from tasks.inner.unroll import unroll
 from tasks.types import Task

@@ -17,21 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from l2o import checkpoint, meta_run
+from l2o import checkpoint
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.base import LearnedOptimizer
-from l2o.distribution import lessons
-from l2o.held_out import SEED
-from l2o.meta_config import Config
-from l2o.meta_curves import (
-    adam_at,
-    gap,
-    held_out,
-    meta_loss,
-    recorded,
-    recorded_lead,
-)
-from l2o.meta_run import Saved
+from l2o.meta import run
+from l2o.meta.config import Config
+from l2o.meta.curves import adam_at, gap, held_out, meta_loss, recorded, recorded_lead
+from l2o.meta.distribution import lessons
+from l2o.meta.held_out import SEED
+from l2o.meta.run import Saved
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
 from tasks.evaluation.bench import marks
@@ -70,8 +64,8 @@ class Runs(NamedTuple):
 
 def page(run_dir: Path, remade_by: str, trusted: bool = False) -> Page:
     """The report of a run, finished or not. ``trusted``: the code that it names may be run."""
-    facts = meta_run.facts(run_dir)
-    config, found = Config.from_dict(facts["config"]), meta_run.saved(run_dir, SEEN)
+    facts = run.facts(run_dir)
+    config, found = Config.from_dict(facts["config"]), run.saved(run_dir, SEEN)
     sections, lead = [], "Nothing has been saved yet."
     if found is not None:
         torch.set_num_threads(1)
@@ -135,7 +129,7 @@ def _tiles(config: Config, found: Saved, gaps: dict[str, Gap]) -> Tiles:
 def measure(run_dir: Path, config: Config) -> dict[str, dict[str, Runs]]:
     """task -> rule -> its runs on fresh seeds: kept, untrained and Adam."""
     adam = TunedAdam(lr=config.evaluation.adam_lr)
-    kept, start = (checkpoint.load(run_dir / name) for name in (meta_run.BEST, meta_run.START))
+    kept, start = (checkpoint.load(run_dir / name) for name in (run.BEST, run.START))
     rules: dict[str, tuple[LearnedOptimizer, torch.Tensor, bool]] = {
         "kept": (kept.optimizer, kept.theta, config.mup),
         "untrained": (start.optimizer, start.theta, config.mup),
@@ -238,7 +232,7 @@ def _curves(number: int, task: str, by_rule: dict[str, Runs], fresh: str) -> Fig
 
 
 def _coordinates(run_dir: Path) -> list[Part]:
-    optimizer, theta, _ = checkpoint.load(run_dir / meta_run.BEST)
+    optimizer, theta, _ = checkpoint.load(run_dir / run.BEST)
     try:
         there = optimizer.on(MLP(WIDTHS[0]))
     except ValueError as error:
@@ -301,7 +295,7 @@ def coordinates(
 
 
 def _facts(run_dir: Path, facts: dict[str, Any]) -> list[Part]:
-    start = checkpoint.read_card(run_dir / meta_run.START)
+    start = checkpoint.read_card(run_dir / run.START)
     optimizer = {"architecture": start.get("architecture")} | start.get("arguments", {})
     return [
         Program(join(facts["command"])),

@@ -27,15 +27,15 @@ from torch import Tensor
 
 from l2o import checkpoint
 from l2o.base import LearnedOptimizer
-from l2o.distribution import lessons
-from l2o.held_out import HeldOut
-from l2o.meta_config import Config
-from l2o.meta_record import FACTS, STATE, STATE_VERSION, VERSION, facts, saved
-from l2o.meta_record import Saved as Saved
-from l2o.meta_record import is_run as is_run
-from l2o.meta_view import Curves, Progress, View
-from l2o.ranks import Ranks
-from l2o.training import Training, learning_rate
+from l2o.meta.config import Config
+from l2o.meta.distribution import lessons
+from l2o.meta.held_out import HeldOut
+from l2o.meta.loop import Training, learning_rate
+from l2o.meta.ranks import Ranks
+from l2o.meta.record import FACTS, STATE, STATE_VERSION, VERSION, facts, saved
+from l2o.meta.record import Saved as Saved
+from l2o.meta.record import is_run as is_run
+from l2o.meta.view import Curves, Progress, View
 from tasks.checks import inside
 from tasks.runs import files, tensors
 from tasks.runs.environment import environment, prepare

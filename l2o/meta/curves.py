@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from l2o.held_out import SEED
-from l2o.meta_config import Config
-from l2o.meta_run import Saved
+from l2o.meta.config import Config
+from l2o.meta.held_out import SEED
+from l2o.meta.run import Saved
 from tasks.display.page import Part, Table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
 from tasks.evaluation.intervals import Interval, mean, over_tasks

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from l2o.base import LearnedOptimizer
-from l2o.distribution import lessons
 from l2o.estimators.episodes import Runs
-from l2o.meta_config import Config, Outer
-from l2o.ranks import Ranks, share
+from l2o.meta.config import Config, Outer
+from l2o.meta.distribution import lessons
+from l2o.meta.ranks import Ranks, share
 from tasks.types import HOST, Inner
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from l2o import meta_run
-from l2o.meta_config import Config
-from l2o.meta_run import Saved
-from l2o.meta_view import Progress, View
-from l2o.training import learning_rate
+from l2o.meta import run
+from l2o.meta.config import Config
+from l2o.meta.loop import learning_rate
+from l2o.meta.run import Saved
+from l2o.meta.view import Progress, View
 from tasks.display.plain import Console
 from tasks.evaluation.wording import duration
 
@@ -23,7 +23,7 @@ SEEN = ("step", "skipped", "norm", "losses")
 def follow(run_dir: Path, every: float, console: Console) -> None:
     """Show a run, with a look ``every`` so many seconds, until it has taken all its steps."""
     config = _config(run_dir)
-    found, told = meta_run.saved(run_dir, SEEN), 0  # told: held-out evaluations that were said
+    found, told = run.saved(run_dir, SEEN), 0  # told: held-out evaluations that were said
     if found is not None and not _left(config, found):
         return
     with View(console) as view:
@@ -36,11 +36,11 @@ def follow(run_dir: Path, every: float, console: Console) -> None:
             if found is not None:
                 view.show(progress(config, found))
             time.sleep(every)
-            found = meta_run.saved(run_dir, SEEN)
+            found = run.saved(run_dir, SEEN)
 
 
 def _config(run_dir: Path) -> Config:
-    return Config.from_dict(meta_run.facts(run_dir)["config"])
+    return Config.from_dict(run.facts(run_dir)["config"])
 
 
 def _left(config: Config, found: Saved) -> int:
@@ -65,11 +65,11 @@ def progress(config: Config, found: Saved) -> Progress:
 
 def line(run_dir: Path) -> str:
     """The last save of a run in a line, and how long ago it was."""
-    config, found = _config(run_dir), meta_run.saved(run_dir, SEEN)
+    config, found = _config(run_dir), run.saved(run_dir, SEEN)
     if found is None:
         return f"outer step 0 of {config.outer.steps}: nothing has been saved yet"
     best = min(found.history, key=lambda past: past["score"])
-    age = time.time() - (run_dir / meta_run.STATE).stat().st_mtime
+    age = time.time() - (run_dir / run.STATE).stat().st_mtime
     state = f"saved {duration(max(age, 0.0))} ago" if _left(config, found) else "finished"
     return (
         f"{progress(config, found)}  held-out objective {View.gap(best['score'])} against Adam at "

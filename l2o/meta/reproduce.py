@@ -11,11 +11,12 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from l2o import checkpoint, meta_run
-from l2o.meta_config import Budget, Config
-from l2o.meta_run import Saved
-from l2o.meta_view import View
-from l2o.ranks import Ranks
+from l2o import checkpoint
+from l2o.meta import run
+from l2o.meta.config import Budget, Config
+from l2o.meta.ranks import Ranks
+from l2o.meta.run import Saved
+from l2o.meta.view import View
 from tasks.runs.environment import changes, prepare
 from tasks.runs.files import resuming
 from tasks.user_code.imports import Trusted, agreed
@@ -26,7 +27,7 @@ def reproduce(run_dir: Path, trusted: Trusted = False) -> int:
 
     Raises ValueError for one that names code, unless that is ``trusted``.
     """
-    facts, old = meta_run.facts(run_dir), meta_run.saved(run_dir)
+    facts, old = run.facts(run_dir), run.saved(run_dir)
     config = replace(Config.from_dict(facts["config"]), budget=Budget())
     if old is None or len(old.tensors["losses"]) < config.outer.steps:
         raise ValueError(f"{run_dir}: not finished; go on with: {resuming(run_dir)}")
@@ -43,12 +44,12 @@ def reproduce(run_dir: Path, trusted: Trusted = False) -> int:
 
 def again(run_dir: Path, config: Config, command: list[str], view: View) -> Saved:
     """What a second run of ``config``, from the same optimizer, comes to."""
-    start = checkpoint.load(run_dir / meta_run.START)
+    start = checkpoint.load(run_dir / run.START)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
-        meta_run.begin(folder, config, start.optimizer, start.theta, command)
-        meta_run.proceed(folder, Ranks(), view)
-        found = meta_run.saved(folder)
+        run.begin(folder, config, start.optimizer, start.theta, command)
+        run.proceed(folder, Ranks(), view)
+        found = run.saved(folder)
         assert found is not None
         return found
 

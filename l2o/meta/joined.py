@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from l2o import checkpoint, meta_run
-from l2o.meta_config import Config
-from l2o.meta_curves import adam_at, against_adam
+from l2o import checkpoint
+from l2o.meta import run as meta_run
+from l2o.meta.config import Config
+from l2o.meta.curves import adam_at, against_adam
 from tasks.display.page import Page, Part, Section, Table, Tiles
 from tasks.display.plots import COLOURS, GREY, Figure, drawing, label
 from tasks.evaluation.intervals import Interval
