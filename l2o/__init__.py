@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 
-if sys.argv[:1] == ["-m"] and "l2o.cli" in sys.orig_argv and not sys.flags.safe_path:
+if sys.argv[:1] == ["-m"] and "l2o.cli.main" in sys.orig_argv and not sys.flags.safe_path:
     del sys.path[0]  # python -m: the working directory, where libraries look for others
 
 from importlib import import_module
@@ -23,19 +23,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from l2o.cli.notebook import evaluate as evaluate
+    from l2o.cli.notebook import meta_train as meta_train
+    from l2o.cli.notebook import resume as resume
     from l2o.loading import Learned
-    from l2o.notebook import evaluate as evaluate
-    from l2o.notebook import meta_train as meta_train
-    from l2o.notebook import resume as resume
 
 IN_NOTEBOOK = ("evaluate", "meta_train", "resume")
-"""What ``l2o.notebook`` has."""
+"""What ``l2o.cli.notebook`` has."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in IN_NOTEBOOK:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("l2o.notebook"), name)
+    return getattr(import_module("l2o.cli.notebook"), name)
 
 
 def _own(*names: str) -> None:

@@ -34,7 +34,7 @@ import torch
 from torture_faults import FAULTS, Case, Job, completed, damage, small_disk
 from torture_subjects import SUBJECTS, Subject, same
 
-from l2o.cli import main as l2o
+from l2o.cli.main import main as l2o
 
 HERE = Path(__file__).parent
 IN_A_ROW = 12

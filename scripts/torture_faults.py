@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torture_subjects import Subject
 
-from l2o.cli import main
+from l2o.cli.main import main
 
 LIMIT = 300.0
 """Seconds after which a job hangs."""

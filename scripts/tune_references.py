@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from l2o.rules import entrants
+from l2o.cli.entrants import entrants
 from tasks.cards import fingerprint
 from tasks.evaluation.evaluate import Plan, evaluate, measured
 from tasks.evaluation.intervals import within

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from l2o.cli import COMMANDS, command, main
+from l2o.cli.main import COMMANDS, command, main
 from tasks.runs.interrupt import Interrupted
 
 
@@ -118,7 +118,7 @@ def test_mistakes_cost_one_line(capsys, tmp_path, arguments, words):
 
 
 def test_a_terminal_of_few_letters_gets_what_it_can_show(tmp_path):
-    command = [sys.executable, "-m", "l2o.cli", "suites", "held_out"]
+    command = [sys.executable, "-m", "l2o.cli.main", "suites", "held_out"]
     said = subprocess.run(
         command,
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
@@ -176,7 +176,7 @@ def test_a_device_that_breaks_in_between_costs_one_line(capsys, monkeypatch, err
     def breaks(_):
         raise error("CUDA error: unspecified launch failure\nmore")
 
-    monkeypatch.setattr("l2o.cli.command", lambda name: breaks)
+    monkeypatch.setattr("l2o.cli.main.command", lambda name: breaks)
     assert refused(capsys, "zoo") == "l2o zoo: CUDA error: unspecified launch failure\n"
 
 
@@ -200,7 +200,7 @@ def test_what_the_computer_does_to_us_costs_one_line(capsys, monkeypatch, said, 
     def breaks(_):
         raise RuntimeError(said)
 
-    monkeypatch.setattr("l2o.cli.command", lambda name: breaks)
+    monkeypatch.setattr("l2o.cli.main.command", lambda name: breaks)
     assert refused(capsys, "zoo") == f"l2o zoo: {told}\n"
 
 
@@ -209,7 +209,7 @@ def test_ctrl_c_costs_one_line(capsys, monkeypatch, error):
     def stopped(_):
         raise error
 
-    monkeypatch.setattr("l2o.cli.command", lambda name: stopped)
+    monkeypatch.setattr("l2o.cli.main.command", lambda name: stopped)
     assert main(["reproduce", "runs/first"]) == 130
     assert capsys.readouterr().err == "l2o reproduce: stopped by Ctrl-C\n"
 
@@ -218,7 +218,7 @@ def test_other_errors_of_ours_are_not_hidden(monkeypatch):
     def breaks(_):
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("l2o.cli.command", lambda name: breaks)
+    monkeypatch.setattr("l2o.cli.main.command", lambda name: breaks)
     with pytest.raises(RuntimeError, match="a defect"):
         main(["zoo"])
 
@@ -240,7 +240,7 @@ def test_what_is_only_looked_at_imports_little(tmp_path, arguments, allowed):
     code = (
         "import atexit, sys\n"
         f"atexit.register(lambda: print('!', *[m for m in {HEAVY} if m in sys.modules]))\n"
-        f"from l2o.cli import main\nmain({arguments.split()})"
+        f"from l2o.cli.main import main\nmain({arguments.split()})"
     )
     said = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True)
     assert set(said.stdout.rpartition("!")[2].split()) <= set(allowed)

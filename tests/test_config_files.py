@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from l2o.cli import COMMANDS, main
+from l2o.cli.main import COMMANDS, main
 
 GIVEN = {
     "search": "--run-dir new --seed 3 --start [lion,adamw] --budget.minutes 2 "

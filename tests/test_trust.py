@@ -18,7 +18,7 @@ import pytest
 import l2o
 import search
 from l2o.architectures.tuned_adam import TunedAdam
-from l2o.cli import main
+from l2o.cli.main import main
 from l2o.meta import report, run
 from l2o.meta.config import Config, Estimation, Evaluation, Outer
 from l2o.meta.distribution import Distribution

@@ -23,7 +23,7 @@ from tasks.user_code.imports import Trusted, agreed
 
 
 def reproduce(run_dir: Path, trusted: Trusted = False) -> int:
-    """Repeat a finished meta-training, in one process; see ``l2o.cli.reproduce``.
+    """Repeat a finished meta-training, in one process; see ``l2o.cli.runs.reproduce``.
 
     Raises ValueError for one that names code, unless that is ``trusted``.
     """

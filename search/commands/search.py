@@ -148,7 +148,7 @@ def begun(asked: Asked) -> Iterator[Archive]:
 
 
 def resume(run_dir: Path, workers: int | None = None, trusted: Trusted = False) -> int:
-    """Continue a search; see ``l2o.cli.resume``.
+    """Continue a search; see ``l2o.cli.runs.resume``.
 
     Raises ValueError for one that names code, unless that is ``trusted``.
     """

@@ -43,7 +43,7 @@ class Difference(NamedTuple):
 
 
 def reproduce(run_dir: Path, workers: int = 1, trusted: Trusted = False) -> int:
-    """Repeat a finished search; see ``l2o.cli.reproduce``.
+    """Repeat a finished search; see ``l2o.cli.runs.reproduce``.
 
     Raises ValueError for one that names code, unless that is ``trusted``.
     """

@@ -5,9 +5,10 @@ import csv
 import pytest
 import torch
 
-from l2o import checkpoint, coord_check
+from l2o import checkpoint
 from l2o.architectures.small_fc import SmallFC
-from l2o.cli import main
+from l2o.cli import coord_check
+from l2o.cli.main import main
 from l2o.meta import report
 from tasks.inner.unroll import start
 from tasks.mup.coordinates import coordinate_check
@@ -110,7 +111,7 @@ def test_exit_status_tells_that_lines_are_not_flat(tmp_path, monkeypatch):
         (["--rule", "torch.optim.NAdam"], "--degree: not known for this rule"),
         (["--rule", "adamw_initial"], "its updates depend on the parameters"),
         (["--task", "nothing"], "--task: got 'nothing', expected one of mlp, conv, transformer"),
-        (["--task", "l2o.cli:nothing"], "--task: got 'l2o.cli:nothing'"),
+        (["--task", "l2o.cli.main:nothing"], "--task: got 'l2o.cli.main:nothing'"),
         (["--task", "os:sep"], "--task: got 'os:sep', which fails: TypeError: 'str' object"),
         (
             ["--task", "tasks.data.loaders:digits"],

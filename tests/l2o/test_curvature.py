@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from l2o.cli import main
+from l2o.cli.main import main
 
 RULES = ("adahessian", "oasis", "sophia")
 SUITE = """

@@ -10,8 +10,8 @@ import torch
 
 from l2o import checkpoint
 from l2o.architectures.tuned_adam import TunedAdam
-from l2o.cli import main
-from l2o.rules import entrant, entrants
+from l2o.cli.entrants import entrant, entrants
+from l2o.cli.main import main
 from tasks.evaluation.evaluate import Plan
 from tasks.evaluation.evaluate import evaluate as run_plan
 from tasks.evaluation.results import Results, Study
@@ -96,7 +96,7 @@ def test_results_name_every_environment_that_made_some(here, monkeypatch):
     """One that only looked at what was there already made nothing."""
     for commit, rules in (("1" * 40, ["lion"]), ("2" * 40, ["lion"]), ("3" * 40, ["sgd"])):
         known = {"commit": commit, "torch": "2"}
-        monkeypatch.setattr("l2o.judging.environment", lambda device, known=known: known)
+        monkeypatch.setattr("l2o.cli.evaluate.environment", lambda device, known=known: known)
         assert evaluate(*rules) == 0
     found = json.loads((here / "r.json").read_text())["environments"]
     assert [made_in["commit"][0] for made_in in found] == ["1", "3"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from l2o import cli
-from l2o.failures import explained
+from l2o.cli import main
+from l2o.cli.failures import explained
 
 SAID = {
     "full disk": (OSError(errno.ENOSPC, "No space left", "x/rule.py"), r"x/rule.py: no space left"),
@@ -37,8 +37,8 @@ def test_one_line(case: str, monkeypatch, capsys) -> None:
     def fail(_) -> int:
         raise error
 
-    monkeypatch.setattr(cli, "command", lambda _: fail)
-    assert cli.main(["zoo"]) == 2
+    monkeypatch.setattr(main, "command", lambda _: fail)
+    assert main.main(["zoo"]) == 2
     line = capsys.readouterr().err.removeprefix("l2o zoo: ")
     assert line.count("\n") == 1
     with pytest.raises(ValueError, match=said):
@@ -53,7 +53,7 @@ def test_a_defect_of_ours_keeps_its_traceback(error: Exception) -> None:
 def test_output_that_cannot_be_written(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "l2o.cli", "zoo", "lion"],
+            [sys.executable, "-m", "l2o.cli.main", "zoo", "lion"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

@@ -14,7 +14,7 @@ from l2o import checkpoint
 from l2o.architectures.l2o_pa import L2OPA
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.architectures.velo import Velo
-from l2o.cli import main
+from l2o.cli.main import main
 from l2o.meta import curves, report, run
 from l2o.meta.config import Config, Estimation, Evaluation, Outer
 from l2o.meta.distribution import Distribution

@@ -25,12 +25,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from l2o import checkpoint, commands
+from l2o import checkpoint
 from l2o.architectures.small_fc import SmallFC
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.architectures.velo import Velo
 from l2o.base import LearnedOptimizer
-from l2o.cli import main
+from l2o.cli import meta_train
+from l2o.cli.main import main
 from l2o.estimators.episodes import Estimate
 from l2o.meta import run as meta_run
 from l2o.meta.config import METHODS, Budget, Config, Estimation, Evaluation, Outer
@@ -166,7 +167,7 @@ def test_tensors_restore_a_training_bit_for_bit(optimizer: LearnedOptimizer) -> 
 
 
 def driven(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "l2o.cli", "resume", str(folder)]
+    command = [sys.executable, "-m", "l2o.cli.main", "resume", str(folder)]
     path = os.pathsep.join(sys.path)
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     quiet = subprocess.DEVNULL
@@ -247,7 +248,7 @@ def test_tensorboard_shows_steps_once(done: int, shown: list[int], tmp_path: Pat
 def test_ctrl_c_finishes_the_step_and_saves(finished: Path, tmp_path: Path) -> None:
     long = replace(CONFIG, outer=replace(CONFIG.outer, steps=10_000, save_every=10_000))
     folder = begin(tmp_path / "run", long)
-    command = [sys.executable, "-m", "l2o.cli", "resume", str(folder)]
+    command = [sys.executable, "-m", "l2o.cli.main", "resume", str(folder)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -335,7 +336,7 @@ def test_no_thread_of_the_group_outlives_it() -> None:
 def test_two_processes_equal_one(finished: Path, tmp_path: Path) -> None:
     """To the rounding of the mean of their gradients, which the runs then amplify a little."""
     folder = tmp_path / "run"
-    two_processes("-m", "l2o.cli", "meta-train", "--run-dir", str(folder), *TINY_RUN)
+    two_processes("-m", "l2o.cli.main", "meta-train", "--run-dir", str(folder), *TINY_RUN)
     (one, facts_one), (two, facts_two) = contents(finished), contents(folder)
     assert one.keys() == two.keys()
     for name in ("0.number", "1.episode", "0.horizon", "1.seed", "step"):
@@ -349,7 +350,7 @@ def test_two_processes_equal_one(finished: Path, tmp_path: Path) -> None:
 
 def test_a_save_that_fails_stops_both_processes(tmp_path: Path) -> None:
     """The first says why, the other nothing."""
-    command = ("-m", "l2o.cli", "meta-train", "--run-dir", str(tmp_path / "run"), *TINY_RUN)
+    command = ("-m", "l2o.cli.main", "meta-train", "--run-dir", str(tmp_path / "run"), *TINY_RUN)
     said = two_processes(*command, status=2, limit=16_384)
     assert [text.count("File too large") for text in said] == [1, 0]
     assert "Traceback" not in "".join(said)
@@ -471,15 +472,15 @@ def test_minutes_stop_a_run_that_goes_on_as_if_they_had_not(
     ],
 )
 def test_mup_where_nobody_says(start: Path | None, train: Distribution, expected: bool) -> None:
-    assert commands._in_mup(start, {"train": train, "held_out": TINY}) is expected
+    assert meta_train._in_mup(start, {"train": train, "held_out": TINY}) is expected
 
 
 def test_it_says_what_to_do_next() -> None:
     suite = replace(CONFIG, mup=False, held_out=Distribution(suite="my_tasks:suite"))
-    said = commands._next(Path("my runs/one"), suite.to_dict())
+    said = meta_train._next(Path("my runs/one"), suite.to_dict())
     assert "l2o.load('my runs/one').optimizer(model) " in said
     assert "l2o evaluate 'my runs/one' adamw --suite my_tasks:suite " in said
-    assert "base=narrower, inputs=(x,)" in commands._next(Path("one"), CONFIG.to_dict())
+    assert "base=narrower, inputs=(x,)" in meta_train._next(Path("one"), CONFIG.to_dict())
 
 
 # ------------------------------------------------------------------------------- what it refuses
@@ -712,11 +713,11 @@ def test_a_start_that_says_nothing_of_mup_is_for_either(mup: bool, tmp_path: Pat
         header = {k: v for k, v in file.metadata().items() if k not in ("mup", "digests")}
     save_file(tensors, tmp_path / checkpoint.TENSORS, header)
     (tmp_path / checkpoint.CARD).write_text('{"name": "mine"}')
-    assert commands._beginning(tmp_path, None, seed=0, mup=mup)[0] == SmallFC()
+    assert meta_train._beginning(tmp_path, None, seed=0, mup=mup)[0] == SmallFC()
 
 
 def test_a_start_can_be_shipped() -> None:
-    optimizer, theta = commands._beginning(Path("mulo_small"), None, seed=0, mup=True)
+    optimizer, theta = meta_train._beginning(Path("mulo_small"), None, seed=0, mup=True)
     assert isinstance(optimizer, SmallFC)
     assert len(theta) == optimizer.size
 

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from l2o.architectures.tuned_adam import TunedAdam
-from l2o.cli import main
+from l2o.cli.main import main
 from l2o.meta import run
 from l2o.meta.config import Config, Estimation, Evaluation, Outer
 from l2o.meta.distribution import Distribution

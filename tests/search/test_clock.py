@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from l2o.cli import main
+from l2o.cli.main import main
 from search.behaviour.kind import classify
 from search.behaviour.signature import signatures
 from search.language.canonical import canonical

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from l2o.cli import main
+from l2o.cli.main import main
 from tests.search.test_report import finished, importable_suites  # noqa: F401
 
 

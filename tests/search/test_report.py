@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2o.cli import main
+from l2o.cli.main import main
 from search.evolution.settings import Settings
 from search.fitness.settings import Funnel, Verdict
 from search.record.archive import open_existing

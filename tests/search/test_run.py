@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from l2o.cli import main
+from l2o.cli.main import main
 from search.commands.search import PRESETS, _workers
 from search.evolution.settings import Mutation, Settings
 from search.fitness.funnel import Calibration
@@ -576,7 +576,9 @@ def test_folders_of_the_user_may_have_the_names_of_ours(tmp_path):
     asked += ["--budget.candidates", "20", "--verdict.trials", "2", "--verdict.seeds", "1"]
     asked += ["--verdict.held_out", "characters", "--verdict.meta_validation", "null"]
     asked += ["--evolution.batch", "4", "--verdict.finalists", "1"]
-    code = f"import sys; sys.path.insert(0, {str(HERE.parents[1])!r}); from l2o.cli import main; "
+    code = (
+        f"import sys; sys.path.insert(0, {str(HERE.parents[1])!r}); from l2o.cli.main import main; "
+    )
     code += f"sys.path.pop(0); sys.exit(main({[*asked]!r}))"
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()

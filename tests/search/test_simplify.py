@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from l2o.cli import main
+from l2o.cli.main import main
 from search.behaviour.kind import classify
 from search.language.functions import ProgramError
 from search.language.program import from_rows, parse, to_text

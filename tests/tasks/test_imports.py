@@ -82,7 +82,7 @@ def python(folder, *arguments, path=""):
 
 SEARCH = """
 import sys
-from l2o.cli import main
+from l2o.cli.main import main
 sys.exit(main(
     "search --run-dir run --workers 1 --budget.candidates 12 --evolution.batch 4"
     " --funnel.suite my_tasks:suite --verdict.trials 1 --verdict.seeds 1 --verdict.finalists 1"
@@ -104,7 +104,7 @@ def test_a_search_and_its_workers_run_nothing_but_what_is_named(folder):
 
 def test_python_m_does_not_look_where_the_user_is(folder):
     (folder / "re.py").unlink()  # Python itself runs these, before it runs anything of ours
-    status, out, err = python(folder, "-m", "l2o.cli", "suites", "tasks:suite")
+    status, out, err = python(folder, "-m", "l2o.cli.main", "suites", "tasks:suite")
     assert (status, err) == (0, "")
     assert "mlp-digits-w3-d1" in out
     assert not (folder / "ran").exists()

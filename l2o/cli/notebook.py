@@ -15,7 +15,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from l2o import commands, judging, loading
+from l2o import loading
+from l2o.cli import evaluate as judging
+from l2o.cli import meta_train as commands
 from l2o.loading import Learned
 from l2o.meta import run
 from l2o.meta.config import Config

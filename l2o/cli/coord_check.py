@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from l2o.base import LearnedRule
-from l2o.rules import entrant
+from l2o.cli.entrants import entrant
 from search.behaviour.degree import degree
 from search.interpreter.population import Population
 from search.zoo import ZOO

@@ -81,7 +81,7 @@ def meta_train(arguments: Arguments) -> int:
 
     A process uses one thread. For two of them, each with half the particles (a process a core):
 
-    torchrun --nproc-per-node 2 -m l2o.cli meta-train --run-dir runs/two
+    torchrun --nproc-per-node 2 -m l2o.cli.main meta-train --run-dir runs/two
     """
     beginning = asked(arguments)
     with joined() as ranks:
@@ -205,7 +205,7 @@ def _start(start: Path) -> checkpoint.Checkpoint:
 
 
 def resume(run_dir: Path, trusted: Trusted = False) -> int:
-    """Continue a meta-training from its last save; see ``l2o.cli.resume``.
+    """Continue a meta-training from its last save; see ``l2o.cli.runs.resume``.
 
     It ends with the very numbers it would have had; on another number of processes, with the same
     numbers to rounding. Raises ValueError for one that names code, unless that is ``trusted``.
