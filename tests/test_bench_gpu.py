@@ -16,7 +16,7 @@ BOUNDS = {"launches", "bandwidth", "arithmetic"}
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "scripts/bench.py", "gpu", *arguments],
+        [sys.executable, "scripts/bench/bench.py", "gpu", *arguments],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,

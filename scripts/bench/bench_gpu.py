@@ -1,4 +1,4 @@
-"""What a GPU makes of the inner loop: ``python scripts/bench.py gpu``.
+"""What a GPU makes of the inner loop: ``python scripts/bench/bench.py gpu``.
 
 Tables, written as Markdown and as JSON with device, versions and date:
 

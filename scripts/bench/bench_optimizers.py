@@ -1,6 +1,6 @@
 """What ``step()`` costs on the parameters of a transformer, in fresh processes.
 
-    python scripts/bench_optimizers.py [RULE ...]
+    python scripts/bench/bench_optimizers.py [RULE ...]
 
 An exported rule, as it is and with ``fused=True``, is held against two other ways to run its own
 statements: multi-tensor functions over whole parameters, which is how one writes an eager

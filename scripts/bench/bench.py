@@ -1,11 +1,11 @@
 """What the inner loop and the search cost, part by part and against the loops one would write.
 
-    python scripts/bench.py vm          the kernel's share of an inner step
-    python scripts/bench.py search      model-steps and decided candidates a second
-    python scripts/bench.py run         where the time of a whole search goes
-    python scripts/bench.py meta        inner steps of meta-training, and a learned optimizer's step
-    python scripts/bench.py optimizers  a step of exported rules beside torch's optimizers
-    python scripts/bench.py gpu         all of it on a GPU, against the size of the batch
+    python scripts/bench/bench.py vm          the kernel's share of an inner step
+    python scripts/bench/bench.py search      model-steps and decided candidates a second
+    python scripts/bench/bench.py run         where the time of a whole search goes
+    python scripts/bench/bench.py meta        inner steps of meta-training, and a learned optimizer's step
+    python scripts/bench/bench.py optimizers  a step of exported rules beside torch's optimizers
+    python scripts/bench/bench.py gpu         all of it on a GPU, against the size of the batch
 
 Everything but ``run`` and ``gpu`` is one process on one thread, save that ``meta`` has its inner
 loop on two threads and in two processes as well, and ``optimizers`` a process a subject. The things
