@@ -1,4 +1,4 @@
-"""The parts of scripts/torture.py that need no minute: damage, and the words it ends with."""
+"""The parts of scripts/torture/torture.py that need no minute: damage, and the words it ends with."""
 
 import importlib
 import random

@@ -1,7 +1,7 @@
 """Jobs under torture: killed, crowded out, damaged; and then compared with jobs left in peace.
 
-    python scripts/torture.py --faults 1000 --damaged 2000 --document docs/torture.md
-    python scripts/torture.py --seconds 60
+    python scripts/torture/torture.py --faults 1000 --damaged 2000 --document docs/torture.md
+    python scripts/torture/torture.py --seconds 60
 
 A search (in one process, and with a worker), a meta-training and an evaluation are begun, something
 happens to them, they are gone on with, something else happens; what they end with must be what they
@@ -189,7 +189,7 @@ def document(tally: Tally, seconds: float, seed: int) -> str:
     lines = [
         "# Under torture",
         "",
-        "Written by `scripts/torture.py`, whose head says what it does, with "
+        "Written by `scripts/torture/torture.py`, whose head says what it does, with "
         f"`--seed {seed}`: {counts[0]:,} faults in {counts[1]:,} jobs and {counts[2]:,} damaged "
         f"files in {seconds / 60:.0f} minutes. **{len(tally.wrong)} went wrong.** {made_with}, "
         f"SQLite {sqlite3.sqlite_version}, {os.cpu_count()} cores.",
