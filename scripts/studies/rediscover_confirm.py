@@ -1,7 +1,7 @@
 """Do the finds hold, and is what evolution ends with better than tuned constants?
 
-    python scripts/rediscover_confirm.py results/lion-swap
-    python scripts/rediscover_confirm.py results/lion-swap --trials 61
+    python scripts/studies/rediscover_confirm.py results/lion-swap
+    python scripts/studies/rediscover_confirm.py results/lion-swap --trials 61
 
 While ``rediscover_lion.py`` searches, its candidates are judged on the same ten fresh seeds until
 one passes, which flatters the one that does; and the winners of its strategies are not compared

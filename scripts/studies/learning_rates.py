@@ -5,7 +5,7 @@ a few decays per step (lr * weight_decay). Reported is the geometric mean over t
 of its best learning rate to the first rule's, the smallest and the largest one, and the decay per
 step that was best most often. A few minutes on one core:
 
-    python scripts/learning_rates.py adamw lion sign_momentum runs/first
+    python scripts/studies/learning_rates.py adamw lion sign_momentum runs/first
 """
 
 from __future__ import annotations

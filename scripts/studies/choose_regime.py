@@ -14,7 +14,7 @@ best of those. A rule's decays are the numbers in its text between 0.8 and 1; wh
 twice, it is one decay. Rules far behind the leader (``HOPELESS``) are dropped on the way, save
 Lion.
 
-    python scripts/choose_regime.py --out results/regime
+    python scripts/studies/choose_regime.py --out results/regime
 
 A setting is ruled out by a single rule that is ahead, so ``--rules lion radam ...`` runs a few
 rivals alone, with the very trials they have among all; what is left standing needs the whole zoo.

@@ -1,6 +1,6 @@
 """Tuned AdamW on the tasks that need no download and are not dear: tasks/references.json.
 
-    python scripts/tune_references.py
+    python scripts/studies/tune_references.py
 
 Those of ``SUITES``; of the long runs of ``characters`` and its held-out tasks there are none.
 
@@ -56,7 +56,7 @@ def main() -> None:
                 tasks.setdefault(identity, {})[str(steps)] = reference
     document = {
         "rule": "adamw",
-        "made by": "python scripts/tune_references.py",
+        "made by": "python scripts/studies/tune_references.py",
         "environment": made_in,
         "tasks": tasks,
     }

@@ -5,7 +5,7 @@ on a grid of learning rates (factor 2) at growing widths; then how many grid ste
 moves from the narrowest to the widest, for the mean loss and for every seed alone, and what it
 costs to use the narrowest's for the widest. Nine minutes a rule on one core:
 
-    python scripts/mup_transfer.py
+    python scripts/studies/mup_transfer.py
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """How often, and how soon, does a search find what the Lion paper found?
 
-    python scripts/rediscover_lion.py sign --seeds 10
-    python scripts/rediscover_lion.py lion --seeds 5
-    python scripts/rediscover_lion.py lion-4000 --seeds 5
-    python scripts/rediscover_lion.py lion-swap --seeds 5
-    python scripts/rediscover_lion.py lion-warmup --seeds 5
+    python scripts/studies/rediscover_lion.py sign --seeds 10
+    python scripts/studies/rediscover_lion.py lion --seeds 5
+    python scripts/studies/rediscover_lion.py lion-4000 --seeds 5
+    python scripts/studies/rediscover_lion.py lion-swap --seeds 5
+    python scripts/studies/rediscover_lion.py lion-warmup --seeds 5
 
 runs, one seed after another on all cores, the search from AdamW (without bias correction, as in
 the Lion paper) and its two ablations with the same budget: random programs, and constants alone.

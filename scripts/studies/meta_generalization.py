@@ -5,8 +5,8 @@ muAdam with learning rate and weight decay tuned (54 settings, one seed, final t
 the middle width of each group of tasks; 5 other seeds are reported. A figure, a table and a file
 of results, to which what is missing is added: interrupt it at will.
 
-    python scripts/meta_generalization.py --scale minutes
-    python scripts/meta_generalization.py --scale full --out results/generalization
+    python scripts/studies/meta_generalization.py --scale minutes
+    python scripts/studies/meta_generalization.py --scale full --out results/generalization
 """
 
 from __future__ import annotations
