@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 
-if sys.argv[:1] == ["-m"] and "l2o.cli.main" in sys.orig_argv and not sys.flags.safe_path:
+if sys.argv[:1] == ["-m"] and "l2o.cli" in sys.orig_argv and not sys.flags.safe_path:
     del sys.path[0]  # python -m: the working directory, where libraries look for others
 
 from importlib import import_module

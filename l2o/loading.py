@@ -90,8 +90,8 @@ class Learned:
         One that was meta-trained in muP must know which axes of a module grow with its width:
         ``base`` is the same network at another width, such as half of it, and ``inputs`` what
         ``base(*inputs)`` takes, or a tensor that it takes alone. The rest of muP is the network's,
-        see ``tasks.mup.groups.param_groups``, where ``tied`` is explained, and the readout is said to be
-        approximate: that of ``SmallFC`` moves about a third more than in the tasks it was
+        see ``tasks.mup.groups.param_groups``, where ``tied`` is explained, and the readout is said
+        to be approximate: that of ``SmallFC`` moves about a third more than in the tasks it was
         meta-trained on, unless the module divides it by its fan-in and its weights are a group of
         multiplier 1. Raises ValueError for a module without a base, where there has to be one, and
         for a base without inputs or without a module.

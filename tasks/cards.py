@@ -106,7 +106,8 @@ def _made_from(task: Task) -> dict[str, Any]:
 
 @cache
 def references() -> dict[str, dict[str, dict[str, Any]]]:
-    """Tuned AdamW by fingerprint and steps, as ``scripts/studies/tune_references.py`` has measured it.
+    """Tuned AdamW by fingerprint and steps, as ``scripts/studies/tune_references.py`` has measured
+    it.
 
     A task that has changed since, or whose data is another here, has another fingerprint and so
     no reference.

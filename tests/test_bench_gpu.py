@@ -94,7 +94,7 @@ def test_an_absent_device_is_one_line() -> None:
 
 
 def test_what_a_step_asks_for_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "bench")
     from gpu_bounds import (  # pyright: ignore[reportMissingImports]
         Machine,
         Work,

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch):
     """The benchmark's modules, and a search of seconds."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "bench")
     monkeypatch.syspath_prepend(ROOT / "tests" / "search")
     import bench_run  # pyright: ignore[reportMissingImports]
 

@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+    for room in ("bench", "studies"):
+        monkeypatch.syspath_prepend(ROOT / "scripts" / room)
     return importlib.import_module
 
 

@@ -1,4 +1,4 @@
-"""The parts of scripts/torture/torture.py that need no minute: damage, and the words it ends with."""
+"""The parts of scripts/torture that need no minute: damage, and the words it ends with."""
 
 import importlib
 import random
@@ -21,7 +21,7 @@ def test_of_hundreds_of_damaged_files_none_is_read_as_something_else(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A seeded slice; the script does the same with files of all kinds, by thousands."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "torture")
     damage = importlib.import_module("torture_faults").damage
     file, rng = tmp_path / "r.sqlite", random.Random(0)
     with Results(file) as results:
@@ -43,7 +43,7 @@ def test_of_hundreds_of_damaged_files_none_is_read_as_something_else(
 
 
 def test_the_table_names_what_was_done_and_what_went_wrong(monkeypatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.syspath_prepend(ROOT / "scripts" / "torture")
     torture = importlib.import_module("torture")
     tally = torture.Tally()
     tally.done["search", "signals"] += 3

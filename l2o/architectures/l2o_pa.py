@@ -1,8 +1,9 @@
 """L2O-PA: a learned proximal method that cannot leave the right form.
 
-For problems smooth plus l1 (``tasks/families/composite.py``) the update is fixed to what any convergent
-method must look like (Liu et al. 2023, "Towards constituting mathematical structures for learning
-to optimize", eq. 18-19), and only its two coefficients are learned, coordinate by coordinate:
+For problems smooth plus l1 (``tasks/families/composite.py``) the update is fixed to what any
+convergent method must look like (Liu et al. 2023, "Towards constituting mathematical structures
+for learning to optimize", eq. 18-19), and only its two coefficients are learned, coordinate by
+coordinate:
 
     x+ = prox(y - a P * grad f(y))        a = 0.9999 / L;   P: preconditioner
     y+ = x+ + A * (x+ - x)                                  A: momentum

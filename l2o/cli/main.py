@@ -105,7 +105,3 @@ def _flushed() -> None:
 def _refuse(who: str, error: object) -> int:
     print(f"{who}: {in_plain_words(error)}", file=sys.stderr)
     return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,14 +6,23 @@ import math
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from tasks.commands.parser import Arguments, Parser, parser
 from tasks.display.plain import Console
 
 TRUST = "run the code that the run names as its suites or families; with names: if it names these"
 
-
 WORKERS = "worker processes of a search; 0: none; default: as when it begins"
+ENGINES = (
+    {
+        "resume": "search.commands.search",
+        "watch": "search.run.watch",
+        "reproduce": "search.run.reproduce",
+    },
+    {"resume": "l2o.cli.meta_train", "watch": "l2o.meta.watch", "reproduce": "l2o.meta.reproduce"},
+)
+"""Which module goes on with a search, and which with a meta-training."""
 
 
 def resume(arguments: Arguments) -> int:
@@ -27,7 +36,7 @@ def resume(arguments: Arguments) -> int:
     options_of = parser(resume)
     options_of.add_argument("run", type=Path, help="the directory of the run")
     options_of.add_argument("--workers", type=int | None, default=None, help=WORKERS)
-    return _run_again(options_of, arguments, "commands", "resume")
+    return _run_again(options_of, arguments, "resume")
 
 
 def watch(arguments: Arguments) -> int:
@@ -43,7 +52,7 @@ def watch(arguments: Arguments) -> int:
     options = options_of.parse_args(list(arguments))
     if not 0 < options.every < math.inf:
         raise ValueError(f"--every: got {options.every}, expected a positive number of seconds")
-    engine, console = import_module(f"{_engine(options.run)}.watch"), Console()
+    engine, console = _engine(options.run, "watch"), Console()
     if not options.once:
         engine.follow(options.run, options.every, console)
     console.print(engine.line(options.run), highlight=False, soft_wrap=True)
@@ -63,18 +72,18 @@ def reproduce(arguments: Arguments) -> int:
     options_of = parser(reproduce)
     options_of.add_argument("run", type=Path, help="the directory of a finished run")
     options_of.add_argument("--workers", type=int | None, default=None, help="default: 1; 0: none")
-    return _run_again(options_of, arguments, "reproduce", "reproduce")
+    return _run_again(options_of, arguments, "reproduce")
 
 
-def _run_again(options_of: Parser, arguments: Arguments, module: str, function: str) -> int:
-    """What the run's engine does about it, in its ``module``; the run may name a user's code."""
+def _run_again(options_of: Parser, arguments: Arguments, function: str) -> int:
+    """What the run's engine does about it; the run may name a user's code."""
     options_of.add_argument(
         "--trust", nargs="?", const=True, default=False, type=bool | str | list[str], help=TRUST
     )
     options = options_of.parse_args(_trusting(arguments))
     more = _workers(options.run, options.workers)
-    engine = import_module(f"{_engine(options.run)}.{module}")
-    return getattr(engine, function)(options.run, trusted=options.trust, **more)
+    again = getattr(_engine(options.run, function), function)
+    return again(options.run, trusted=options.trust, **more)
 
 
 def _trusting(arguments: Arguments) -> list[str]:
@@ -86,16 +95,21 @@ def _trusting(arguments: Arguments) -> list[str]:
     return words
 
 
-def _engine(run: Path) -> str:
-    """Whose run that is."""
-    return "l2o" if (run / "run.json").is_file() else "search"
+def _is_learned(run: Path) -> bool:
+    """Whether a run is a meta-training; else it is a search."""
+    return (run / "run.json").is_file()
+
+
+def _engine(run: Path, function: str) -> Any:
+    """The module of the run's engine that has the ``function``."""
+    return import_module(ENGINES[_is_learned(run)][function])
 
 
 def _workers(run: Path, given: int | None) -> dict[str, int]:
     """What an engine is told of worker processes: nothing where nobody asked for some."""
     if given is None:
         return {}
-    if _engine(run) == "l2o":
+    if _is_learned(run):
         raise ValueError(
             "--workers: got it beside a meta-training, expected it for searches alone: torchrun "
             "starts the processes of a meta-training"

@@ -49,8 +49,8 @@ def _cards(name: str, cards: dict[str, dict[str, Any]]) -> Table:
         title=name,
         caption="examples: training / validation / test; MFLOP: of one gradient over a minibatch, "
         "matrix products and convolutions; AdamW: final validation loss, tuned by 16 trials, mean "
-        "of 5 fresh seeds and its 95 % interval (scripts/studies/tune_references.py); –: not measured on "
-        "these data",
+        "of 5 fresh seeds and its 95 % interval (scripts/studies/tune_references.py); –: not "
+        "measured on these data",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )

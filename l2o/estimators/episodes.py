@@ -53,7 +53,8 @@ def bounded(ceiling: float) -> Objective:
 @dataclass(frozen=True)
 class Lesson:
     """A task to learn from, and how: muP's ``scale``, the objective, and the largest number of
-    instances in flight (``chunk``; by default as many as fit, see ``tasks.inner.unroll.advance``)."""
+    instances in flight (``chunk``; by default as many as fit, see
+    ``tasks.inner.unroll.advance``)."""
 
     task: Task
     scale: Scale | None = None

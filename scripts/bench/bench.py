@@ -3,7 +3,7 @@
     python scripts/bench/bench.py vm          the kernel's share of an inner step
     python scripts/bench/bench.py search      model-steps and decided candidates a second
     python scripts/bench/bench.py run         where the time of a whole search goes
-    python scripts/bench/bench.py meta        inner steps of meta-training, and a learned optimizer's step
+    python scripts/bench/bench.py meta        inner steps of meta-training; a learned optimizer's
     python scripts/bench/bench.py optimizers  a step of exported rules beside torch's optimizers
     python scripts/bench/bench.py gpu         all of it on a GPU, against the size of the batch
 

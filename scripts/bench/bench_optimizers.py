@@ -39,7 +39,7 @@ from turns import Spread
 from search.loading import load
 
 STEPS = 12
-DISCOVERED = str(Path(__file__).parents[1] / "checkpoints" / "normalised_momentum")
+DISCOVERED = str(Path(__file__).parents[2] / "checkpoints" / "normalised_momentum")
 RULES = ("lion", "sign_momentum", "cautious_lion", "adamw", "adan", DISCOVERED)
 WAYS = ("exported", "fused", "whole", "compiled")
 """As it is; with ``fused=True``; multi-tensor functions over whole parameters; compiled."""

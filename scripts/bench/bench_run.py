@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,10 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rediscover_lion import GOALS
 from rich import box
 from rich.table import Table
 from stopwatch import Seconds, Stopwatch, now
+
+sys.path.append(str(Path(__file__).parents[1] / "studies"))
+from rediscover_lion import GOALS
 
 from search.evolution import regularized
 from search.evolution.regularized import Evolution

@@ -43,9 +43,9 @@ class Hunter:
     """Has what was evaluated looked at, and the best of the wanted kind judged, one at a time, in
     a process of its own, until one is confirmed.
 
-    ``kind`` is what ``search.behaviour.kind`` calls it; ``rival``: what it must be at least as good as, if
-    not None; ``known``: the baselines on held-out tasks; ``file``: keeps what was judged, those
-    that failed too, for a hunt that was stopped and goes on.
+    ``kind`` is what ``search.behaviour.kind`` calls it; ``rival``: what it must be at least as good
+    as, if not None; ``known``: the baselines on held-out tasks; ``file``: keeps what was judged,
+    those that failed too, for a hunt that was stopped and goes on.
     """
 
     def __init__(

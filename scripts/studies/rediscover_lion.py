@@ -11,13 +11,13 @@ the Lion paper) and its two ablations with the same budget: random programs, and
 There are five goals, ``GOALS``: the sign of a momentum, and the Lion form in runs of 2,000 steps,
 of 4,000, of 2,000 again with one more mutation (``Mutation.swap``), and then with a learning rate
 that warms up, too. A seed has reached its goal when a candidate
-(1) is of the kind that is looked for, by experiment and not by its text (``search.behaviour.kind``), (2)
-scores better on the proxies than AdamW, tuned, and by 0.01 than the last one that was judged (when
-time is up, the best of the kind is judged by any margin), and (3) is ahead of AdamW on held-out
-tasks, tuned alike, the 95 % interval over fresh seeds excluding zero; the Lion form must also be as
-good as Lion there. The search goes on while a candidate is judged. Seeds that never get there count
-as such. AdamW, Lion and momentum are tuned and measured on the held-out tasks once, before the
-first seed.
+(1) is of the kind that is looked for, by experiment and not by its text
+(``search.behaviour.kind``), (2) scores better on the proxies than AdamW, tuned, and by 0.01 than
+the last one that was judged (when time is up, the best of the kind is judged by any margin), and
+(3) is ahead of AdamW on held-out tasks, tuned alike, the 95 % interval over fresh seeds excluding
+zero; the Lion form must also be as good as Lion there. The search goes on while a candidate is
+judged. Seeds that never get there count as such. AdamW, Lion and momentum are tuned and measured on
+the held-out tasks once, before the first seed.
 
 Everything lands in ``--out``: a run directory and a JSON file a seed, ``judged/`` with every
 candidate that was judged, ``baselines.json``, ``table.md``, ``time.png`` and ``curves.png`` of all

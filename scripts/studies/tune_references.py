@@ -30,7 +30,7 @@ from tasks.evaluation.seeds import TUNING_SEED
 from tasks.runs.environment import environment
 
 SUITES = ("proxy", "meta_validation", "meta_train", "held_out", "scale")
-FILE = Path(__file__).resolve().parent.parent / "tasks" / "references.json"
+FILE = Path(__file__).resolve().parents[2] / "tasks" / "references.json"
 
 
 def main() -> None:

@@ -44,7 +44,8 @@ class Homogeneity(NamedTuple):
 
 
 def degree(program: Program) -> float:
-    """The degree, for ``tasks.mup.scaling``. Raises MixedError with the reason where there is none."""
+    """The degree, for ``tasks.mup.scaling``. Raises MixedError with the reason where there is
+    none."""
     found = homogeneity(program)
     if found.degree is None:
         raise MixedError(f"muP: the program is of mixed degree: {found.reason}")

@@ -1,7 +1,8 @@
 """The known optimizers as ``l2o zoo`` shows them.
 
-What is measured of them comes with the project, in ``zoo/known.json``, which
-``python -m search.commands.zoo_table`` writes and a test measures again: so a list is there at once.
+What is measured of them comes with the project, in ``search/zoo/known.json``, which
+``python -m search.commands.zoo_table`` writes and a test measures again: so a list is there at
+once.
 """
 
 from __future__ import annotations

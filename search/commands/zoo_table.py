@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from search import zoo
 from search.behaviour.degree import homogeneity
 from search.behaviour.kind import classify
 from search.language.program import to_text
@@ -40,4 +41,4 @@ def measured() -> dict[str, Any]:
 
 if __name__ == "__main__":  # what ``search.commands.zoo`` shows
     text = json.dumps(measured(), indent=1, ensure_ascii=False) + "\n"
-    Path(__file__).with_name("known.json").write_text(text, encoding="utf-8")
+    Path(str(zoo.__file__)).with_name("known.json").write_text(text, encoding="utf-8")

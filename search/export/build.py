@@ -1,8 +1,8 @@
 """An exported optimizer without a file: the class itself, made from the text that would be one.
 
-The class is preferred to ``tasks.optim.rule_optimizer.RuleOptimizer``, which runs any rule, because it is what
-``l2o export`` writes: one code to test, multi-tensor functions, ``torch.compile``, shards that stay
-where they are, constants that are hyper-parameters.
+The class is preferred to ``RuleOptimizer`` (``tasks/optim/rule_optimizer.py``), which runs any
+rule, because it is what ``l2o export`` writes: one code to test, multi-tensor functions,
+``torch.compile``, shards that stay where they are, constants that are hyper-parameters.
 
 What is executed is text that this package wrote from a program, whose names and numbers passed the
 parser's whitelist; text from elsewhere never is. Optimizers are pickled as their program, and the

@@ -57,7 +57,8 @@ SNAPSHOTS = 8  # kept; one is enough to resume, a few are a comfort
 class Archive:
     """An open archive; made by ``create`` and ``open_existing``. Use as a context manager.
 
-    Whatever goes wrong with the file is raised as a RunError (``tasks/runs/files.py``, ``storage.py``).
+    Whatever goes wrong with the file is raised as a RunError (``tasks/runs/files.py``,
+    ``database.py``).
     """
 
     def __init__(self, file: Path, db: sqlite3.Connection, lock: int | None) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 from search.fitness.verdict import standings
 from search.record.archive import Archive
 from search.record.schema import Record
+from search.run import judged
 from search.run.config import BASELINES
 from search.run.course import course, own_seeds, score, text
 from search.run.history import History, found, front, history, trimmed
-from search.run.judged import ruling, table, titles
+from search.run.judged import ruling, titles
 from search.run.loop import fates
 from search.run.summary import CHOSE, TITLES, kind, lineage, named
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
@@ -130,7 +131,7 @@ def _stage(archive: Archive, stage: str) -> list[Part]:
                 if name in s.against
             ),
         )
-        for s in table(archive, stage)
+        for s in judged.table(archive, stage)
     ]
     return [
         Table(("rule", *(f"against {TITLES[name]}" for name in BASELINES)), rows),

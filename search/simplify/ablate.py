@@ -3,10 +3,10 @@
 An *edit* skips one statement (its readers read one of its arguments instead) or rounds one
 constant. All edits of a program are measured side by side with the program that the whole
 ablation started from, so that small losses cannot add up: each is tuned on the same learning
-rates and then run on the same fresh seeds (``tasks.evaluation.tuning``). The edit that leaves the shortest
-program is taken among those that, with 95 % confidence, change the loss by less than a stated
-tolerance, for worse *or for better*: a rule that does better without its momentum on some short
-task is another rule, and finding those is the business of a search.
+rates and then run on the same fresh seeds (``tasks.evaluation.tuning``). The edit that leaves
+the shortest program is taken among those that, with 95 % confidence, change the loss by less than a
+stated tolerance, for worse *or for better*: a rule that does better without its momentum on some
+short task is another rule, and finding those is the business of a search.
 
 Decays are rounded by what they lack to 1: 0.99822 is 0.998 with one digit, and never 1.
 """

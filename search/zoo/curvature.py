@@ -1,8 +1,8 @@
 """Rules that read ``h``, an estimate of the diagonal of the Hessian.
 
-The inner loop estimates it for them (``tasks/oracles/gradient.py``), so they are evaluated like any other
-rule; as optimizers they have one method more, ``set_hessian(loss)``. They are not among the rules
-to search from: a search compares programs by what they make of gradients alone.
+The inner loop estimates it for them (``tasks/oracles/gradient.py``), so they are evaluated like any
+other rule; as optimizers they have one method more, ``set_hessian(loss)``. They are not among the
+rules to search from: a search compares programs by what they make of gradients alone.
 """
 
 from __future__ import annotations

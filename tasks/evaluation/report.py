@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.display import page
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles
+from tasks.display.page import table as rows_of
 from tasks.evaluation import figures, metric_tables, statistics
 from tasks.evaluation.bench import TIMED
 from tasks.evaluation.evaluate import measured as measured_in
@@ -357,5 +357,5 @@ def _facts(results: Results, measured: Measured, facts: dict[str, Any]) -> list[
         "ranking names, "
         f"and measured on the seeds {measured.seeds[0]} to {measured.seeds[-1]}. Made by:",
         Program(shlex.join(facts.get("command", []))),
-        page.table(facts.get("environments", [])),
+        rows_of(facts.get("environments", [])),
     ]

@@ -48,7 +48,7 @@ from tasks.executors.base import (
 from tasks.runs.files import RunError
 from tasks.user_code import imports
 
-ROOT = str(Path(__file__).resolve().parents[1])
+ROOT = str(Path(__file__).resolve().parents[2])
 TICK = 0.1
 """Seconds between looks at deadlines and at dead workers."""
 START_LIMIT = 600.0

@@ -31,12 +31,12 @@ def param_groups(
     ``absolute``: count widths from one, as a learned optimizer that was meta-trained in muP does;
     ``base`` then is the network at any other width, and shows which axes grow.
     ``degree`` is that of the rule in the gradients: 0 for Adam and Lion, 1 for SGD, measured for
-    any program by ``search.behaviour.degree``. A module has no forward multiplier, so the learning rate
-    of its readout carries it (1/r for every degree). That is exact for rules whose steps do not
-    depend on the size of parameters or gradients; the features of ``small_fc`` have small constants
-    beside these, so its readout moves about a third more than in the muP task. Exact for it is a
-    module that divides its readout by the fan-in, and a group of multiplier 1 for its weights.
-    Decay is by ``lr * weight_decay`` of the weights, whatever the group.
+    any program by ``search.behaviour.degree``. A module has no forward multiplier, so the
+    learning rate of its readout carries it (1/r for every degree). That is exact for rules whose
+    steps do not depend on the size of parameters or gradients; the features of ``small_fc`` have
+    small constants beside these, so its readout moves about a third more than in the muP task.
+    Exact for it is a module that divides its readout by the fan-in, and a group of multiplier 1 for
+    its weights. Decay is by ``lr * weight_decay`` of the weights, whatever the group.
 
     ``tied``: an embedding that is the readout's weight, too, counts as an embedding, so its rate is
     the base's; the network then has to divide its logits by how many times as wide as ``base`` it

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from tasks.display.page import Table
 
 LIBRARIES = ("l2o", "torch", "numpy", "numba", "scipy", "deap")
 
@@ -115,7 +114,7 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     """The commit of the checkout this file lies in, with ``+`` if it has uncommitted changes."""
-    folder = Path(__file__).resolve().parent.parent
+    folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists():
         return None
     try:

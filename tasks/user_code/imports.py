@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any
 from zlib import crc32
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OURS = ("tasks", "search", "l2o")
 
 
@@ -232,11 +232,11 @@ def imported(field: str, name: str, form: str) -> Any:
 
     Raises ValueError, which says that ``form`` was expected of the ``field`` or why it fails.
     """
-    module, colon, attribute = name.partition(":")
-    if not (module and colon and attribute):
+    path, colon, attribute = name.partition(":")
+    if not (path and colon and attribute):
         raise ValueError(f"{field}: got {name!r}, expected {form}")
     with yours(field, name, "cannot be imported"):
-        return getattr(module_named(module), attribute)
+        return getattr(module(path), attribute)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def outcomes(batch, score=lambda candidate: -float(candidate.program.length)):
 
 def told(search, batches):
     """Play ``batches`` batches, always ``ahead`` of them in flight."""
-    waiting = [search.ask() for _ in range(search.evolution.settings.ahead)]
+    waiting = [search.ask() for _ in range(search.settings.ahead)]
     history = []
     for _ in range(batches):
         batch = waiting.pop(0)
@@ -133,7 +133,7 @@ def test_what_failed_is_known_no_more():
     batch = search.ask()
     search.tell(batch, outcomes(batch, lambda candidate: -1.0))
     told(search, 8)
-    likes = [c for c in (search.commands.zoo.get(founder.signature),) if c]
+    likes = [c for c in (search.known.get(founder.signature),) if c]
     assert likes
     assert likes[0].id != founder.id
     assert likes[0].fate == "evaluated"

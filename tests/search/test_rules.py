@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import search.rules
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer

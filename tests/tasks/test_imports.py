@@ -179,7 +179,7 @@ def test_files_find_what_lies_beside_them_and_where_the_user_is(folder, monkeypa
 def test_ours_is_never_there_twice(monkeypatch):
     """The working directory may be where our packages are."""
     monkeypatch.chdir(ROOT)
-    import tasks.mlp
+    import tasks.families.mlp
 
     assert imports.module("tasks.families.mlp") is tasks.families.mlp
     assert not imports.folders(ROOT).hold("search.language.program")
