@@ -118,7 +118,7 @@ def test_mistakes_cost_one_line(capsys, tmp_path, arguments, words):
 
 
 def test_a_terminal_of_few_letters_gets_what_it_can_show(tmp_path):
-    command = [sys.executable, "-m", "l2o.cli.main", "suites", "held_out"]
+    command = [sys.executable, "-m", "l2o.cli", "suites", "held_out"]
     said = subprocess.run(
         command,
         env=os.environ | {"PYTHONIOENCODING": "ascii"},

@@ -23,7 +23,7 @@ def test_every_block_runs(name: str, tmp_path: Path) -> None:
     blocks = BLOCK.findall((ROOT / f"docs/tutorial-{name}.md").read_text(encoding="utf-8"))
     assert [language for language, _ in blocks].count("python") == 1
     command = tmp_path / "l2o"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m l2o.cli.main "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m l2o.cli "$@"\n')
     command.chmod(0o755)
     place = {
         "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",

@@ -81,7 +81,7 @@ def meta_train(arguments: Arguments) -> int:
 
     A process uses one thread. For two of them, each with half the particles (a process a core):
 
-    torchrun --nproc-per-node 2 -m l2o.cli.main meta-train --run-dir runs/two
+    torchrun --nproc-per-node 2 -m l2o.cli meta-train --run-dir runs/two
     """
     beginning = asked(arguments)
     with joined() as ranks:

@@ -5,7 +5,7 @@ their meta-gradients. What a particle does is a function of its number alone, so
 processes does what one would, to the rounding of that mean; a run may even be resumed on another
 number of processes. Start them with ``torchrun``:
 
-    torchrun --nproc-per-node 2 -m l2o.cli.main meta-train --run-dir runs/mulo
+    torchrun --nproc-per-node 2 -m l2o.cli meta-train --run-dir runs/mulo
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def test_a_defect_of_ours_keeps_its_traceback(error: Exception) -> None:
 def test_output_that_cannot_be_written(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "l2o.cli.main", "zoo", "lion"],
+            [sys.executable, "-m", "l2o.cli", "zoo", "lion"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -178,3 +183,30 @@ def test_a_nominal_rule_is_added_outside() -> None:
     undecayed = info._replace(weight_decay=torch.zeros(2))
     learned, _ = plain.update(grads[0], plain.init(params), params, undecayed)
     torch.testing.assert_close(together, alone + learned)
+
+
+COMPILED = """
+import hashlib, sys, torch
+from l2o.architectures.kernels import cpu
+from l2o.architectures.small_fc import SmallFC
+from tests.l2o.test_kernel import layout, problem, thetas, trajectory
+
+torch.set_num_threads(1)
+optimizer, where = SmallFC(step_mult=0.01), layout(((64, 8), (8,), (8, 8), (8, 10)))
+flat, grads = problem(where, 2)
+seen, _ = trajectory(cpu.step, optimizer.rule(thetas(optimizer, 2)), flat, grads, where)
+print(hashlib.sha256(seen.numpy().tobytes()).hexdigest())
+"""
+
+
+def test_just_compiled_or_found_compiled_the_bits_are_the_same(tmp_path):
+    env = os.environ | {
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    command = [sys.executable, "-c", COMPILED]
+    first, second = (
+        subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert first == second

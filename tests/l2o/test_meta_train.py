@@ -167,7 +167,7 @@ def test_tensors_restore_a_training_bit_for_bit(optimizer: LearnedOptimizer) -> 
 
 
 def driven(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "l2o.cli.main", "resume", str(folder)]
+    command = [sys.executable, "-m", "l2o.cli", "resume", str(folder)]
     path = os.pathsep.join(sys.path)
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     quiet = subprocess.DEVNULL
@@ -248,7 +248,7 @@ def test_tensorboard_shows_steps_once(done: int, shown: list[int], tmp_path: Pat
 def test_ctrl_c_finishes_the_step_and_saves(finished: Path, tmp_path: Path) -> None:
     long = replace(CONFIG, outer=replace(CONFIG.outer, steps=10_000, save_every=10_000))
     folder = begin(tmp_path / "run", long)
-    command = [sys.executable, "-m", "l2o.cli.main", "resume", str(folder)]
+    command = [sys.executable, "-m", "l2o.cli", "resume", str(folder)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout
@@ -336,7 +336,7 @@ def test_no_thread_of_the_group_outlives_it() -> None:
 def test_two_processes_equal_one(finished: Path, tmp_path: Path) -> None:
     """To the rounding of the mean of their gradients, which the runs then amplify a little."""
     folder = tmp_path / "run"
-    two_processes("-m", "l2o.cli.main", "meta-train", "--run-dir", str(folder), *TINY_RUN)
+    two_processes("-m", "l2o.cli", "meta-train", "--run-dir", str(folder), *TINY_RUN)
     (one, facts_one), (two, facts_two) = contents(finished), contents(folder)
     assert one.keys() == two.keys()
     for name in ("0.number", "1.episode", "0.horizon", "1.seed", "step"):
@@ -350,7 +350,7 @@ def test_two_processes_equal_one(finished: Path, tmp_path: Path) -> None:
 
 def test_a_save_that_fails_stops_both_processes(tmp_path: Path) -> None:
     """The first says why, the other nothing."""
-    command = ("-m", "l2o.cli.main", "meta-train", "--run-dir", str(tmp_path / "run"), *TINY_RUN)
+    command = ("-m", "l2o.cli", "meta-train", "--run-dir", str(tmp_path / "run"), *TINY_RUN)
     said = two_processes(*command, status=2, limit=16_384)
     assert [text.count("File too large") for text in said] == [1, 0]
     assert "Traceback" not in "".join(said)

@@ -31,14 +31,15 @@ PLANTED = "open({!r}, 'a').write(__name__ + chr(10))\n"
 
 TASKS = """
 from tasks.suites import Entry
-from tasks import datasets, mlp
+from tasks.data import loaders
+from tasks.families import mlp
 import torch, random, numpy
 import widths
 MINE = "the user's"
 
 def suite():
     import lazily
-    return Entry(mlp.MLP(width=lazily.WIDTH, data=datasets.digits(), batch_size=16), 12)
+    return Entry(mlp.MLP(width=lazily.WIDTH, data=loaders.digits(), batch_size=16), 12)
 """
 OTHER = """
 import tasks
@@ -104,7 +105,7 @@ def test_a_search_and_its_workers_run_nothing_but_what_is_named(folder):
 
 def test_python_m_does_not_look_where_the_user_is(folder):
     (folder / "re.py").unlink()  # Python itself runs these, before it runs anything of ours
-    status, out, err = python(folder, "-m", "l2o.cli.main", "suites", "tasks:suite")
+    status, out, err = python(folder, "-m", "l2o.cli", "suites", "tasks:suite")
     assert (status, err) == (0, "")
     assert "mlp-digits-w3-d1" in out
     assert not (folder / "ran").exists()

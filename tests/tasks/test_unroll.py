@@ -481,7 +481,8 @@ def test_peak_memory_is_bounded() -> None:
     program = r"""
         import re, torch
         from pathlib import Path
-        from tasks import chunks, conv, mlp, unroll as loop
+        from tasks.families import conv, mlp
+        from tasks.inner import chunks, unroll as loop
 
         class Descent:
             init = lambda self, params: {}

@@ -23,9 +23,13 @@ V_EPS = F(1e-6)
 
 # Nothing may assume that there are no NaN and no infinities. No memory is allocated in compiled
 # code, so that arrays need not be counted (``_nrt``): that took as long as the arithmetic.
+# ``forceinline``: sums may be reordered, so a function compiled by itself rounds otherwise than
+# within its caller. Were it called, a process that has just compiled both would run the one, and
+# a process that found them compiled the other.
 compiled = caches.compiled(
     error_model="numpy",
     nogil=True,
     fastmath={"contract", "reassoc", "nsz", "arcp"},
     _nrt=False,
+    forceinline=True,
 )
