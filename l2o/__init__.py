@@ -23,19 +23,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from l2o.base import LearnedOptimizer as LearnedOptimizer
     from l2o.cli.notebook import evaluate as evaluate
     from l2o.cli.notebook import meta_train as meta_train
     from l2o.cli.notebook import resume as resume
     from l2o.loading import Learned
 
-IN_NOTEBOOK = ("evaluate", "meta_train", "resume")
-"""What ``l2o.cli.notebook`` has."""
+HOMES = {
+    "LearnedOptimizer": "l2o.base",
+    "evaluate": "l2o.cli.notebook",
+    "meta_train": "l2o.cli.notebook",
+    "resume": "l2o.cli.notebook",
+}
+"""Where a public name is defined; imported when it is asked for."""
+__all__ = [*HOMES, "load"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in IN_NOTEBOOK:
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("l2o.cli.notebook"), name)
+    return getattr(import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *HOMES]
 
 
 def _own(*names: str) -> None:

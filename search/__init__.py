@@ -19,19 +19,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from search.behaviour.degree import degree as degree
     from search.commands.notebook import Result as Result
     from search.commands.notebook import resume as resume
     from search.commands.notebook import search as search
+    from search.interpreter.population import Population as Population
+    from search.language.program import Program as Program
+    from search.language.program import parse as parse
+    from search.language.program import to_text as to_text
     from search.zoo.entry import Entry
 
-IN_NOTEBOOK = ("search", "resume", "Result")
-"""What ``search.commands.notebook`` has."""
+HOMES = {
+    "Population": "search.interpreter.population",
+    "Program": "search.language.program",
+    "Result": "search.commands.notebook",
+    "degree": "search.behaviour.degree",
+    "parse": "search.language.program",
+    "resume": "search.commands.notebook",
+    "search": "search.commands.notebook",
+    "to_text": "search.language.program",
+}
+"""Where a public name is defined; imported when it is asked for."""
+__all__ = [*HOMES, "load"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in IN_NOTEBOOK:
+    if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("search.commands.notebook"), name)
+    return getattr(import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *HOMES]
 
 
 def _own(*names: str) -> None:

@@ -65,7 +65,7 @@ class ModuleTask(Task):
         positive(batch_size=self.batch_size, steps=self.steps)
         if not (self.metric is None or isinstance(self.metric, Metric)):
             raise ValueError(
-                f"metric: got {self.metric!r}, expected tasks.types.accuracy or a Metric(name, "
+                f"metric: got {self.metric!r}, expected tasks.accuracy or a Metric(name, "
                 "function of outputs and targets, whether higher is better)"
             )
         module = self._built(0)

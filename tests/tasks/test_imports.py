@@ -30,7 +30,7 @@ PROBED = (
 PLANTED = "open({!r}, 'a').write(__name__ + chr(10))\n"
 
 TASKS = """
-from tasks.suites import Entry
+from tasks import Entry
 from tasks.data import loaders
 from tasks.families import mlp
 import torch, random, numpy
@@ -120,7 +120,7 @@ from l2o.loading import Learned
 assert tasks.MINE == MINE
 assert search.load("lion").name == "lion"
 (entry,) = resolve("tasks:suite")
-assert isinstance(entry.task, tasks.families.mlp.MLP)
+assert isinstance(entry.task, tasks.mlp.MLP)
 print(entry.task.name)
 """
 

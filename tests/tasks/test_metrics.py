@@ -59,7 +59,7 @@ def test_accuracy_is_the_share_that_is_right() -> None:
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        (cross_entropy, "metric: got <function cross_entropy.*, expected tasks.types.accuracy"),
+        (cross_entropy, "metric: got <function cross_entropy.*, expected tasks.accuracy"),
         (
             Metric("twice", lambda x, y: x),
             r"metric: got 'twice .*ValueError: it is shape \(2, 10\)",
