@@ -39,12 +39,15 @@ def read(
     """Facts and tensors, all or those ``wanted``. ``facts``: what files without digests may hold,
     so that one whose digests have lost their name is none of these.
 
-    Raises ValueError or SafetensorError for a file that is damaged.
+    Raises ValueError or SafetensorError for a file that is damaged, OSError for one that is gone.
     """
-    with safe_open(path, framework="pt") as file:
-        header = dict(file.metadata() or {})
-        names = [name for name in file.keys() if wanted is None or name in wanted]  # noqa: SIM118
-        tensors = {name: file.get_tensor(name) for name in names}
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            names = [n for n in file.keys() if wanted is None or n in wanted]  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in names}
+    except RuntimeError as error:  # torch's, which opens the file once more: it was moved meanwhile
+        raise OSError(f"{path}: {str(error).partition(chr(10))[0]}") from error
     text = header.pop(DIGESTS, None)
     if text is not None:
         _check(from_json(text), header, tensors)

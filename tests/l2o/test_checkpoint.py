@@ -228,3 +228,19 @@ def test_numbers_that_no_field_can_mean(kind: type, field: str, tmp_path: Path) 
         with pytest.raises(CheckpointError) as caught:
             load(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_goes_while_it_is_read_is_said_in_one_line(tmp_path, monkeypatch):
+    """safetensors opens a file, and torch opens it once more."""
+    folder = tmp_path / "learned"
+    checkpoint.save(folder, SmallFC(), SmallFC().initial(), {"mup": False})
+    opened = torch.UntypedStorage.from_file
+
+    def gone(path, **options):
+        folder.rename(tmp_path / "away")
+        return opened(path, **options)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", gone)
+    with pytest.raises(OSError, match=r"theta.safetensors: unable to open file") as caught:
+        checkpoint.load(folder)
+    assert "\n" not in str(caught.value)
