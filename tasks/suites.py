@@ -138,7 +138,7 @@ def far() -> Suite:
 
 
 def characters() -> Suite:
-    """The smallest transformer, 2,000 steps; how rules do there: ``docs/regimes.md``."""
+    """The smallest transformer, 2,000 steps; how rules do there: ``docs/results/regimes.md``."""
     return (Entry(Transformer(16, 1, 2, data=python_source(16), batch_size=8), 2000),)
 
 

@@ -1,6 +1,7 @@
 """Jobs under torture: killed, crowded out, damaged; and then compared with jobs left in peace.
 
-    python scripts/torture/torture.py --faults 1000 --damaged 2000 --document docs/torture.md
+    python scripts/torture/torture.py --faults 1000 --damaged 2000 \\
+        --document docs/results/torture.md
     python scripts/torture/torture.py --seconds 60
 
 A search (in one process, and with a worker), a meta-training and an evaluation are begun, something

@@ -190,7 +190,7 @@ def signalled(case: Case) -> str:
 
 def _clean(ended: Ended, statuses: tuple[int, ...], lines: int | None = None) -> str:
     if "Traceback" in ended.said:
-        return f"a traceback: {ended.said[-500:]}"
+        return f"a traceback: {ended.said.strip().splitlines()[-1]}"
     if ended.status not in statuses:
         return f"status {ended.status}, expected {statuses}: {ended.said[-500:]}"
     errors = [line for line in ended.said.splitlines() if line.startswith("l2o ")]
