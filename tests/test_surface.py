@@ -50,3 +50,9 @@ def test_documents_stay_at_the_doors(path):
     for door, names in TAKEN.findall(text):
         for name in re.findall(r"\w+", names):
             assert name in import_module(door).__all__, f"{path.name}: {door}.{name}"
+
+
+def test_the_reference_lists_all_of_it():
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    listed = {name.rpartition(".")[2] for name in re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE)}
+    assert listed == {name for door in DOORS for name in import_module(door).__all__}
