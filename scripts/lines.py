@@ -56,7 +56,8 @@ def main() -> None:
     }
     rooms = Counter[str]()
     for path, count in files.items():
-        rooms["/".join(path.parts[:2]) if len(path.parts) > 2 else path.parts[0]] += count
+        parent = path.parent.as_posix().split("/")
+        rooms["/".join(parent[:2])] += count
     for package in PACKAGES:
         inside = {room: n for room, n in rooms.items() if room.split("/")[0] == package}
         print(f"{package:28}{sum(inside.values()):7,}")

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -209,4 +210,5 @@ def test_the_guide_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("package", ["tasks", "search", "l2o"])
 def test_types_are_told(package):
     assert (ROOT / package / "py.typed").is_file()
-    assert f'{package} = ["py.typed"' in (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["*"]

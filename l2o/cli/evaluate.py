@@ -23,10 +23,12 @@ from tasks.evaluation.results import Results
 from tasks.evaluation.statistics import Measured, Standing
 from tasks.evaluation.time_to_target import FACTORS
 from tasks.evaluation.wording import OF_SETTINGS, change, times, too_few
+from tasks.executors.named import cores, executor
 from tasks.runs.environment import environment, prepare
 from tasks.runs.files import save_text
 
 REFERENCE = "adamw"
+WORKERS = "worker processes; 0: none, all in this one; default: one a core, none on a GPU"
 Told = Callable[[str], object]
 """Is given a line after each rule and task."""
 
@@ -58,6 +60,7 @@ def evaluate(
     options_of.add_argument("--device", type=str, default="cpu", help="cpu or cuda")
     options_of.add_argument("--out", type=Path, default=Path("results.sqlite"), help="new or not")
     options_of.add_argument("--threads", type=int, default=1, help="of torch; 1 is often fastest")
+    options_of.add_argument("--workers", type=int | None, default=None, help=WORKERS)
     options = options_of.parse_args(list(arguments))
     asked = _asked(options.reference, options.rules)
     try:
@@ -75,13 +78,15 @@ def evaluate(
         console.print(line)
         told(line)
 
-    with Results(options.out) as results:
+    workers = _workers(options.workers, plan, len(rules), options.device, options.threads)
+    context = (plan, asked, options.device, options.threads)
+    with Results(options.out) as results, executor(worker, context, workers) as jobs:
         before = results.facts().get("plan")
         made_in = environment(options.device)
         results.set_fact("command", ["l2o", "evaluate", *arguments])
         results.set_fact("reference", rules[0].name)
         try:
-            evaluation.evaluate(plan, rules, results, options.device, say, made_in)
+            evaluation.evaluate(plan, rules, results, options.device, say, made_in, jobs)
         except KeyboardInterrupt:
             console.print("stopped; what was finished is kept, and the same command goes on")
             return 130
@@ -100,6 +105,30 @@ def evaluate(
         )
     console.print(f"wrote {options.out} and {document}; a report: l2o report {options.out}")
     return 0
+
+
+def worker(context: tuple[Plan, Sequence[str], str, int]) -> Callable[[Any], Any]:
+    """What a worker process does with a rule on a task. Rules are known to it by their words."""
+    plan, words, device, threads = context
+    torch.set_num_threads(threads)
+    return evaluation.measurer(plan, entrants(words), device)
+
+
+def _workers(given: int | None, plan: Plan, rules: int, device: str, threads: int) -> int:
+    """How many: no more than there is to do. A suite that was defined in ``__main__``, such as a
+    notebook, is not found by another process: ValueError where some were asked for."""
+    own = plan.suite.startswith("__main__:")
+    if own and given:
+        raise ValueError(
+            f"--workers: got {given}, which do not find {plan.suite}; expected 0, or a suite in a "
+            "module"
+        )
+    if given is not None and given < 0:
+        raise ValueError(f"--workers: got {given}, expected at least 0")
+    if given is None:
+        usual = cores() // threads
+        given = 0 if own or device.startswith("cuda") or usual < 2 else usual
+    return min(given, rules * len(plan.entries))
 
 
 def _asked(reference: str, words: Sequence[str]) -> list[str]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from tasks.evaluation import metric_tables
-from tasks.evaluation.results import Results, Run, Study
+from tasks.evaluation.results import Run, Study
 from tasks.evaluation.seeds import TUNING_SEED
 from tasks.evaluation.spaces import WRITTEN, Space
 from tasks.evaluation.tuning import Setting, comparable
@@ -101,6 +101,21 @@ def chosen(settings: Sequence[Setting], runs: dict[tuple[int, float, float], Run
     return min(settings, key=loss)
 
 
+@dataclass
+class Filed:
+    """Runs of one study: those that a bench finds ``known``, what it adds, and facts about these.
+
+    A bench may be in another process than the results file, so it writes here."""
+
+    known: dict[tuple[int, float, float], Run]
+    added: list[Run] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, runs: Sequence[Run]) -> None:
+        self.added += runs
+        self.known |= {(run.seed, run.lr, run.weight_decay): run for run in runs}
+
+
 @dataclass(frozen=True)
 class Bench:
     """Where one rule meets one task."""
@@ -108,25 +123,21 @@ class Bench:
     task: Task
     entrant: Entrant
     study: Study
-    results: Results
+    filed: Filed
     device: str
-    made_in: Mapping[str, str | None] | None
 
     def both(self, trials: int, fresh: Sequence[int]) -> tuple[int, int]:
         """Tune, then measure the best on ``fresh`` seeds; how many runs of each were missing."""
         settings = self.entrant.space.settings(trials)
         tuned = self.complete([(TUNING_SEED, setting) for setting in settings], curve=False)
-        best = chosen(settings, self.results.runs(self.study))
+        best = chosen(settings, self.filed.known)
         return tuned, self.complete([(seed, best) for seed in fresh], curve=True)
 
     def complete(self, wanted: Sequence[tuple[int, Setting]], curve: bool) -> int:
         """Run what is missing, side by side; how many runs that were."""
-        known = self.results.runs(self.study)
-        missing = [(seed, s) for seed, s in wanted if (seed, *s) not in known]
+        missing = [(seed, s) for seed, s in wanted if (seed, *s) not in self.filed.known]
         if missing:
-            if self.made_in:
-                self.results.made_in(self.made_in)
-            self.results.add(self.study, self._train(missing, curve))
+            self.filed.add(self._train(missing, curve))
         return len(missing)
 
     def _train(self, wanted: Sequence[tuple[int, Setting]], curve: bool) -> list[Run]:
@@ -155,8 +166,8 @@ class Bench:
         last = shown(task, rule, trajectory.inner)
         test = losses_of(task, last, "test").tolist()
         comparable(torch.tensor([before, *validation, test], **HOST), task.name)
-        if curve:  # before the runs are filed, which nobody makes again
-            metric_tables.note(self.results, self.study, task, last, wanted)
+        if curve:
+            self.filed.facts |= metric_tables.facts(self.study, task, last, wanted)
         return [
             _run(seed, setting, (0, *at), losses, tested, self.seconds)
             for (seed, setting), losses, tested in zip(wanted, curves, test, strict=True)

@@ -7,7 +7,8 @@ and minibatches are the same for all rules, so that differences are paired.
 Each rule follows the schedule that it is meant for: the one that it was asked for with, else that
 of the plan, else its own, else a cosine.
 
-Everything lands in a ``Results`` file as it is measured; ``evaluate`` on a file that has some of
+A rule on a task is a job, in this process or in others: its runs are the same in any. Everything
+lands in a ``Results`` file as it is measured; ``evaluate`` on a file that has some of
 the runs makes the rest, and ``statistics.py`` says what they mean.
 """
 
@@ -18,18 +19,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tasks.cards import card, fingerprint
 from tasks.checks import meant
-from tasks.evaluation.bench import TRIED, Bench, Entrant, chosen, made, parametrised, said_of
+from tasks.evaluation.bench import (
+    TRIED,
+    Bench,
+    Entrant,
+    Filed,
+    chosen,
+    made,
+    parametrised,
+    said_of,
+)
 from tasks.evaluation.results import Results, ResultsError, Run, Study
 from tasks.evaluation.seeds import TUNING_SEED
 from tasks.evaluation.spaces import WRITTEN, Space
 from tasks.evaluation.statistics import Measured
 from tasks.evaluation.tuning import FRESH_SEEDS, Setting
+from tasks.executors.base import Executor, Failure
+from tasks.executors.inline import Inline
 from tasks.inner.schedules import SCHEDULES
 from tasks.inner.unroll import unroll
 from tasks.suites import LONGEST, Entry, names, resolve
@@ -85,6 +97,16 @@ class Plan:
         own = entrant.schedule or USUAL
         return own if entrant.asked else self.schedule or own
 
+    @cached_property
+    def identities(self) -> list[str]:
+        """By what each task is filed."""
+        return [fingerprint(task) for _, task, _ in self.entries]
+
+    def study(self, task: int, entrant: Entrant) -> Study:
+        """What runs of ``entrant`` on that task are filed under."""
+        steps = self.entries[task][2]
+        return Study(entrant.identity, self.identities[task], steps, self.schedule_of(entrant))
+
     @property
     def fresh(self) -> range:
         """The seeds that are reported on."""
@@ -104,6 +126,42 @@ def check(plan: Plan, entrants: Sequence[Entrant], device: str = "cpu") -> None:
                 unroll(own, rule, instances=TRIED, steps=3, lr=1e-3, schedule=schedule)
 
 
+class Job(NamedTuple):
+    """A rule on a task, by their places in the plan, and the runs that are there already."""
+
+    task: int
+    rule: int
+    known: dict[tuple[int, float, float], Run]
+
+
+class Done(NamedTuple):
+    """What came of a job: what to file, and why the rule is left out or the plan refused."""
+
+    tuned: int
+    measured: int
+    filed: Filed
+    unusable: str = ""
+    refused: str = ""
+
+
+def measurer(plan: Plan, entrants: Sequence[Entrant], device: str = "cpu") -> Callable[[Job], Done]:
+    """What does a ``Job`` of an evaluation, wherever it is."""
+
+    def run(job: Job) -> Done:
+        (_, task, _), entrant = plan.entries[job.task], entrants[job.rule]
+        study, filed = plan.study(job.task, entrant), Filed(job.known)
+        bench = Bench(parametrised(task, entrant), entrant, study, filed, device)
+        try:
+            with said_of(entrant, task):
+                return Done(*bench.both(plan.trials, plan.fresh), filed)
+        except Unusable as error:
+            return Done(0, 0, filed, unusable=str(error))
+        except ValueError as error:
+            return Done(0, 0, filed, refused=str(error))
+
+    return run
+
+
 def evaluate(
     plan: Plan,
     entrants: Sequence[Entrant],
@@ -111,10 +169,12 @@ def evaluate(
     device: str = "cpu",
     say: Callable[[str], None] = lambda line: None,
     made_in: Mapping[str, str | None] | None = None,
+    jobs: Executor | None = None,
 ) -> None:
     """Make the runs of ``plan`` that ``results`` does not have yet. Tells ``say`` what it does.
 
-    ``made_in``: the environment, noted in ``results`` before anything is run in it.
+    ``made_in``: the environment, noted in ``results`` beside what is run in it. ``jobs``: who does
+    a ``Job``, as ``measurer`` does; without it this process.
 
     A rule that fails on the way is left out from there on: fact ``failed`` says why. Raises
     ValueError for an unknown suite, or a rule that cannot be used on one of its tasks.
@@ -123,26 +183,42 @@ def evaluate(
     for entrant in entrants:
         results.set_rule(entrant.name, entrant.identity, entrant.source)
     note(plan, entrants, results)  # which names these rules
+    jobs = jobs or Inline(lambda _: measurer(plan, entrants, device), None)
+    asked: dict[int, Job] = {}
+    for at, (name, task, steps) in enumerate(plan.entries):
+        results.set_task(name, plan.identities[at], card(Entry(task, steps)))
+        for k, entrant in enumerate(entrants):
+            job = Job(at, k, results.runs(plan.study(at, entrant)))
+            asked[jobs.submit(job)] = job
     failed: dict[str, str] = {}
-    for name, task, steps in plan.entries:
-        identity = fingerprint(task)
-        results.set_task(name, identity, card(Entry(task, steps)))
-        for entrant in entrants:
-            if entrant.name in failed:
-                continue
-            study = Study(entrant.identity, identity, steps, plan.schedule_of(entrant))
-            own = parametrised(task, entrant)
-            bench = Bench(own, entrant, study, results, device, made_in)
-            try:
-                with said_of(entrant, task):
-                    tuned, measured = bench.both(plan.trials, plan.fresh)
-            except Unusable as error:
-                failed[entrant.name] = str(error)
-                results.set_fact("failed", failed)
-                say(f"left out: {error}")
-                continue
-            if tuned or measured:
-                say(f"{name}: {entrant.name}: {tuned} trials, {measured} fresh runs")
+    for ticket, done in jobs.completed():
+        job = asked.pop(ticket)
+        name, entrant = plan.entries[job.task][0], entrants[job.rule]
+        if isinstance(done, Failure):
+            raise RuntimeError(f"{entrant.name}: {name}: {done}")
+        _file(results, plan.study(job.task, entrant), done.filed, made_in)
+        if done.refused:
+            raise ValueError(done.refused)
+        if done.unusable and entrant.name not in failed:
+            failed[entrant.name] = done.unusable
+            results.set_fact("failed", failed)
+            say(f"left out: {done.unusable}")
+            for other, waiting in list(asked.items()):
+                if waiting.rule == job.rule and jobs.withdraw(other):
+                    del asked[other]
+        if done.tuned or done.measured:
+            say(f"{name}: {entrant.name}: {done.tuned} trials, {done.measured} fresh runs")
+
+
+def _file(
+    results: Results, study: Study, filed: Filed, made_in: Mapping[str, str | None] | None
+) -> None:
+    for name, value in filed.facts.items():  # before the runs, which nobody makes again
+        results.set_fact(name, value)
+    if filed.added:
+        if made_in:
+            results.made_in(made_in)
+        results.add(study, filed.added)
 
 
 # ------------------------------------------------------------------------- what was measured

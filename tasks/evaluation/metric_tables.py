@@ -40,21 +40,22 @@ def _key(study: Study, seed: int, setting: Setting) -> str:
     return "metric " + " ".join(map(str, (*study, seed, *setting)))
 
 
-def note(
-    results: Results,
-    study: Study,
-    task: Task,
-    flat: Tensor,
-    runs: Sequence[tuple[int, Setting]],
-) -> None:
-    """File what ``runs``, which ended at ``flat [N, n]``, have on validation and test examples."""
+def facts(
+    study: Study, task: Task, flat: Tensor, runs: Sequence[tuple[int, Setting]]
+) -> dict[str, Any]:
+    """What ``runs``, which ended at ``flat [N, n]``, have on validation and test examples, under
+    the names that it is filed by."""
     if task.metric is None:
-        return
+        return {}
     splits: tuple[Split, ...] = ("validation", "test")
     values = [evaluate(task, flat, split, metric=True).tolist() for split in splits]
-    for run, pair in zip(runs, zip(*values, strict=True), strict=True):
-        shares = [value if math.isfinite(value) else None for value in pair]
-        results.set_fact(_key(study, *run), {"name": str(task.metric), "values": shares})
+    return {
+        _key(study, *run): {
+            "name": str(task.metric),
+            "values": [value if math.isfinite(value) else None for value in pair],
+        }
+        for run, pair in zip(runs, zip(*values, strict=True), strict=True)
+    }
 
 
 def found(results: Results, measured: Measured) -> list[Found]:

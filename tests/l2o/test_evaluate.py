@@ -417,3 +417,34 @@ def test_a_rule_may_have_a_name_of_its_own(here, capsys):
     assert "2 evaluations" in text
     rows = re.findall(r"<tr><td>(\w)</td><td>(\w+)</td>.*?</tr>", text)
     assert sorted(rows) == [("a", "ours"), ("a", "plain"), ("b", "ours"), ("b", "plain")]
+
+
+def test_the_same_numbers_from_any_number_of_workers(here, capsys):
+    """Times apart; what fails on the way is left out by any."""
+
+    def numbers(workers: int) -> object:
+        out = ["--workers", str(workers), "--out", f"{workers}.sqlite"]
+        rules = ("lion", "sign.txt", "learned", "torch.optim.SGD(momentum=0.9)")
+        assert main(["evaluate", *rules, "--suite", "a_suite:pair", *QUICK, *out]) == 0
+        with Results(Path(f"{workers}.sqlite"), readonly=True) as results:
+            facts = {name: results.facts()[name] for name in ("plan", "failed", "reference")}
+            studies = [
+                Study(results.rules()[rule][0], results.tasks()[task][0], steps, schedule)
+                for task, steps in facts["plan"]["tasks"]
+                for rule, schedule in facts["plan"]["schedules"].items()
+            ]
+            runs = [
+                {key: run._replace(seconds=0) for key, run in results.runs(study).items()}
+                for study in studies
+            ]
+        assert all(runs)
+        return facts, runs
+
+    alone = numbers(0)
+    assert numbers(1) == alone
+    assert numbers(2) == alone
+
+
+def test_workers_that_nobody_can_have(here, capsys):
+    assert main(["evaluate", "lion", "--suite", "a_suite:pair", *QUICK, "--workers", "-1"]) == 2
+    assert "--workers: got -1, expected at least 0" in capsys.readouterr().err

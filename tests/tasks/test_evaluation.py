@@ -4,6 +4,7 @@ import math
 import os
 import sqlite3
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,7 +142,7 @@ def test_steps_are_timed_on_recorded_gradients_whatever_ran_before(tmp_path, mon
         return 0.0
 
     monkeypatch.setattr(recorded.Recording, "plain", counted)
-    monkeypatch.setattr(bench.time, "perf_counter", clock)
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=clock))
     with Results(tmp_path / "r.sqlite") as results:
         evaluate(PLAN, [entrant("SGD"), entrant("Adam")], results)
     before, *rest = (timed[k : k + 8] for k in range(0, len(timed), 8))  # warm, then three times
