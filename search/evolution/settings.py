@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from search.language.functions import OPS
+from search.language.functions import OPS, PAPER
 from search.language.program import FIXED_INPUTS, MAX_STATEMENTS, OPTIONAL_INPUTS
 from tasks.checks import meant
 
@@ -35,7 +35,7 @@ class Mutation:
         fresh: probability that an inserted statement writes a new variable
         constant: probability that a drawn argument is a constant, where one fits
         scale: probability that a changed constant is multiplied by 2^a
-        functions: what new and swapped statements may call
+        functions: what new and swapped statements may call; by default what the kernels have
         reads: inputs that new arguments may name
         constants_only: change constants and nothing else: a baseline
     """
@@ -49,7 +49,7 @@ class Mutation:
     fresh: float = 0.5
     constant: float = 0.2
     scale: float = 0.5
-    functions: tuple[str, ...] = tuple(OPS)
+    functions: tuple[str, ...] = PAPER
     reads: tuple[str, ...] = INPUTS
     constants_only: bool = False
 

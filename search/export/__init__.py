@@ -12,12 +12,14 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from inspect import getsource
 from textwrap import fill, indent
 
 from search.export import parts, skeleton
 from search.export.functions import Functions
 from search.export.naming import TAKEN, digest, fold, hyper_parameters, single_names, state_keys
 from search.export.start import Start, start
+from search.language.functions import OPS
 from search.language.program import Program
 from search.language.validity import check, live
 
@@ -166,7 +168,10 @@ class _Export:
     def fused(self) -> str:
         """What is compiled: a few parameters' statements, unless they look at the whole model."""
         is_global = self.functions.is_global
-        text = parts.FUSED_MODEL if is_global else parts.FUSED
+        shaped, flat = (parts.SHAPED, ""), (parts.FLAT, parts.FLATTEN)
+        args, function = shaped if self.functions.matrices else flat
+        text = parts.FUSED.replace("{args}", args) + function
+        text = parts.FUSED_MODEL if is_global else text
         return text + parts.COMPILED.format(dynamic=None if is_global else True)
 
     @property
@@ -193,7 +198,15 @@ class _Export:
         text += parts.SCALAR if "_scalar(" in code or "_power(" in code else ""
         text += parts.POWER if "_power(" in code else ""
         text += "".join(dict.fromkeys(p for op in sorted(reduces) for p in parts.HELPERS[op]))
-        return (parts.WIDE if text or self.functions.reads("t") else "") + text
+        wide = parts.WIDE if text or self.functions.reads("t") else ""
+        return wide + text + self.matrices
+
+    @property
+    def matrices(self) -> str:
+        """The functions of matrices that the file calls, as they stand in their own."""
+        called = self.functions.matrices
+        texts = (getsource(OPS[n].torch).replace(f"def {n}(", f"def _{n}(", 1) for n in called)
+        return "\n\n".join([parts.BY_MATRIX, *texts]) if called else ""
 
 
 def _refusal(name: str, accepted: str) -> str:

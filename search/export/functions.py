@@ -44,6 +44,12 @@ class Functions:
         """Whether some statement needs whole tensors."""
         return any(OPS[statement.op].reduces for statement in self.program.statements)
 
+    @cached_property
+    def matrices(self) -> list[str]:
+        """The functions of matrices that it calls; they want to know the shapes of tensors."""
+        called = dict.fromkeys(statement.op for statement in self.program.statements)
+        return [name for name in called if OPS[name].per_tensor]
+
     def calls(self, op: str) -> bool:
         return any(statement.op == op for statement in self.program.statements)
 

@@ -12,6 +12,7 @@ import hashlib
 from dataclasses import replace
 
 from search.language.canonical import constant_of
+from search.language.functions import OPS
 from search.language.program import Program, Statement
 
 LITERALS = (-1.0, 0.0, 1.0, 2.0)
@@ -24,7 +25,8 @@ TAKEN = {
     "capturable", "differentiable", "fused", "move", "hessian", "hessians", "isinstance", "BLOCK",
     "TOGETHER", "Iterator", "_scalar", "_power", "_dot", "_global_norm", "_cosine_sim",
     "_clip_by_global_norm", "_tensor", "_wide", "_number", "_norm", "_sum", "warnings", "RULE",
-    "ValueError", "RuntimeError", "OverflowError",
+    "ValueError", "RuntimeError", "OverflowError", "_by_matrix",
+    *(f"_{op.name}" for op in OPS.values() if op.per_tensor),
 }
 # fmt: on
 """Names that the exported code uses for itself."""

@@ -150,8 +150,7 @@ def _fused(*lists: list, **hyper: Any) -> list[list]:
 
     def move(*given: Any, **fixed: float) -> None:
         args = [_tensor(x) for x in given]
-        flat = all(x.is_contiguous() for x in args)
-        args = [_flat(x) if flat and x.ndim else x.detach() for x in args]
+{args}
         p, starts = args[0], tuple(x.storage_offset() == 0 for x in args)
         batches.setdefault((p.dtype, p.device, p.ndim, starts), []).append(args)
         constants.update(fixed)
@@ -169,6 +168,12 @@ def _fused(*lists: list, **hyper: Any) -> list[list]:
 def _move_all(calls: list, **constants: float) -> None:
     for args in calls:
         _move(*args, **constants)
+'''
+FLAT = """\
+        flat = all(x.is_contiguous() for x in args)
+        args = [_flat(x) if flat and x.ndim else x.detach() for x in args]"""
+SHAPED = "        args = [x.detach() for x in args]"
+FLATTEN = '''\
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -325,6 +330,13 @@ def _clip_by_global_norm(xs: list[Tensor], limits: list[Any]) -> list[Tensor]:
 
 
 """
+BY_MATRIX = '''\
+def _by_matrix(function: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+    """On tensors as matrices, their first axis by the rest; what has no two axes stays."""
+    if x.ndim < 2:
+        return x.clone()
+    return function(*(y.flatten(1) for y in (x, *others))).reshape(x.shape)
+'''
 HELPERS = {
     "norm": (NORM,),
     "dot": (SUM, DOT),

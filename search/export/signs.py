@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from search.language.functions import OPS
 from search.language.program import Argument, Program, Statement
 
-ALWAYS = frozenset({"abs", "square", "sqrt", "exp", "exp2", "exp10", "cosh", "norm", "global_norm"})
-KEPT = frozenset({"add", "mul", "div", "minimum", "reciprocal", "cube", "clip_by_global_norm"})
-"""Not negative if no argument is."""
 ZERO, UNIT = "not negative", "in [0, 1]"
 
 
@@ -58,4 +56,5 @@ def _range(statement: Statement, of: Callable[[Argument], str]) -> str:
         return ZERO
     if op == "maximum":
         return ZERO if any(known) else ""
-    return ZERO if op in ALWAYS or (op in KEPT and all(known)) else ""
+    negative = OPS[op].negative
+    return ZERO if negative == "never" or (negative == "inherited" and all(known)) else ""

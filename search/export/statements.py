@@ -25,7 +25,7 @@ AFTER_ABS = {"sqrt": "sqrt", "log": "log", "log2": "log2", "log10": "log10"}
 POWERS = {"exp2": "2.0", "exp10": "10.0"}
 WITH_NUMBERS = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "power": "pow"}
 WITH_NUMBERS |= {"maximum": "maximum", "minimum": "minimum"}
-COMMUTE = frozenset({"add", "mul", "maximum", "minimum"})
+COMMUTE = frozenset(name for name in WITH_NUMBERS if OPS[name].commutative)
 PLAIN = frozenset({"add", "sub", "mul", "div", "square", "cube", "reciprocal", "interp"})
 """Functions that Python has for all numbers, divisors of zero apart."""
 GLOBAL = frozenset({"global_norm", "dot", "cosine_sim", "clip_by_global_norm"})

@@ -1,7 +1,7 @@
 """Programs as tables of numbers, which is what the kernels run.
 
 A program becomes rows of opcodes and registers. A register holds one number an instance, one a
-named tensor or one an element (``ops.Kind``), so there are three banks of them, and a fourth for
+named tensor or one an element (``Kind``), so there are three banks of them, and a fourth for
 constants; scalars and tensors meet by broadcasting.
 
 The input ``h`` travels as the last state variable, whose register nothing writes and which
@@ -38,11 +38,19 @@ class Table(NamedTuple):
     full: np.ndarray  # [P] bool, form is "full"
     reduces: np.ndarray  # [P] bool, some statement needs whole tensors at once
     registers: np.ndarray  # [3] int32, size of each bank
+    compiled: np.ndarray  # [P] bool, kernels have all of its functions
     hessian: bool = False  # the last state is the input h of some program
+    kernel: Table | None = None  # the table of the compiled programs, where others are not
 
     @property
     def states(self) -> int:
         return self.result.shape[1] - 1
+
+    def only(self, which: np.ndarray) -> Table:
+        """Of the programs in ``which``, ``[P]`` bool; registers and states stay where they are."""
+        fields = self._asdict()
+        shared = {name: fields.pop(name) for name in ("registers", "hessian", "kernel")}
+        return Table(**{name: field[which] for name, field in fields.items()}, **shared)
 
 
 class _Row(NamedTuple):
@@ -69,6 +77,7 @@ def assemble(programs: Sequence[Program]) -> Table:
         full=np.array([program.form == "full" for program in programs]),
         reduces=np.array([any(OPS[s.op].reduces for s in p.statements) for p in programs]),
         registers=np.array([row.registers for row in rows], np.int32).reshape(count, 3).max(0),
+        compiled=np.array([all(OPS[s.op].compiled for s in p.statements) for p in programs], bool),
         hessian=hessian,
     )
     for p, row in enumerate(rows):
@@ -76,7 +85,7 @@ def assemble(programs: Sequence[Program]) -> Table:
         for s, (code, out, args) in enumerate(row.statements):
             table.code[p, s], table.out[p, s] = code, out
             table.args[p, s, : len(args)] = np.array(args, np.int32).reshape(-1, 2)
-    return table
+    return table if table.compiled.all() else table._replace(kernel=table.only(table.compiled))
 
 
 def _assemble(program: Program, states: int) -> _Row:

@@ -5,8 +5,8 @@ cache while all statements of its program run over them; shorter chunks would fi
 but pay the cost of starting a statement, some 50 ns, more often. A program with a reduction needs
 its tensors whole, so for it the chunk is everything.
 
-``_arithmetic``, ``_powers`` and ``_trigonometry`` have one loop for each row of ``ops.OPS`` that
-does not reduce, and pass over other codes; the tests hold every loop against its row.
+``_arithmetic``, ``_powers`` and ``_trigonometry`` have one loop for each ``compiled``
+function that does not reduce, and pass over other codes; the tests hold every loop against its row.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SCALAR, ARRAY, TENSOR = int(Kind.SCALAR), int(Kind.ARRAY), int(Kind.TENSOR)
     "interp", "get_pi", "get_e", "get_eps"))
 # fmt: on
 
-ARITY = np.array([op.arity for op in OPS.values()])
+ARITY = np.array([op.arity for op in OPS.values() if op.compiled])
 compiled = caches.compiled(error_model="numpy", nogil=True)
 
 

@@ -1,6 +1,6 @@
 """What the functions of programs mean on a GPU, and how one is chosen while a program runs.
 
-``functions`` has a row for each row of ``ops.OPS`` that does not reduce. The interpreter chooses
+``functions`` has a row for each ``compiled`` function that does not reduce. The interpreter chooses
 among them by comparing the opcode, six times at most; all threads of a block choose the same.
 """
 # pyright: reportOptionalSubscript=false, reportArgumentType=false, reportCallIssue=false
@@ -22,7 +22,7 @@ elementary: Any = np if SIMULATED else math  # simulated, math would raise where
 
 
 def functions(real: Any) -> dict[str, Callable[..., Any]]:
-    """What the elementwise functions mean: a row for each, as in ``ops.OPS``."""
+    """What the elementwise functions mean: a row for each, as in ``OPS``."""
     zero, one, two, ten = real(0), real(1), real(2), real(10)
     eps, third, pi, e = real(1e-8), real(1 / 3), real(math.pi), real(math.e)
     return {

@@ -2,7 +2,8 @@
 
 A ``Step`` runs all instances, each with its own program (``assemble``), for one optimizer step.
 ``reference`` is what the words mean, in torch, on any device. The modules in ``kernels/`` have
-the same signature and are tested against it as trajectories; ``Population`` picks one.
+the same signature and are tested against it as trajectories; ``Population`` picks one. A
+program with a function that kernels have not runs in the reference, the others in the kernel.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from search.interpreter.bytecode import Table, assemble
 from search.interpreter.reference import Step, reference
 from search.language.program import Program
-from tasks.types import Params, State, StepInfo
+from tasks.types import Layout, Params, State, StepInfo
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ class Population:
             t = (info.step + 1).to(params.flat.dtype)
         else:  # filled, because a number that is copied to a GPU has to be waited for
             t = params.flat.new_full((1,), info.step + 1)
-        updates, memory = self.step(
+        updates, memory = run(
+            self.step,
             self.table,
             self.owner,
             params.flat,
@@ -104,6 +106,36 @@ class Population:
 
     def select(self, index: Tensor) -> Population:
         return replace(self, owner=self.owner[index])
+
+
+def run(
+    step: Step,
+    table: Table,
+    owner: Tensor,
+    flat: Tensor,
+    grads: Tensor,
+    memory: Tensor,
+    lr: Tensor,
+    weight_decay: Tensor,
+    t: Tensor,
+    layout: Layout,
+) -> tuple[Tensor, Tensor]:
+    """``step``, a kernel, where it has all functions of a program, and the reference elsewhere."""
+    every = (flat, grads, memory, lr, weight_decay, t)
+    if table.kernel is None:
+        return step(table, owner, *every, layout)
+    if not table.compiled.any():
+        return reference(table, owner, *every, layout)
+    compiled = torch.from_numpy(table.compiled).to(owner.device)[owner]
+    place = torch.from_numpy(table.compiled.cumsum() - 1).to(owner.device)[owner]
+    updates, after = torch.empty_like(flat), torch.empty_like(memory)
+    parts = ((compiled, step, table.kernel, place), (~compiled, reference, table, owner))
+    for rows, way, programs, owners in parts:
+        if rows.any():
+            w, g, m, rate, decay, now = (x[rows] for x in every)
+            found = way(programs, owners[rows], w, g, m, rate, decay, now, layout)
+            updates[rows], after[rows] = found
+    return updates, after
 
 
 def default_step(device: torch.device) -> Step:

@@ -71,6 +71,8 @@ def reference(
 
 def _apply(op: Op, args: list[Tensor], kind: int, layout: Layout, like: Tensor) -> Tensor:
     """One statement on scalars ``[K, 1]``, arrays ``[K, tensors]`` and tensors ``[K, n]``."""
+    if op.per_tensor:
+        return _per_tensor(op, layout, args)
     if op.reduces:
         return REDUCTIONS[op.name](layout, *args)
     if op.arity == 0:
@@ -79,6 +81,18 @@ def _apply(op: Op, args: list[Tensor], kind: int, layout: Layout, like: Tensor) 
         segments, n = layout.segments(like.device), like.shape[1]
         args = [x if x.shape[1] in (1, n) else x[:, segments] for x in args]
     return op.torch(*args)
+
+
+def _per_tensor(op: Op, layout: Layout, args: list[Tensor]) -> Tensor:
+    """Tensors by themselves, each of all instances at once."""
+    return torch.cat([_matrix(op, spec.shape, [x[:, i] for x in args]) for spec, i in layout], 1)
+
+
+def _matrix(op: Op, shape: tuple[int, ...], args: list[Tensor]) -> Tensor:
+    """``op`` of a tensor as a matrix, the first axis by the rest; what has no two axes stays."""
+    if len(shape) < 2:
+        return args[0]
+    return op.torch(*(x.unflatten(1, shape).flatten(2) for x in args)).flatten(1)
 
 
 def _norm(layout: Layout, x: Tensor) -> Tensor:

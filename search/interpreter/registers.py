@@ -28,7 +28,7 @@ SHARED_BYTES = 46 * 1024  # of the 48 KiB that a block gets unasked; the rest is
 LAUNCHES = ((256, 4), (256, 2), (256, 1), (128, 1), (64, 1), (32, 1))
 """(threads, elements), the best first: more elements a thread share the cost of a statement."""
 
-REDUCTIONS = tuple(op.code for op in OPS.values() if op.reduces)
+REDUCTIONS = tuple(op.code for op in OPS.values() if op.reduces and op.compiled)
 LENGTH, FULL, PASSES, RESULTS = 0, 1, 2, 3  # columns of ``Bytecode.heads``
 
 

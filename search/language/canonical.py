@@ -33,7 +33,7 @@ from search.language.program import (
 )
 from search.language.validity import _live
 
-COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum", "dot", "cosine_sim"})
+COMMUTATIVE = frozenset(op.name for op in OPS.values() if op.commutative)
 
 
 def canonical(program: Program) -> Program:
@@ -71,7 +71,7 @@ Row = tuple[str, list[Reference]]
 Value = tuple[str, list[int]] | str | float
 """How a labelled value comes about: a function of labelled values, an input, or a constant."""
 
-_START, _NEXT, _INPUT, _CONSTANT = range(1000, 1004)  # beside the codes of functions
+_START, _NEXT, _INPUT, _CONSTANT = range(1000, 1004)  # beside the labels of functions
 _MASK = (1 << 64) - 1
 
 
@@ -140,7 +140,7 @@ def _values(rows: list[Row], inputs: dict[str, int]) -> tuple[dict[int, Value], 
                 values[args[-1]] = reference
         if op in COMMUTATIVE:  # constants last, as people write them
             args.sort(key=lambda label: (isinstance(values[label], float), label))
-        label = _label(OPS[op].code, args)
+        label = _label(OPS[op].label, args)
         values[label] = (op, args)
         labels.append(label)
     return values, labels

@@ -28,7 +28,14 @@ from functools import cached_property
 from typing import Literal
 
 from search.language.flat import ProgramSyntaxError, refuse_nesting
-from search.language.functions import CONSTANT_BOUND, OPS, Kind, ProgramTypeError, result_kind
+from search.language.functions import (
+    CONSTANT_BOUND,
+    OPS,
+    PAPER,
+    Kind,
+    ProgramTypeError,
+    result_kind,
+)
 from tasks.checks import meant
 
 Form = Literal["direction", "full"]
@@ -51,7 +58,7 @@ class Statement:
     """``target = op(*args)``."""
 
     target: str
-    op: str  # a name in ops.OPS
+    op: str  # a name in OPS
     args: tuple[Argument, ...]
 
     def __str__(self) -> str:
@@ -187,7 +194,7 @@ _NAMES = "letters, digits and _ (ASCII), neither a keyword nor one of the functi
 def _is_name(name: str) -> bool:
     plain = name.isascii() and name.isidentifier()
     kept = keyword.iskeyword(name) or name == "__debug__"  # which Python does not assign either
-    return plain and not kept and name not in OPS
+    return plain and not kept and name not in PAPER  # a new function refuses no old program
 
 
 def _input_faults(inputs: Sequence[str]) -> Iterator[_Fault]:

@@ -20,7 +20,7 @@ from search.evolution.settings import Mutation
 from search.interpreter import cpu
 from search.interpreter.population import Population
 from search.interpreter.reference import Step, reference
-from search.language.functions import ARRAY, OPS, SCALAR, TENSOR, Kind, result_kind
+from search.language.functions import ARRAY, OPS, PAPER, SCALAR, TENSOR, Kind, result_kind
 from search.language.program import Program, parse
 from search.zoo import NAMED, ZOO
 from search.zoo.classics import CLASSICS
@@ -111,7 +111,7 @@ def test_functions_mean_what_numpy_means(step: Step) -> None:
         "cube": lambda v: v**3,
         "exp10": lambda v: 10.0**v,
     }
-    unary = [op.name for op in OPS.values() if op.arity == 1 and not op.reduces]
+    unary = [name for name in PAPER if OPS[name].arity == 1 and not OPS[name].reduces]
     for name in unary:
         program = parse(f"def full_update(w, g):\n    update = {name}(g)\n    return update")
         rule = Population.of([program], torch.tensor([0]), step)
