@@ -55,8 +55,9 @@ EXPORTED = {
     "lion": ZOO["lion"].program,
     "adam": ZOO["adam"].program,
     "normalised": parse(NORMALISED),
+    "muon": ZOO["muon"].program,
 }
-FUSED = {"fused adam": "adam", "fused normalised": "normalised"}
+FUSED = {"fused adam": "adam", "fused normalised": "normalised", "fused muon": "muon"}
 ONE = torch.tensor([0])
 
 

@@ -23,11 +23,12 @@ from search.zoo.curvature import CURVATURE
 from search.zoo.entry import Entry
 from search.zoo.lions import LIONS
 from search.zoo.literature import LITERATURE
+from search.zoo.matrices import MATRICES
 from tasks.checks import meant
 from tasks.runs.files import SHIPPED
 
 ZOO: Mapping[str, Entry] = MappingProxyType(
-    {entry.name: entry for entry in (*CLASSICS, *LITERATURE, *LIONS)}
+    {entry.name: entry for entry in (*CLASSICS, *LITERATURE, *LIONS, *MATRICES)}
 )
 """Programs by name that read gradients alone: what a search may start from."""
 NAMED: Mapping[str, Entry] = MappingProxyType(

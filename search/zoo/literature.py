@@ -10,8 +10,7 @@ from __future__ import annotations
 from search.zoo.entry import entry
 
 NO_PROGRAM = {
-    "Muon, Shampoo, SOAP, K-FAC": "matrix products and decompositions, where programs see tensors "
-    "elementwise and through their norms",
+    "Shampoo, SOAP, K-FAC": "states that are matrices of another shape, and their decompositions",
     "M-FAC": "a window of a thousand past gradients and their Gram matrix",
     "Adafactor, factored": "means of rows and of columns; adafactor_unfactored is what it does to "
     "vectors",

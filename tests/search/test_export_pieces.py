@@ -21,7 +21,7 @@ def update(w, g, m, t):
     return update, m
 """
 CUT = {name: ZOO[name].program for name in ("lion", "adan", "adamw_initial")}
-CUT |= {"curved": NAMED["sophia"].program, "normed": parse(NORMED)}
+CUT |= {"curved": NAMED["sophia"].program, "normed": parse(NORMED), "muon": ZOO["muon"].program}
 
 
 def in_blocks(

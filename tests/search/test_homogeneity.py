@@ -14,6 +14,7 @@ MIXED = {
     "radam": "no power",  # its first steps are those of momentum
     "lion_l2": "how many elements",
     "lion_group": "how many elements",
+    "muon": "how many elements",
 }
 
 

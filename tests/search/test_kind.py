@@ -33,6 +33,7 @@ KINDS = {
     "diffgrad": ("mixed", None),
     "exadam": ("mixed", None),
     "adafactor_unfactored": ("mixed", None),
+    "muon": ("mixed", None),  # of matrices normalised, of vectors a linear filter
 }
 SIGNS = ("sign_sgd", "sign_momentum", "lion", "tiger", "lion_huber")
 
