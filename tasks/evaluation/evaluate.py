@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
@@ -84,6 +84,10 @@ class Plan:
             raise ValueError(
                 f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}{likely}"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its fields alone: another process finds the suite itself, and the user's modules."""
+        return Plan, astuple(self)
 
     @cached_property
     def entries(self) -> list[tuple[str, Task, int]]:

@@ -445,6 +445,16 @@ def test_the_same_numbers_from_any_number_of_workers(here, capsys):
     assert numbers(2) == alone
 
 
+def test_workers_find_a_class_of_the_users_by_themselves(here, capsys):
+    (here / "own_suite.py").write_text(
+        "from tasks.families.mlp import MLP\n"
+        "class Own(MLP): name = 'own'\n"
+        "suite = [Own(width=w, batch_size=16) for w in (4, 8)]\n"
+    )
+    own = ["evaluate", "lion", "--suite", "own_suite:suite", *QUICK, "--out", "own.sqlite"]
+    assert main([*own, "--workers", "2"]) == 0, capsys.readouterr().err
+
+
 def test_workers_that_nobody_can_have(here, capsys):
     assert main(["evaluate", "lion", "--suite", "a_suite:pair", *QUICK, "--workers", "-1"]) == 2
     assert "--workers: got -1, expected at least 0" in capsys.readouterr().err
