@@ -31,6 +31,7 @@ class Placed:
         rule = architecture.rule(theta)
         self.reads_loss = getattr(rule, "reads_loss", False)
         self.hessian_every = hessian_every(rule)
+        self.oracle = getattr(rule, "oracle", None)
         self.identity = identity(rule)
         self.rules: dict[tuple[str, torch.dtype], UpdateRule] = {_place(theta): rule}
 

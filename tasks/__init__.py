@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from tasks.mup.groups import param_groups as param_groups
     from tasks.mup.scaling import mup as mup
     from tasks.optim.rule_optimizer import RuleOptimizer as RuleOptimizer
+    from tasks.oracles.base import Oracle as Oracle
+    from tasks.oracles.base import Point as Point
+    from tasks.oracles.base import Told as Told
+    from tasks.oracles.reading import Reading as Reading
     from tasks.suites import Entry as Entry
     from tasks.types import Metric as Metric
     from tasks.types import Params as Params
@@ -75,6 +79,10 @@ HOMES = {
     "param_groups": "tasks.mup.groups",
     "mup": "tasks.mup.scaling",
     "RuleOptimizer": "tasks.optim.rule_optimizer",
+    "Oracle": "tasks.oracles.base",
+    "Point": "tasks.oracles.base",
+    "Told": "tasks.oracles.base",
+    "Reading": "tasks.oracles.reading",
     "Entry": "tasks.suites",
     "Metric": "tasks.types",
     "Params": "tasks.types",

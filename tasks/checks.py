@@ -26,6 +26,13 @@ def natural(**fields: int) -> None:
             raise ValueError(f"{name}: got {value!r}, expected an integer of at least 0")
 
 
+def above_zero(**fields: float) -> None:
+    """Every keyword must be a positive, finite number."""
+    for name, value in fields.items():
+        if isinstance(value, bool | str) or not 0 < value < math.inf:
+            raise ValueError(f"{name}: got {value!r}, expected a positive number")
+
+
 LARGEST = 2**64
 """No number of ours takes more bits."""
 

@@ -128,9 +128,10 @@ class StepInfo(NamedTuple):
     lr: Tensor  # [N]
     weight_decay: Tensor  # [N]
     loss: Tensor  # [N], the training loss at the parameters the gradient was taken at
-    hessian: Tensor | None = None  # [N, n], an estimate of its diagonal (see ``gradients.py``)
+    hessian: Tensor | None = None  # [N, n], an estimate of its diagonal (``hutchinson.py``)
     loss_at: Callable[[int, Mapping[str, Tensor]], Tensor] | None = None
     """(instance, its parameters) -> its loss there, on this step's minibatch; None on a GPU."""
+    extras: Mapping[str, Tensor] | None = None  # [N, ...], what else the rule's oracle has found
 
 
 class Inner(NamedTuple):

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -107,6 +107,10 @@ class SmallFCRule(LearnedRule):
     def decays(self) -> Decays:
         names = ("momentum_decays", "rms_decays", "factored_decays")
         return learned_decays(*(self.named[name] for name in names))
+
+    @property
+    def oracle(self) -> Any:
+        return getattr(self.optimizer.nominal, "oracle", None)
 
     @property
     def hessian_every(self) -> int:

@@ -11,6 +11,7 @@
     schedulefree:AdamWScheduleFree  package.module:Class, somebody else's
     torch.optim.Muon+torch.optim.AdamW   the first for matrices, the second for everything else
     lion@constant                   any of these with the schedule that it is meant for
+    sgd@perturbed(rho=0.1)          any of these told of the loss by an oracle (tasks/oracles)
     ours=runs/first@constant        any of these by a name of its own
 
 Besides the command line this is the one place where both engines meet.
@@ -18,6 +19,7 @@ Besides the command line this is the one place where both engines meet.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -46,6 +48,7 @@ from tasks.optim.torch_rule import (
     optimizer_file,
     torch_optimizer,
 )
+from tasks.oracles.reading import Reading, named, oracles, reads
 from tasks.runs.files import or_shipped
 from tasks.types import Task, UpdateRule
 from tasks.user_code.sources import sources
@@ -70,15 +73,16 @@ def called(word: str) -> str:
 def entrant(name: str) -> Entrant:
     """The rule that ``name`` means. Raises ValueError, naming what is accepted, if it is none."""
     label, word = _labelled(name)
-    rule, schedule = _scheduled(word)
+    rule, schedule, oracle = _suffixes(word)
     found = _entrant(rule)
+    found = _told(found, oracle) if oracle else found
     return replace(found, name=label, schedule=schedule or found.schedule, asked=bool(schedule))
 
 
 def _labelled(word: str) -> tuple[str, str]:
     """NAME=RULE apart; arguments of an optimizer have = in them, and a file may in its name."""
     label, equals, rule = word.partition("=")
-    if not equals or "(" in label or or_shipped(_scheduled(word)[0]).exists():
+    if not equals or "(" in label or or_shipped(_suffixes(word)[0]).exists():
         return word, word
     if not label or not rule:
         raise ValueError(f"{word}: expected NAME=RULE, or a RULE")
@@ -87,15 +91,38 @@ def _labelled(word: str) -> tuple[str, str]:
     return label, rule
 
 
-def _scheduled(name: str) -> tuple[str, str | None]:
-    """``RULE@schedule`` apart; a file may have an @ in its name."""
-    rule, at, schedule = name.rpartition("@")
-    if not at or or_shipped(name).exists():
-        return name, None
-    if schedule not in SCHEDULES:
-        known = ", ".join(SCHEDULES)
-        raise ValueError(f"{name}: got the schedule {schedule!r}, expected one of {known}")
-    return rule, schedule
+def _suffixes(name: str) -> tuple[str, str | None, str | None]:
+    """``RULE@schedule@oracle`` apart, one or both; a file may have an @ in its name."""
+    schedule = oracle = None
+    while "@" in name and not or_shipped(name).exists():
+        name, _, word = name.rpartition("@")
+        if word in SCHEDULES and not schedule:
+            schedule = word
+        elif not oracle and (":" in word or word.partition("(")[0] in oracles()):
+            oracle = word
+        else:
+            raise ValueError(
+                f"{name}@{word}: got the schedule {word!r}, expected one of "
+                f"{', '.join(SCHEDULES)}, or an oracle, one of {', '.join(oracles())}; one of each"
+            )
+    return name, schedule, oracle
+
+
+def _told(found: Entrant, oracle: str) -> Entrant:
+    """The same rule, told of the loss by another than it asks for."""
+    tells = named(oracle)
+
+    def make(task: Task, instances: int, device: str) -> UpdateRule:
+        rule = Reading(found.make(task, instances, device), tells)
+        reads(rule)  # raises Unusable where it cannot do
+        return rule
+
+    file = inspect.getsourcefile(type(tells))
+    code = sources(Path(file)).values() if ":" in oracle and file else ()
+    source = f"{found.source}\n# told of the loss by {oracle}"
+    identity = digest("told by", found.identity, oracle, *code)
+    theirs = found.foreign or ":" in oracle
+    return replace(found, make=make, identity=identity, source=source, foreign=theirs)
 
 
 def _entrant(name: str) -> Entrant:

@@ -45,12 +45,14 @@ def evaluate(
 
     The learning rate of RULE@schedule follows that one, of other rules that of --schedule; without
     it, the one that the rule is meant for (its card says; constant for what was meta-trained), or
-    a cosine. NAME=RULE is called NAME in tables and reports.
+    a cosine. NAME=RULE is called NAME in tables and reports. RULE@oracle is told of the loss by
+    that one: perturbed makes SAM of any rule, gam GAM, two_point goes without gradients (MeZO).
 
     l2o evaluate lion runs/first --out results.sqlite
     l2o evaluate my_rule.txt torch.optim.NAdam "torch.optim.SGD(momentum=0.9)" --trials 32
     l2o evaluate mulo_small adamw@constant "ours=runs/first" --seeds 10
     l2o evaluate "pytorch_optimizer:Lion(betas=(0.9, 0.98))" schedulefree:AdamWScheduleFree@constant
+    l2o evaluate lion "lion@perturbed(rho=0.1)" "mezo=torch.optim.SGD@two_point@constant"
     l2o evaluate "torch.optim.Muon(adjust_lr_fn='match_rms_adamw')+torch.optim.AdamW"
     """
     options_of = parser(evaluate)

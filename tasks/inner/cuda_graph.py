@@ -19,9 +19,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tasks.oracles.gradient import gradients
+from tasks.inner.step import inner_step
+from tasks.oracles.base import Oracle, Point
+from tasks.oracles.gradient import derivatives
+from tasks.oracles.lifting import ways
+from tasks.oracles.reading import reads
 from tasks.rng import draw
-from tasks.types import Inner, Params, StepInfo, Task, UpdateRule
+from tasks.types import Inner, Task, UpdateRule
 
 WARM = 3
 """Steps taken one launch at a time before capturing: libraries set themselves up in them, kernels
@@ -97,12 +101,15 @@ def advance(
     horizon: int | Tensor,
     rates: Tensor,
     weight_decay: Tensor,
+    oracle: Oracle | None = None,
 ) -> tuple[Inner, Tensor]:
     """What ``unroll`` means by advancing a chunk, on copies of what ``inner`` holds.
 
     ``rates``: learning rates ``[steps, N]``. Returns the runs and their losses ``[steps, N]``.
     """
-    layout, device = task.layout, inner.params.device
+    device = inner.params.device
+    oracle = reads(rule, oracle)
+    known = ways(task, oracle.backward)
     instances = len(inner.params)
     data = task.data.to(device)
     shared = isinstance(inner.seed, int) and isinstance(inner.step, int)
@@ -116,10 +123,18 @@ def advance(
 
     def step() -> None:
         index = draw(seed, clock, data.size("train"), task.batch_size, device)
-        grads, loss = gradients(task, layout.views(flat), data.batch("train", index), shared)
-        now, lr = clock.expand(instances), rates.index_select(0, place)[0]
-        info = StepInfo(now, planned, lr, weight_decay, loss)
-        updates, new = rule.update(layout.flatten(grads), state, Params(flat, layout), info)
+        batch = data.batch("train", index)
+        point = Point(task, flat, batch, shared, seed, clock, known, derivatives)
+        updates, new, loss = inner_step(
+            point,
+            oracle,
+            rule,
+            state,
+            horizon=planned,
+            lr=rates.index_select(0, place)[0],
+            weight_decay=weight_decay,
+            captured=True,
+        )
         losses.index_copy_(0, place, loss[None])
         flat.sub_(updates)
         for name, value in new.items():

@@ -19,9 +19,8 @@ Three choices carry the rest:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,16 +29,15 @@ from tasks.inner import cuda_graph
 from tasks.inner.chunks import chunk_size, in_chunks
 from tasks.inner.recorded import derivatives
 from tasks.inner.schedules import Schedule, constant
-from tasks.oracles.hutchinson import hessian_every, is_due, random_signs
-from tasks.oracles.lifting import each, noise, ways
+from tasks.inner.step import inner_step
+from tasks.oracles.base import Oracle, Point
+from tasks.oracles.lifting import each, ways
+from tasks.oracles.reading import reads
 from tasks.rng import draw
-from tasks.types import Batch, Inner, Params, Split, StepInfo, Task, UpdateRule
+from tasks.types import Batch, Inner, Params, Split, Task, UpdateRule
 
 LAID_OUT = 64
 """Steps whose minibatch indices are drawn at once."""
-
-CURVED = 3
-"""Times the memory of a gradient that a gradient and a Hessian's diagonal take."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,7 @@ def advance(
     weight_decay: Tensor | float = 0.0,
     schedule: Schedule = constant,
     chunk: int | None = None,
+    oracle: Oracle | str | None = None,
 ) -> tuple[Inner, Tensor]:
     """Take ``steps`` steps with every run.
 
@@ -102,10 +101,14 @@ def advance(
     by default as many as fit into memory (see ``chunks``); on one thread no bit of the results
     depends on it, unless a chunk holds a single instance, for which libraries choose other
     algorithms, or the loss multiplies parameters by a matrix that all instances share, which is
-    one product of them all. The rule may overwrite ``inner.state``. Returns the runs and their
-    training losses ``[steps, N]``, each taken before its step. Differentiable with respect to
-    whatever the rule holds, unless called under ``torch.no_grad``.
+    one product of them all. The rule may overwrite ``inner.state``. ``oracle``, an object or the
+    name of one, tells of the loss instead of what the rule reads (see ``tasks/oracles``). Returns
+    the runs and their training losses ``[steps, N]``, each taken before its step. Differentiable
+    with respect to whatever the rule holds, unless called under ``torch.no_grad``.
+
+    Raises ValueError where the rule reads what ``oracle`` does not tell.
     """
+    told_by = reads(rule, oracle)
     instances = inner.params.shape[0]
     device = inner.params.device
     lr = torch.as_tensor(lr, dtype=torch.float32, device=device).expand(instances)
@@ -124,12 +127,12 @@ def advance(
             lr[rows],
             weight_decay[rows],
             schedule,
+            told_by,
         )
 
     size = chunk
     if size is None:
-        size = chunk_size(task, inner.params, inner.state)
-        size = max(1, size // CURVED) if hessian_every(rule) else size
+        size = max(1, chunk_size(task, inner.params, inner.state) // told_by.memory)
     parts = in_chunks(work, instances, size)
     if len(parts) == 1:
         return parts[0]
@@ -145,8 +148,9 @@ def _advance_chunk(
     lr: Tensor,
     weight_decay: Tensor,
     schedule: Schedule,
+    oracle: Oracle,
 ) -> tuple[Inner, Tensor]:
-    layout, device = task.layout, inner.params.device
+    device = inner.params.device
     flat, state = inner.params, inner.state
     if flat.is_cuda:  # should memory run out, the chunk is run again: ``state`` must be as it was
         state = {name: value.clone() for name, value in state.items()}
@@ -154,28 +158,20 @@ def _advance_chunk(
     clock = torch.arange(steps, device=device)[:, None] + inner.step  # [steps, 1] or [steps, N]
     now = clock.to(torch.float32)
     rates = schedule(now, torch.as_tensor(horizon, dtype=torch.float32, device=device)) * lr
-    every = hessian_every(rule)
-    known = ways(task)
+    known = ways(task, oracle.backward)
     flat = flat.clone() if known.writes else flat
-    plain = every or torch.is_grad_enabled() or not known.steady(shared)
+    plain = torch.is_grad_enabled() or not (oracle.steady and known.steady(shared))
     if device.type == "cuda" and not plain:
-        return cuda_graph.advance(task, rule, inner, steps, horizon, rates, weight_decay)
+        return cuda_graph.advance(task, rule, inner, steps, horizon, rates, weight_decay, oracle)
     differentiable = torch.is_grad_enabled()
     # Without a graph into one block: small tensors that stay among large ones that come and go
     # leave a heap in pieces, which has cost gigabytes in runs of thousands of steps.
     losses, trained = [], flat.new_zeros(steps, flat.shape[0])
     for k, batch in enumerate(_minibatches(task, inner.seed, clock[:, 0] if shared else clock)):
-        step = inner.step + k
-        signs = None
-        if is_due(every, step):
-            signs = layout.views(random_signs(layout.n, inner.seed, step, flat).expand_as(flat))
-        drawn = noise(inner.seed, step, device) if known.random else None
-        views = layout.views(flat)
-        grads, loss, curved = derivatives(task, views, batch, shared, signs, drawn)
-        hessian = None if curved is None else layout.flatten(curved)
-        at = partial(_loss_at, task, batch, shared)
-        info = StepInfo(step, horizon, rates[k], weight_decay, loss, hessian, at)
-        updates, state = rule.update(layout.flatten(grads), state, Params(flat, layout), info)
+        point = Point(task, flat, batch, shared, inner.seed, inner.step + k, known, derivatives)
+        updates, state, loss = inner_step(
+            point, oracle, rule, state, horizon=horizon, lr=rates[k], weight_decay=weight_decay
+        )
         flat = flat - updates
         if differentiable:
             losses.append(loss)
@@ -184,13 +180,6 @@ def _advance_chunk(
     if losses:
         trained = torch.stack(losses)
     return Inner(flat, state, inner.step + steps, inner.seed), trained
-
-
-def _loss_at(
-    task: Task, batch: Batch, shared: bool, instance: int, params: Mapping[str, Tensor]
-) -> Tensor:
-    """``StepInfo.loss_at`` of a step: for a rule that looks at the loss more than once."""
-    return task.loss(params, batch if shared else tuple(part[instance] for part in batch))
 
 
 def _minibatches(task: Task, seed: int | Tensor, clock: Tensor) -> Iterator[Batch]:
@@ -262,6 +251,7 @@ def unroll(
     keep: Keep | None = None,
     chunk: int | None = None,
     device: torch.device | str = "cpu",
+    oracle: Oracle | str | None = None,
 ) -> Trajectory:
     """Train ``instances`` runs for ``steps`` steps; validate at ``eval_at`` (default: the end).
 
@@ -291,6 +281,7 @@ def unroll(
             weight_decay=decay[alive],
             schedule=schedule,
             chunk=chunk,
+            oracle=oracle,
         )
         training[done:mark, alive] = losses
         done = mark

@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -248,6 +249,10 @@ class Scaled:
         updates, state = self.rule.update(grads, state, params, info)
         updates = updates * factors(self.scale, params.layout, updates)
         return updates + decay[:, None] * params.flat, state
+
+    @property
+    def oracle(self) -> Any:
+        return getattr(self.rule, "oracle", None)
 
     @property
     def hessian_every(self) -> int:

@@ -28,6 +28,7 @@ from tasks.checks import positive
 from tasks.optim.memory import OURS, SHARED, Place, begin, examined, identity, paired, places
 from tasks.optim.rows import alike, as_row, dense, join, real, subtract, whole, working_dtype
 from tasks.oracles.hutchinson import hessian_every, hessian_products
+from tasks.oracles.reading import read_elsewhere
 from tasks.types import Layout, Params, State, StepInfo, UpdateRule
 
 
@@ -65,6 +66,11 @@ class RuleOptimizer(Optimizer):
         if not weight_decay >= 0:
             raise ValueError(f"weight_decay: got {weight_decay}, expected a number >= 0")
         positive(horizon=horizon)
+        if elsewhere := read_elsewhere(rule):
+            raise ValueError(
+                f"rule: got one that reads the oracle {elsewhere}, expected one that reads "
+                "gradients: a training loop of one's own has these, where it takes them"
+            )
         self.rule = rule
         self._places: dict[str, Place] = {}  # of the rule's states, once they are known
         defaults = {

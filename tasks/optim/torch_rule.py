@@ -30,6 +30,7 @@ from tasks.optim.alone import Alone, Needs, undisturbed
 from tasks.runs.environment import own_defaults
 from tasks.types import HOST, Params, State, StepInfo, Unusable
 from tasks.user_code import imports
+from tasks.user_code.calls import call
 from tasks.user_code.imports import imported
 from tasks.user_code.sources import sources
 
@@ -226,19 +227,10 @@ def _halves(text: str) -> list[str]:
 
 
 def _parsed(text: str) -> TorchRule:
-    place, bracket, rest = text.strip().partition("(")
-    try:
-        call = ast.parse(f"f{bracket}{rest}" if bracket else "f()", mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
-            raise ValueError
-        arguments = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-        if "None" in arguments:  # **what
-            raise ValueError
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise ValueError(f"{text!r}: expected {FORM}; the values are literals") from None
+    place, arguments = call(text, FORM)
     if tuned := set(TUNED) & arguments.keys():
         raise ValueError(f"{text!r}: {', '.join(sorted(tuned))} is tuned, leave it out")
-    return TorchRule(_found(text, place.strip()), arguments)
+    return TorchRule(_found(text, place), arguments)
 
 
 def _found(text: str, place: str) -> Build:

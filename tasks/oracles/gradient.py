@@ -1,26 +1,31 @@
-"""What a rule is told about the loss: gradients, and the Hessian's diagonal if it reads one.
+"""The gradient: what a rule is told unless it asks for something else.
 
-The diagonal is estimated as Hutchinson does: ``z * (H z)`` with random signs ``z``. Its mean is the
-diagonal; where ``H`` is diagonal it is exact. ``H z`` is the gradient of ``gradient . z``, so an
-estimate costs one more backward pass, through the first one. It is made of the minibatch of the
-step, and its signs are a function of (seed, step), like everything random here.
-
-A rule asks for it by an attribute ``hessian_every = k``: it gets an estimate at the steps that
-``k`` divides. Where runs keep different times, all get one as soon as it is time for some; which
-of them use it is then the rule's business. Rules without the attribute cost nothing more.
+Instances are independent, so the gradient of the sum of their losses holds the gradient of each.
+``derivatives`` takes it for all at once where that is right, else for one after another. Given
+random signs, it goes backward a second time for the diagonal of the Hessian (``hutchinson.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from tasks.oracles.base import Oracle, Point, Told
 from tasks.oracles.hutchinson import hessian_products
 from tasks.oracles.lifting import CPU, Losses, batching, dense, lifted, rows, seeded, ways
 from tasks.types import Batch, Task
+
+
+@dataclass(frozen=True)
+class Gradient(Oracle):
+    """At the parameters of the run."""
+
+    def __call__(self, point: Point) -> Told:
+        return point.gradient()
 
 
 class Derivatives(NamedTuple):

@@ -65,13 +65,14 @@ class Ways(NamedTuple):
 TOGETHER = Ways(shared=True, own=True, measured=True, random=False, writes=False)
 
 
-def ways(task: Task) -> Ways:
+def ways(task: Task, backward: bool = True) -> Ways:
     """How the instances of ``task`` are run: found out when it is first asked for.
 
+    Without ``backward`` losses alone are compared: gradients are not needed, nor need there be any.
     Raises whatever the loss of a single instance raises; ValueError where that is no single
     number, or another one when it is asked for again.
     """
-    return TOGETHER if task.compared else _ways(task, id(task))
+    return TOGETHER if task.compared else _ways(task, id(task), backward)
 
 
 def attempt(task: Task) -> None:
@@ -128,7 +129,8 @@ def each(task: Task, function: Losses, views: Mapping[str, Tensor], batch: Batch
     are measured in, and which nobody has compared: in turn."""
     device = next(iter(views.values())).device
     with seeded(0, device), batching(), torch.no_grad():
-        if ways(task).measured and function == task.loss:
+        together = function == task.loss and (task.compared or _measured(task, id(task)))
+        if together:
             return lifted(function, shared=True)(views, batch)
         return _in_turn(function, views, batch)
 
@@ -145,17 +147,16 @@ def _in_turn(function: Losses, views: Mapping[str, Tensor], batch: Batch) -> Ten
 
 
 @lru_cache(maxsize=64)
-def _ways(task: Task, identity: int) -> Ways:
+def _ways(task: Task, identity: int, backward: bool = True) -> Ways:
     """``identity`` is the task's, since equal modules may hold unlike buffers."""
-    with torch.enable_grad(), batching():
-        trials = [_Trial(task, k) for k in range(DRAWS)]
+    with torch.set_grad_enabled(backward), batching():
+        trials = [_Trial(task, k, backward) for k in range(DRAWS)]
         for trial in trials:
             trial.check()
         traits = [trial.traits() for trial in trials]
         random, writes, padded = (any(found) for found in zip(*traits, strict=True))
         shared, own = (all(t.trained_alike(how) for t in trials) for how in (True, False))
-    with torch.no_grad(), batching():
-        alike = all(trial.measured_alike() for trial in trials)
+    alike = _measured(task, identity)
     found = Ways(shared and not writes, own and not (writes or padded), alike, random, writes)
     if not (found.shared and found.own):
         which = "" if not shared else " with seeds of their own"
@@ -163,13 +164,20 @@ def _ways(task: Task, identity: int) -> Ways:
     return found
 
 
-class _Trial:
-    """Some instances, to be run together and each by itself."""
+@lru_cache(maxsize=64)
+def _measured(task: Task, identity: int) -> bool:
+    """Whether instances may be measured together, which takes no gradient."""
+    with torch.no_grad(), batching():
+        return all(_Trial(task, k).measured_alike() for k in range(DRAWS))
 
-    def __init__(self, task: Task, number: int) -> None:
+
+class _Trial:
+    """Some instances, to be run together and each by itself; ``backward``: their gradients, too."""
+
+    def __init__(self, task: Task, number: int, backward: bool = True) -> None:
         seeds = torch.arange(INSTANCES, device=CPU) + INSTANCES * number
         inits = [task.init(torch.Generator().manual_seed(int(seed))) for seed in seeds]
-        self.task, self.number = task, number
+        self.task, self.number, self.backward = task, number, backward
         self.views = {name: torch.stack([init[name] for init in inits]) for name in inits[0]}
         if number:
             aside = torch.Generator().manual_seed(number)
@@ -195,7 +203,10 @@ class _Trial:
     def _alone(self, number: int) -> list[Tensor]:
         one, batch = [*rows(self.views, self.batch, shared=False)][number]
         with seeded(self.number, CPU):
-            return slopes(self.task.training_loss, one, batch)
+            return self._taken(self.task.training_loss, one, batch)
+
+    def _taken(self, loss: Losses, views: Mapping[str, Tensor], batch: Batch) -> list[Tensor]:
+        return slopes(loss, views, batch) if self.backward else [loss(_copies(views), batch)]
 
     def traits(self) -> tuple[bool, bool, bool]:
         """Whether a loss draws random numbers, writes to its parameters, and embeds with a row of
@@ -217,10 +228,10 @@ class _Trial:
             found = []
             for one, own in rows(self.views, batch, shared):
                 with seeded(self.number, CPU):
-                    found.append(slopes(loss, one, own))
+                    found.append(self._taken(loss, one, own))
             return [torch.stack(parts) for parts in zip(*found, strict=True)]
 
-        return self._alike(lambda: slopes(lifted(loss, shared), self.views, batch), alone)
+        return self._alike(lambda: self._taken(lifted(loss, shared), self.views, batch), alone)
 
     def measured_alike(self) -> bool:
         """Whether instances that are measured together have the losses that each has by itself."""

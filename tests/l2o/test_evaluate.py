@@ -419,6 +419,40 @@ def test_a_rule_may_have_a_name_of_its_own(here, capsys):
     assert sorted(rows) == [("a", "ours"), ("a", "plain"), ("b", "ours"), ("b", "plain")]
 
 
+def test_any_rule_may_be_told_by_an_oracle(here, capsys):
+    (here / "mine.py").write_text(
+        "from tasks import Oracle\n"
+        "class Shrunk(Oracle):\n"
+        "    def __call__(self, point): return point.gradient(point.flat * 0.9)\n"
+    )
+    rules = ["lion", "lion@perturbed", "mezo=torch.optim.SGD@two_point@linear", "lion@mine:Shrunk"]
+    assert evaluate(*rules, "adahessian@perturbed") == 0, capsys.readouterr().err
+    found = json.loads((here / "r.json").read_text())
+    losses = {s["rule"]: s["gap"]["mean"] for s in found["standings"]}
+    assert (
+        len({losses[rule] for rule in ("lion", "lion@perturbed", "mezo", "lion@mine:Shrunk")}) == 4
+    )
+    assert entrant("lion@perturbed").identity != entrant("lion").identity
+    assert entrant("lion@linear@gam").identity == entrant("lion@gam@linear").identity
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("lion@nobody", "got the schedule 'nobody', expected one of constant, .*gam, gradient"),
+        ("lion@gam@gam", "one of each"),
+        ("lion@perturbed(rho=-1)", "rho: got -1, expected a positive number"),
+        ("lion@perturbed(roh=1)", "oracle: got 'perturbed.roh=1.': .*'roh'"),
+        ("lion@perturbed(rho=x)", "the values are literals"),
+        ("lion@json:JSONDecoder", "expected a class of tasks.oracles.base.Oracle"),
+        ("lion@json:Nothing", "oracle: got 'json:Nothing', which cannot be imported"),
+    ],
+)
+def test_oracles_that_cannot_be(here, capsys, rule, said):
+    assert evaluate(rule) == 2
+    assert re.search(said, " ".join(capsys.readouterr().err.split()))
+
+
 def test_the_same_numbers_from_any_number_of_workers(here, capsys):
     """Times apart; what fails on the way is left out by any."""
 
