@@ -1,7 +1,10 @@
-"""What a RULE can be on the command line and in a script: a known optimizer, a run or a file."""
+"""What a RULE can be on the command line and in a script: a known optimizer, a run, a file or a
+name in a user's module."""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +13,11 @@ from search import zoo
 from search.language.program import Program, parse
 from search.language.validity import live
 from search.record.archive import open_existing
-from search.zoo.entry import Entry
+from search.zoo import TEXT
+from search.zoo.entry import Entry, from_text
 from tasks.runs.files import or_shipped
+from tasks.user_code.imports import imported
 
-TEXT = "rule.txt"
-"""The program in the folder of a shipped rule."""
 LEARNED = "theta.safetensors"
 """What the folder of a learned optimizer holds instead."""
 
@@ -29,15 +32,8 @@ class Found(NamedTuple):
 
 
 def rule(name: str) -> Program:
-    """A zoo entry, the winner of a run (its directory), a folder of ``checkpoints`` that holds a
-    program, or the program in a file.
-
-    Raises ValueError, naming what is accepted, if it is none of these.
-    """
-    if name in zoo.NAMED:
-        return zoo.NAMED[name].program
-    path = _text_of(or_shipped(name))
-    return winner(path).program if path.is_dir() else zoo.load(path)
+    """The program of what ``load`` accepts. Raises ValueError as ``load`` does."""
+    return load(name).program
 
 
 def _text_of(path: Path) -> Path:
@@ -53,9 +49,11 @@ def _text_of(path: Path) -> Path:
 
 
 def load(name: str | PathLike[str], candidate: int | None = None) -> Entry:
-    """What ``rule`` accepts, with its origin and the learning rate to start from.
+    """A zoo entry, the winner of a run (its directory), a folder of ``checkpoints`` that holds a
+    program, the entry in a text file, or the one that ``package.module:NAME`` imports.
 
-    ``candidate``: another one of a run than its winner. Raises ValueError as ``rule`` does.
+    ``candidate``: another one of a run than its winner. Raises ValueError, naming what is accepted,
+    if it is none of these.
     """
     path = None if name in zoo.NAMED else _text_of(or_shipped(name))
     if path is not None and path.is_dir():
@@ -66,11 +64,33 @@ def load(name: str | PathLike[str], candidate: int | None = None) -> Entry:
         return Entry(f"rule_{found.id}", found.program, origin, found.lr)
     if candidate is not None:
         raise ValueError(f"candidate: got {candidate}, expected none: {name} is no run")
-    if path is None:
-        return zoo.NAMED[str(name)]
-    program, stem = zoo.load(path), path.parent.name if path.name == TEXT else path.stem
-    lr = 1e-3 if program.form == "direction" else 1.0
-    return Entry(stem if stem[:1].isalpha() else f"rule_{stem}", program, f"the file {path}", lr)
+    if path is None or path.exists() or not _IMPORT_PATH.fullmatch(str(name)):
+        return zoo.load(path or str(name))
+    entry = of_module(str(name))
+    if entry is None:
+        raise ValueError(
+            f"rule: got {str(name)!r}, which is no program; expected text, a Program or an Entry"
+        )
+    return entry
+
+
+_IMPORT_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def of_module(name: str) -> Entry | None:
+    """The entry that ``package.module:NAME`` leads to: text, a Program or an Entry of the user's.
+    None where it leads to something else, such as a class. Imports the module.
+
+    Raises ValueError for what cannot be imported, or text that is no rule.
+    """
+    if not _IMPORT_PATH.fullmatch(name):
+        return None
+    value = imported("rule", name, "package.module:NAME")
+    if isinstance(value, Entry):
+        program = from_text(str(value.program), value.name, value.origin, name).program
+        return replace(value, program=program)
+    called = name.rpartition(":")[2]
+    return from_text(str(value), called, name, name) if isinstance(value, str | Program) else None
 
 
 def winner(run_dir: Path, candidate: int | None = None) -> Found:

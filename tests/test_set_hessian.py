@@ -19,12 +19,12 @@ from search import load
 from search.interpreter.population import Population
 from search.interpreter.reference import reference
 from search.language.program import parse
-from search.zoo.curvature import CURVATURE
+from search.zoo import NAMED, ZOO
 from search.zoo.entry import Entry
 from tasks.optim.rule_optimizer import RuleOptimizer
 
 PLAIN = Entry("plain", parse("def update(w, g, h):\n    update = g / h\n    return update"), "")
-ENTRIES = {entry.name: entry for entry in (*CURVATURE, PLAIN)}
+ENTRIES = {name: NAMED[name] for name in NAMED if name not in ZOO} | {"plain": PLAIN}
 LR = 0.01
 Make = Callable[..., Optimizer]
 

@@ -14,7 +14,6 @@ from l2o.base import LearnedRule
 from l2o.cli.entrants import entrant
 from search.behaviour.degree import degree
 from search.interpreter.population import Population
-from search.zoo import ZOO
 from tasks.checks import meant
 from tasks.commands.parser import Arguments, parser
 from tasks.data.loaders import help_text
@@ -106,7 +105,7 @@ def _checks(options: Any) -> dict[str, Coordinates]:
     # Learned optimizers are meta-trained in muP without a base width, so that is how they are used.
     usual = None if isinstance(rule, LearnedRule) else widths[0]
     base = usual if options.base_width is None else options.base_width
-    lr = _learning_rate(options.rule, rule) if options.lr is None else options.lr
+    lr = named.lr if options.lr is None else options.lr
 
     def in_mup(width: int) -> Mup:
         return mup_at(make, width, base)
@@ -163,9 +162,3 @@ def _degree(rule: UpdateRule) -> float:
     if isinstance(rule, LearnedRule):  # their features are free of the gradient's scale
         return 0.0
     raise ValueError("--degree: not known for this rule; expected 0 (Adam-like) or 1 (SGD-like)")
-
-
-def _learning_rate(name: str, rule: UpdateRule) -> float:
-    if isinstance(rule, LearnedRule):
-        return 1.0
-    return ZOO[name].lr if name in ZOO else 1e-3

@@ -9,6 +9,7 @@
     my_rule.py                      a file that defines a torch.optim.Optimizer; it is run
     torch.optim.SGD(momentum=0.9)   torch's own
     schedulefree:AdamWScheduleFree  package.module:Class, somebody else's
+    my_rules:MINE                   package.module:NAME of a program, such as its text
     torch.optim.Muon+torch.optim.AdamW   the first for matrices, the second for everything else
     lion@constant                   any of these with the schedule that it is meant for
     sgd@perturbed(rho=0.1)          any of these told of the loss by an oracle (tasks/oracles)
@@ -128,6 +129,8 @@ def _told(found: Entrant, oracle: str) -> Entrant:
 def _entrant(name: str) -> Entrant:
     path = or_shipped(name)
     if is_import_path(name) and not path.exists():
+        if programs.of_module(name):
+            return _program(name, {})
         return _torch(name, torch_optimizer(name), *described(name))
     if (path / checkpoint.TENSORS).is_file():
         return _learned(name, path)
@@ -141,19 +144,20 @@ def _entrant(name: str) -> Entrant:
         return _program(name, checkpoint.read_card(path))
     raise ValueError(
         f"no rule {name!r}: expected torch.optim.NAME, a run, a checkpoint, a file with a program "
-        f"or an optimizer, package.module:Class, or a known one{like(name)}"
+        f"or an optimizer, package.module:NAME, or a known one{like(name)}"
     )
 
 
 def _program(name: str, card: Mapping[str, Any]) -> Entrant:
-    program = programs.rule(name)
-    text = to_text(program)
+    entry = programs.load(name)
+    text = to_text(entry.program)
 
     def make(task: Task, instances: int, device: str) -> UpdateRule:
         owner = torch.zeros(instances, dtype=torch.int64, device=device)
-        return Population.of([program], owner)
+        return Population.of([entry.program], owner)
 
-    return Entrant(name, digest("program", text), text, make, schedule=_meant(name, card))
+    schedule = _meant(name, card)
+    return Entrant(name, digest("program", text), text, make, schedule=schedule, lr=entry.lr)
 
 
 def _learned(name: str, folder: Path) -> Entrant:
@@ -169,7 +173,7 @@ def _learned(name: str, folder: Path) -> Entrant:
     content = type(optimizer).__name__, known, theta.numpy().tobytes()
     architecture = card.get("architecture", type(optimizer).__name__)
     source = f"{architecture}, {optimizer.size} meta-parameters"
-    own = {"schedule": _meant(name, card) or META_TRAINED, "space": LEARNED}
+    own = {"schedule": _meant(name, card) or META_TRAINED, "space": LEARNED, "lr": 1.0}
     if not in_mup:
         return Entrant(name, digest("learned", *content), source, make, **own)
     identity = digest("learned in muP", *content)

@@ -39,9 +39,10 @@ def evaluate(
     """Judge update rules: all tuned alike on every task of a suite, then run on fresh seeds.
 
     A RULE is a zoo name, a program file, a run, a checkpoint, a file that defines a
-    torch.optim.Optimizer, torch.optim.NAME, or package.module:Class of somebody else's. A+B gives
-    matrices to A and everything else to B. A checkpoint that was meta-trained in muP is run on the
-    muP version of each task. Interrupt it at will: the same command goes on.
+    torch.optim.Optimizer, torch.optim.NAME, package.module:Class of somebody else's, or
+    package.module:NAME of a program. A+B gives matrices to A and everything else to B. A checkpoint
+    that was meta-trained in muP is run on the muP version of each task. Interrupt it at will: the
+    same command goes on.
 
     The learning rate of RULE@schedule follows that one, of other rules that of --schedule; without
     it, the one that the rule is meant for (its card says; constant for what was meta-trained), or
@@ -80,7 +81,7 @@ def evaluate(
         console.print(line)
         told(line)
 
-    workers = _workers(options.workers, plan, len(rules), options.device, options.threads)
+    workers = _workers(options.workers, plan, asked, options.device, options.threads)
     context = (plan, asked, options.device, options.threads)
     with Results(options.out) as results, executor(worker, context, workers) as jobs:
         before = results.facts().get("plan")
@@ -116,21 +117,20 @@ def worker(context: tuple[Plan, Sequence[str], str, int]) -> Callable[[Any], Any
     return evaluation.measurer(plan, entrants(words), device)
 
 
-def _workers(given: int | None, plan: Plan, rules: int, device: str, threads: int) -> int:
-    """How many: no more than there is to do. A suite that was defined in ``__main__``, such as a
-    notebook, is not found by another process: ValueError where some were asked for."""
-    own = plan.suite.startswith("__main__:")
+def _workers(given: int | None, plan: Plan, rules: Sequence[str], device: str, threads: int) -> int:
+    """How many: no more than there is to do. What was defined in ``__main__``, such as a notebook,
+    is not found by another process: ValueError where some were asked for."""
+    own = next((name for name in (plan.suite, *rules) if "__main__:" in name), None)
     if own and given:
         raise ValueError(
-            f"--workers: got {given}, which do not find {plan.suite}; expected 0, or a suite in a "
-            "module"
+            f"--workers: got {given}, which do not find {own}; expected 0, or one in a module"
         )
     if given is not None and given < 0:
         raise ValueError(f"--workers: got {given}, expected at least 0")
     if given is None:
         usual = cores() // threads
         given = 0 if own or device.startswith("cuda") or usual < 2 else usual
-    return min(given, rules * len(plan.entries))
+    return min(given, len(rules) * len(plan.entries))
 
 
 def _asked(reference: str, words: Sequence[str]) -> list[str]:

@@ -43,7 +43,6 @@ from search.interpreter.population import Population
 from search.interpreter.reference import reference
 from search.language.program import Program
 from search.zoo import ZOO, with_states
-from search.zoo.classics import CLASSICS
 from tasks.display.plain import Console
 from tasks.families.mlp import MLP
 from tasks.inner.recorded import WORTH, derivatives
@@ -53,6 +52,11 @@ from tasks.runs.environment import environment
 from tasks.types import Params, StepInfo, Task
 
 PROGRAMS = 64
+CLASSICS = (
+    *("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "adam_no_correction"),
+    *("adamw_no_correction", "adabelief_no_correction", "sign_sgd", "sign_momentum", "lion"),
+    "adamw_initial",
+)
 RATES = (3e-4, 1e-3, 3e-3)
 HORIZON = 200
 
@@ -61,8 +65,8 @@ HORIZON = 200
 
 
 def programs() -> list[Program]:
-    """The zoo, over and over: known rules of 1 to 11 statements."""
-    return [entry.program for entry, _ in zip(itertools.cycle(CLASSICS), range(PROGRAMS))]
+    """Known rules of 1 to 11 statements, over and over."""
+    return [ZOO[name].program for name, _ in zip(itertools.cycle(CLASSICS), range(PROGRAMS))]
 
 
 class Batched:

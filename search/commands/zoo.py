@@ -2,7 +2,7 @@
 
 What is measured of them comes with the project, in ``search/zoo/known.json``, which
 ``python -m search.commands.zoo_table`` writes and a test measures again: so a list is there at
-once.
+once. What of ``search/zoo/rules`` is not in it yet is measured when it is asked for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -19,6 +19,8 @@ from rich.table import Table
 
 from tasks.commands.parser import Arguments, parser
 
+ZOO = Path(__file__).parents[1] / "zoo"
+CURVED = "reads a Hessian"
 CAPTION = (
     "states: copies of the parameters that a rule keeps. scale: what a factor on all gradients "
     "does to updates: nothing (invariant), the same (linear), or it depends (mixed); –: not known."
@@ -59,13 +61,22 @@ def _text(name: str) -> str:
     return str(rule(name))
 
 
-def known() -> dict[str, Any]:
-    """All of it, as JSON can hold it."""
-    return json.loads(files("search").joinpath("zoo", "known.json").read_text(encoding="utf-8"))
+def known(rules: Path = ZOO / "rules") -> dict[str, Any]:
+    """All of it, as JSON can hold it; those that read a Hessian come last."""
+    shipped = json.loads((ZOO / "known.json").read_text(encoding="utf-8"))
+    names = {path.stem for path in rules.glob("*.txt")}
+    listed = [rule for rule in shipped["rules"] if rule["name"] in names]
+    for name in names - {rule["name"] for rule in listed}:
+        from search.commands.zoo_table import facts  # imports torch
+        from search.zoo import from_file
+
+        listed.append(facts(from_file(rules / f"{name}.txt")))
+    listed.sort(key=lambda rule: (rule["kind"] == CURVED, rule["name"]))
+    return shipped | {"rules": listed}
 
 
 def table() -> Table:
-    """A row a rule; those that read a Hessian come last, and what is no program below them."""
+    """A row a rule, and what is no program below them."""
     found = known()
     absent = "\n".join(f"{names}: {why}." for names, why in found["no_program"].items())
     made = Table(

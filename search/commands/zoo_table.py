@@ -9,11 +9,18 @@ from typing import Any
 from search import zoo
 from search.behaviour.degree import homogeneity
 from search.behaviour.kind import classify
+from search.commands.zoo import CURVED
 from search.language.program import to_text
 from search.zoo import NAMED
 from search.zoo.entry import Entry
-from search.zoo.literature import NO_PROGRAM
 
+NO_PROGRAM = {
+    "Shampoo, SOAP, K-FAC": "states that are matrices of another shape, and their decompositions",
+    "M-FAC": "a window of a thousand past gradients and their Gram matrix",
+    "Adafactor, factored": "means of rows and of columns; adafactor_unfactored is what it does to "
+    "vectors",
+}
+"""Optimizers that no program can be, and why."""
 SCALES = {0.0: "invariant", 1.0: "linear", None: "mixed"}
 
 
@@ -25,7 +32,7 @@ def facts(entry: Entry) -> dict[str, Any]:
         "name": entry.name,
         "states": len(program.states),
         "statements": program.length,
-        "kind": "reads a Hessian" if kind is None else kind.name,
+        "kind": CURVED if kind is None else kind.name,
         "scale": "–" if kind is None else SCALES.get(kind.degree, f"degree {kind.degree}"),
         "mup": found.label,
         "mup_reason": found.reason,

@@ -1,4 +1,11 @@
-"""Known optimizers as programs: where a search starts, and what it is compared with."""
+"""Known optimizers as programs: where a search starts, and what it is compared with.
+
+Each is a text in ``rules/``, found by its name: a file there is an optimizer here. All but
+``adamw_initial`` are directions: the harness multiplies by the learning rate and adds the decoupled
+weight decay, so ``adam`` and ``adamw`` are one program at different settings. Formulas follow
+torch.optim and the papers; the epsilon is that of division, 1e-8, whatever the authors' is. Bias
+corrections of the literature are powers, ``power(c, -1.0)``, so no epsilon meets them.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +15,62 @@ from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
-from search.language.functions import ProgramError
-from search.language.program import (
-    FIXED_INPUTS,
-    FUNCTION_NAMES,
-    OPTIONAL_INPUTS,
-    RESERVED,
-    Program,
-    parse,
-)
-from search.language.validity import check
-from search.zoo.classics import CLASSICS
-from search.zoo.curvature import CURVATURE
-from search.zoo.entry import Entry
-from search.zoo.lions import LIONS
-from search.zoo.literature import LITERATURE
-from search.zoo.matrices import MATRICES
+from search.language.functions import Kind, ProgramError
+from search.language.program import FIXED_INPUTS, OPTIONAL_INPUTS, RESERVED, Program
+from search.zoo.entry import Entry, from_text, holds_program
 from tasks.checks import meant
 from tasks.runs.files import SHIPPED
 
+RULES = Path(__file__).with_name("rules")
+TEXT = "rule.txt"
+"""The program in the folder of a shipped rule."""
+NEITHER = "holds no program and no optimizer"
+
+
+def from_file(path: Path) -> Entry:
+    """The entry in a text file, called as the file is, or its folder where that is ``rule.txt``.
+
+    Raises ProgramError (a ValueError) for text that is no program, or one that is no rule, OSError
+    where there is no file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # as some editors write it
+    except UnicodeDecodeError:
+        raise ProgramError(f"{path}: {NEITHER}: it is no text") from None
+    if not holds_program(text):
+        raise ProgramError(f"{path}: {_instead(path)}")
+    stem = path.parent.name if path.name == TEXT else path.stem
+    name = stem if stem[:1].isalpha() else f"rule_{stem}"
+    return from_text(text, name, f"the file {path}", str(path))
+
+
+def _instead(file: Path) -> str:
+    """What a file without a program holds."""
+    from tasks.optim.torch_rule import (
+        optimizer_class,  # here: it is slow to import, and seldom asked
+    )
+
+    found = optimizer_class(file)
+    if found is not None:
+        return f"holds an optimizer, {found}, and no program; l2o evaluate takes both"
+    hint = "; a class whose base is imported goes by package.module:Class in l2o evaluate"
+    return f"{NEITHER}; expected def update(w, g, ...){hint if file.suffix == '.py' else ''}"
+
+
+def _reads_gradients_alone(program: Program) -> bool:
+    return all(OPTIONAL_INPUTS.get(name) != Kind.TENSOR for name in program.inputs)
+
+
+_LISTED = [from_file(path) for path in sorted(RULES.glob("*.txt"))]
 ZOO: Mapping[str, Entry] = MappingProxyType(
-    {entry.name: entry for entry in (*CLASSICS, *LITERATURE, *LIONS, *MATRICES)}
+    {entry.name: entry for entry in _LISTED if _reads_gradients_alone(entry.program)}
 )
 """Programs by name that read gradients alone: what a search may start from."""
 NAMED: Mapping[str, Entry] = MappingProxyType(
-    dict(ZOO) | {entry.name: entry for entry in CURVATURE}
+    dict(ZOO) | {entry.name: entry for entry in _LISTED if entry.name not in ZOO}
 )
-"""What a person may call a rule: besides those, the ones that read a Hessian, at the end."""
-NEITHER = "holds no program and no optimizer"
+"""What a person may call a rule: besides those, the ones that read a Hessian, at the end. A search
+compares programs by what they make of gradients alone, so it starts from none of these."""
 
 
 def lookup(name: str) -> Entry:
@@ -51,44 +86,21 @@ def like(name: str) -> str:
     return f"{meant(name, [*NAMED, *shipped], most=3) or ';'} l2o zoo lists those there are"
 
 
-def load(name: str | Path) -> Program:
-    """The program called ``name`` in the zoo, or in the text file at that path.
+def load(name: str | Path) -> Entry:
+    """The optimizer called ``name``, or the one in the text file at that path.
 
     Raises ValueError for neither, ProgramError (a ValueError) for text that is no program, or one
     that is no rule.
     """
     if name in NAMED:
-        return NAMED[str(name)].program
+        return NAMED[str(name)]
     try:
-        text = Path(name).read_text(encoding="utf-8-sig")  # as some editors write it
-    except UnicodeDecodeError:
-        raise ProgramError(f"{name}: {NEITHER}: it is no text") from None
+        return from_file(Path(name))
     except OSError as error:
         raise ValueError(
             f"{str(name)!r} is neither a run, nor a shipped rule, nor a text file ({error}), nor a "
             f"known optimizer{like(str(name))}"
         ) from None
-    if not any(f"def {function}" in text for function in FUNCTION_NAMES.values()):
-        raise ProgramError(f"{name}: {_instead(Path(name))}")
-    program = parse(text, filename=str(name))
-    try:
-        check(program)
-    except ProgramError as error:
-        raise type(error)(f"{name}: {error}") from None
-    return program
-
-
-def _instead(file: Path) -> str:
-    """What a file without a program holds."""
-    from tasks.optim.torch_rule import (
-        optimizer_class,  # here: it is slow to import, and seldom asked
-    )
-
-    found = optimizer_class(file)
-    if found is not None:
-        return f"holds an optimizer, {found}, and no program; l2o evaluate takes both"
-    hint = "; a class whose base is imported goes by package.module:Class in l2o evaluate"
-    return f"{NEITHER}; expected def update(w, g, ...){hint if file.suffix == '.py' else ''}"
 
 
 def with_states(program: Program, count: int) -> Program:

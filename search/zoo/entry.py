@@ -1,13 +1,28 @@
-"""A program with what a person wants to know of it, ready for a training script."""
+"""A program with what a person wants to know of it, ready for a training script.
+
+An entry is a text: what is said of the rule in comments above, and the program.
+
+    # origin: Chen et al. 2023
+    # lr: 0.0001
+    # weight_decay: 0.1
+    # Any other comment is for readers.
+    def update(w, g, m):
+        ...
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from textwrap import dedent
+from difflib import get_close_matches
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from search.language.program import Program, parse
+from search.language.functions import ProgramError
+from search.language.program import FUNCTION_NAMES, Program, parse
+from search.language.validity import check
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -45,8 +60,59 @@ class Entry:
         return self.lr if "h" in self.program.inputs else None
 
 
-def entry(
-    name: str, origin: str, text: str, *, lr: float = 1e-3, weight_decay: float = 0.0
-) -> Entry:
-    """One whose program is given as indented text."""
-    return Entry(name, parse(dedent(text), filename=name), origin, lr, weight_decay)
+SAID = ("origin", "lr", "weight_decay")
+"""What a comment can say of the rule; other comments are for readers."""
+_COMMENT = re.compile(r"#\s*(\w+(?:[ -]\w+)?)\s*[:=]\s*(.*?)\s*$")
+
+
+def holds_program(text: str) -> bool:
+    """Whether ``text`` may be a program, and is nothing else."""
+    return any(f"def {function}" in text for function in FUNCTION_NAMES.values())
+
+
+def from_text(text: str, name: str, origin: str, filename: str) -> Entry:
+    """The entry that ``text`` is; ``origin``: where the text says none.
+
+    Raises ProgramError, a ValueError, naming ``filename``, for what is said of the rule wrongly,
+    for text that is no program, and for one that is no rule.
+    """
+    program = parse(text, filename=filename)
+    try:
+        check(program)
+        said = _said(text)
+        rate = _number("lr", said.get("lr", 1e-3 if program.form == "direction" else 1.0))
+        decay = _number("weight_decay", said.get("weight_decay", 0.0))
+        if not rate:
+            raise ProgramError(f"lr: got {rate:g}, expected a number above 0")
+    except ProgramError as error:
+        raise type(error)(f"{filename}: {error}") from None
+    return Entry(name, program, said.get("origin", origin), rate, decay)
+
+
+def _said(text: str) -> dict[str, str]:
+    """What the comments above the program say. Raises ProgramError for what is said twice, and
+    for a word that is nearly one of ``SAID``."""
+    said: dict[str, str] = {}
+    lines = (line.strip() for line in text.removeprefix("\ufeff").splitlines())
+    for line in takewhile(lambda line: not line or line.startswith("#"), lines):
+        if not (comment := _COMMENT.match(line)):
+            continue
+        word = re.sub("[ -]", "_", comment[1].lower())
+        near = get_close_matches(word, SAID, 1, 0.9)
+        if word in said:
+            raise ProgramError(f"{word}: got {said[word]!r} and {comment[2]!r}, expected one")
+        if word in SAID:
+            said[word] = comment[2]
+        elif near:
+            raise ProgramError(f"got the comment {comment[1]!r}; did you mean {near[0]}?")
+    return said
+
+
+def _number(word: str, value: str | float) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ProgramError(f"{word}: got {value!r}, expected a number of at least 0")
+    return number

@@ -49,7 +49,7 @@ class Entrant:
     ``source`` is what a reader may want to see, such as its program. ``parametrise`` turns a task
     into the one that the rule is for, such as its muP version; ValueError if there is none.
     ``schedule``: what the rule is meant for, or ``asked`` for with. ``foreign``: somebody else's
-    code, tried on every task before anything is measured."""
+    code, tried on every task before anything is measured. ``lr``: where tuning may start."""
 
     name: str
     identity: str
@@ -60,6 +60,7 @@ class Entrant:
     space: Space = WRITTEN
     asked: bool = False
     foreign: bool = False
+    lr: float = 1e-3
 
 
 @contextmanager

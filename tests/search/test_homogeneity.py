@@ -23,7 +23,15 @@ def program(*lines, inputs="w, g, m", returns="update, m"):
     return parse(f"def update({inputs}):\n{body}")
 
 
-@pytest.mark.parametrize("name", sorted(ZOO.keys() - MIXED.keys()))
+ADAM_LIKE = {
+    *("adabelief", "adabelief_no_correction", "adagrad", "adam", "adam_no_correction", "adamw"),
+    *("adamw_no_correction", "adan", "amsgrad", "cautious_adamw", "cautious_lion", "exadam"),
+    *("grams", "lion", "lion_huber", "nadam", "optimistic_amsgrad", "rmsprop", "sign_momentum"),
+    *("sign_sgd", "tiger"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SGD_LIKE | ADAM_LIKE))
 def test_the_zoo(name):
     found = homogeneity(ZOO[name].program)
     assert found.label == ("SGD-like" if name in SGD_LIKE else "Adam-like")

@@ -23,7 +23,6 @@ from search.interpreter.reference import Step, reference
 from search.language.functions import ARRAY, OPS, PAPER, SCALAR, TENSOR, Kind, result_kind
 from search.language.program import Program, parse
 from search.zoo import NAMED, ZOO
-from search.zoo.classics import CLASSICS
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 
 LAYOUT = Layout((ParamSpec("w", (40, 20)), ParamSpec("b", (7,)), ParamSpec("c", (1,))))
@@ -123,7 +122,12 @@ def test_functions_mean_what_numpy_means(step: Step) -> None:
         np.testing.assert_allclose(updates.numpy(), expected, rtol=1e-13, err_msg=name)
 
 
-MIXED = [entry.program for entry in CLASSICS] + [uses(name)[0] for name in ("norm", "dot")]
+CLASSICS = (
+    *("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "adamw", "adam_no_correction"),
+    *("adamw_no_correction", "adabelief_no_correction", "sign_sgd", "sign_momentum", "lion"),
+    "adamw_initial",
+)
+MIXED = [ZOO[name].program for name in CLASSICS] + [uses(name)[0] for name in ("norm", "dot")]
 
 
 def test_mixed_population_equals_its_members_alone() -> None:

@@ -22,8 +22,7 @@ from search.interpreter import cpu
 from search.interpreter.population import Population
 from search.interpreter.reference import Step, reference
 from search.language.program import Program, from_rows, parse
-from search.zoo import ZOO
-from search.zoo.curvature import CURVATURE
+from search.zoo import NAMED, ZOO
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 
 DATA = Path(__file__).with_name("data")
@@ -321,7 +320,7 @@ def test_curvature_equal_to_golden_runs(run: str, dtype: str, step: Step) -> Non
     which, expected, grads = MANIFEST[run]["hessian"], golden(run, dtype), golden_gradients()
     parts = [GOLDEN[f"inputs.hessian_{which}.{spec.name}"].reshape(10, -1) for spec, _ in LAYOUT]
     hessian = torch.from_numpy(np.concatenate(parts, 1))
-    program = {e.name: e.program for e in CURVATURE}[run.split("_")[0].replace("sophiah", "sophia")]
+    program = NAMED[run.split("_")[0].replace("sophiah", "sophia")].program
     given, lr = grads.to(expected.dtype), MANIFEST[run]["hyper"]["lr"]
     way = population(step, hessian)
     actual = way(program, expected[0], lambda k, _: given[k], 10, lr, 0.0)
@@ -336,9 +335,8 @@ def test_oasis_is_its_formula() -> None:
         d = 0.99 * d + 0.01 * hessian[k]
         flat = flat - LR * noisy_quadratic(k, flat) / (d / (1 - 0.99 ** (k + 1))).abs().clamp(0.1)
         trace.append(flat)
-    (program,) = (entry.program for entry in CURVATURE if entry.name == "oasis")
     actual = population(reference, hessian)(
-        program, start(torch.float64), noisy_quadratic, 10, LR, 0.0
+        NAMED["oasis"].program, start(torch.float64), noisy_quadratic, 10, LR, 0.0
     )
     torch.testing.assert_close(actual, torch.stack(trace), rtol=0, atol=1e-7)
 
