@@ -11,7 +11,8 @@
 * ``scale``: two families at growing width, depth and number of steps, one of them at a time.
 
 A suite is a function, so that importing this module loads no data. Nothing is registered: a suite
-of yours is named by its import path, ``package.module:attribute`` (see ``resolve``).
+of yours is named by its import path, ``package.module:attribute`` (see ``resolve``). A family is a
+suite of one task: ``mlp``, ``mlp(width=64)``, ``my_module:Spirals(arms=3)``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tasks.families.autoencoder import Autoencoder
 from tasks.families.conv import Conv
 from tasks.families.linear import Linear, Logistic
 from tasks.families.mlp import MLP
+from tasks.families.named import families, member
 from tasks.families.quadratic import Quadratic
 from tasks.families.transformer import Transformer
 from tasks.oracles.lifting import attempt
@@ -191,6 +193,11 @@ SUITES: dict[str, Callable[[], Suite]] = {
 }
 
 
+def is_own(name: str) -> bool:
+    """Whether a suite of this ``name`` is somebody's own: its code is imported."""
+    return ":" in name.partition("(")[0]
+
+
 def names(suite: Sequence[Entry]) -> list[str]:
     """What each entry is called: its task, with its steps where the suite has that name twice, and
     a number from the second on of those that have the same steps, too."""
@@ -205,7 +212,8 @@ def names(suite: Sequence[Entry]) -> list[str]:
 
 
 def resolve(name: str) -> Suite:
-    """The suite called ``name``, or what the import path ``package.module:attribute`` leads to.
+    """The suite called ``name``, a member of a family (``families/named.py``), or what the import
+    path ``package.module:attribute`` leads to.
 
     The attribute is a ``Task`` or an ``Entry``, several of them, or a function of no arguments
     that returns any of these; a bare task gets the steps that it asks for. Raises ValueError
@@ -213,8 +221,10 @@ def resolve(name: str) -> Suite:
     """
     if name in SUITES:
         return SUITES[name]()
-    form = f"one of {', '.join(SUITES)}, or an import path package.module:attribute"
-    form += meant(name, SUITES)
+    if "(" in name or name in families():
+        return _entries(name, member("suite", name))
+    form = f"one of {', '.join(SUITES)}, a family, or an import path package.module:attribute"
+    form += meant(name, (*SUITES, *families()))
     found = imported("suite", name, form)
     if callable(found):
         with yours("suite", name):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import tasks
+
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {
     "tasks": "types checks < runs user_code < rng executors display < commands data oracles "
@@ -24,6 +26,8 @@ HEIGHTS = {
     for height, floor in enumerate(floors.split(" < "))
     for room in floor.split()
 }
+HOMES = {f"tasks.{name}": home for name, home in tasks.HOMES.items()}
+"""What comes through the door of the lowest package comes from where it is defined."""
 MOST = 15
 """Files of a room."""
 SOURCES = [path for package in FLOORS for path in sorted((ROOT / package).rglob("*.py"))]
@@ -44,7 +48,10 @@ def imported(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {
+                HOMES.get(f"{node.module}.{alias.name}", f"{node.module}.{alias.name}")
+                for alias in node.names
+            }
     return {n for n in names if n.split(".")[0] in (*FLOORS, "scripts", "tests")}
 
 

@@ -19,6 +19,7 @@ from tasks.commands.parser import Arguments, parser
 from tasks.data.loaders import help_text
 from tasks.families.conv import Conv
 from tasks.families.mlp import MLP
+from tasks.families.named import families, is_family, with_fields
 from tasks.families.transformer import Transformer
 from tasks.mup.coordinate_plot import draw
 from tasks.mup.coordinates import Coordinates, coordinate_check
@@ -53,7 +54,7 @@ def coord_check(arguments: Arguments) -> int:
     """
     options_of = parser(coord_check)
     add = options_of.add_argument
-    named = f"{', '.join(NETWORKS)}, or the import path of a function from a width to a task"
+    named = f"{', '.join(_networks())}, or the import path of a function from a width to a task"
     add("--task", type=str, default="mlp", help=named)
     add("--rule", type=str, default="adamw", help="anything that l2o evaluate takes")
     add("--widths", type=list[int], default=[64, 128, 256, 512, 1024, 2048], help="two or more")
@@ -139,15 +140,22 @@ def _write(checks: Mapping[str, Coordinates], out: Path) -> None:
     print(f"wrote coordinates.csv and coordinates.png in {out}")
 
 
+def _networks() -> list[str]:
+    """The families that have a width; the settings of some are those of ``NETWORKS``."""
+    return [*NETWORKS, *(name for name in with_fields("width") if name not in NETWORKS)]
+
+
 def _network(name: str) -> Callable[[int], Task]:
     if name in NETWORKS:
         return NETWORKS[name]
-    form = f"one of {', '.join(NETWORKS)}, or an import path package.module:function"
-    function = imported("--task", name, form + meant(name, NETWORKS))
+    known = _networks()
+    form = f"one of {', '.join(known)}, or an import path package.module:function"
+    function: Any = families()[name] if name in known else None
+    function = function or imported("--task", name, form + meant(name, known))
 
     def make(width: int) -> Task:
         with yours("--task", name):
-            task = function(width)
+            task = function(width=width) if is_family(function) else function(width)
         if not isinstance(task, Task):
             kind = type(task).__name__
             raise ValueError(f"--task: got {name!r}, which returns a {kind}, expected a Task")

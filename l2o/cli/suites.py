@@ -11,14 +11,16 @@ from rich.table import Table
 from tasks import cards
 from tasks.commands.parser import Arguments, parser
 from tasks.display.plain import Console
+from tasks.families.named import families
 from tasks.suites import SUITES, names, resolve
 
 
 def suites(arguments: Arguments) -> int:
-    """The named suites, and a card of each task of one.
+    """The named suites and families of tasks, and a card of each task of one.
 
     l2o suites
     l2o suites held_out
+    l2o suites "mlp(width=64, depth=2)"
     l2o suites my_module:my_suite --json
     """
     options_of = parser(suites)
@@ -30,7 +32,10 @@ def suites(arguments: Arguments) -> int:
         for name, suite in SUITES.items():
             first = (suite.__doc__ or "").strip().splitlines()[0]
             print(f"{name:{width}}{first.replace('``', '')}")
-        print("\nl2o suites NAME shows its tasks.")
+        print(
+            f"\nFamilies, suites of one task: {', '.join(families())}; mlp(width=64) names fields."
+        )
+        print("l2o suites NAME shows the tasks of a suite.")
         return 0
     suites_of = {name: resolve(name) for name in ([options.name] if options.name else SUITES)}
     found = {

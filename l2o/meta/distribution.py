@@ -11,30 +11,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from itertools import product
 
 import torch
 
 from l2o.estimators.episodes import Lesson, bounded
-from tasks.checks import meant, one_of, positive
+from tasks.checks import one_of, positive
 from tasks.data.loaders import DATASETS
-from tasks.families.autoencoder import Autoencoder
-from tasks.families.conv import Conv
-from tasks.families.mlp import MLP
-from tasks.families.transformer import Transformer
+from tasks.families.named import family, fields_of, with_fields
 from tasks.inner.unroll import evaluate
 from tasks.mup.scaling import mup, update_multiplier
-from tasks.suites import SUITES, resolve
+from tasks.suites import is_own, resolve
 from tasks.types import HOST, Task
-from tasks.user_code.imports import imported
 
-FAMILIES: dict[str, type[Task]] = {
-    "mlp": MLP,
-    "conv": Conv,
-    "autoencoder": Autoencoder,
-    "transformer": Transformer,
-}
+NEEDED = ("width", "depth", "data", "batch_size")
+"""Fields of a family that a distribution is made of."""
 CEILING = 1.5
 """Largest loss that counts, in units of what predicting nothing costs, ``log(classes)``."""
 
@@ -44,12 +36,12 @@ class Distribution:
     """Tasks: every family at every width and depth on every data set, or a suite.
 
     Attributes:
-        families: mlp, conv, autoencoder, transformer, or import paths (module:class) of yours
+        families: {families}, or import paths (module:class) of yours
         widths: of the networks
         depths: of the networks, in layers or blocks
         data: names of data sets (l2o data list)
         batch_size: of the inner training runs
-        suite: name or import path (module:attribute) of a suite, in place of all the above
+        suite: in place of all the above, one by its name or import path (module:attribute)
     """
 
     families: tuple[str, ...] = ("mlp",)
@@ -72,8 +64,8 @@ class Distribution:
     def imports(self) -> list[str]:
         """The import paths of code that is none of ours, which ``tasks`` runs."""
         if self.suite is not None:
-            return [self.suite] if self.suite not in [*SUITES] else []
-        return [name for name in self.families if name not in [*FAMILIES]]
+            return [self.suite] if is_own(self.suite) else []
+        return [name for name in self.families if is_own(name)]
 
     def tasks(self) -> list[Task]:
         """All of them. Raises ValueError for a family that lacks a width, depth or such data."""
@@ -85,29 +77,19 @@ class Distribution:
         ]
 
     def _member(self, name: str, data: str, width: int, depth: int) -> Task:
-        family = _family(name)
+        kind = family("families", name, with_fields(*NEEDED))
         wanted = {"width": width, "depth": depth, "batch_size": self.batch_size}
-        known = {field.name for field in fields(family)} if is_dataclass(family) else set()
-        missing = sorted({*wanted, "data"} - known)
-        if missing:
+        if missing := sorted({*NEEDED} - fields_of(kind)):
             raise ValueError(f"families: {name} has no field {', '.join(missing)}")
         try:
-            member = family(data=DATASETS[data](), **wanted)  # type: ignore[call-arg]
+            member = kind(data=DATASETS[data](), **wanted)  # type: ignore[call-arg]
             _ = member.layout  # some find out only here that they are not made for such data
             return member
         except (ValueError, AttributeError) as error:
             raise ValueError(f"families: no {name} of width {width} on {data}: {error}") from error
 
 
-def _family(name: str) -> type[Task]:
-    if name in FAMILIES:
-        return FAMILIES[name]
-    form = f"{', '.join(FAMILIES)} or an import path module:class of a Task"
-    form += meant(name, FAMILIES)
-    found = imported("families", name, form)
-    if not (isinstance(found, type) and issubclass(found, Task)):
-        raise ValueError(f"families: got {name!r}, expected {form}")
-    return found
+Distribution.__doc__ = (Distribution.__doc__ or "").format(families=", ".join(with_fields(*NEEDED)))
 
 
 def lessons(tasks: Sequence[Task], in_mup: bool, chunk: int | None = None) -> list[Lesson]:

@@ -20,7 +20,7 @@ class Funnel:
     """How candidates are measured.
 
     Attributes:
-        suite: name or import path (module:attribute) of the proxy tasks
+        suite: the proxy tasks: a suite, a family, mlp(width=64), or an import path module:attribute
         length: multiplies the steps of every task
         rungs: fractions of a task's steps at which losers are dropped, the last one 1
         factors: learning rates tried, relative to the best of the parent

@@ -65,10 +65,10 @@ class Config:
 
     def imports(self) -> list[str]:
         """The import paths of other people's code that the suites are made by."""
-        from tasks.suites import SUITES
+        from tasks.suites import is_own
 
         suites = (self.funnel.suite, self.verdict.held_out, self.verdict.meta_validation)
-        return [name for name in suites if name is not None and name not in [*SUITES]]
+        return [name for name in suites if name is not None and is_own(name)]
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> Config:

@@ -44,7 +44,7 @@ class Ablation:
     """How edits are measured.
 
     Attributes:
-        suite: name or import path of the tasks
+        suite: the tasks: a suite, a family, mlp(width=64), or an import path
         tolerance: mean log loss ratio by which an edit may change the loss
         allow_better: take edits that change the loss by more, if they lower it
         trials: learning rates tried for each program on each task

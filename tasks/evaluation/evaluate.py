@@ -58,7 +58,7 @@ class Plan:
     """What an evaluation is a function of, besides its rules.
 
     Attributes:
-        suite: name or import path (module:attribute) of the tasks
+        suite: the tasks: a suite, a family, mlp(width=64), or an import path (module:attribute)
         trials: settings of learning rate and weight decay tried for each rule on each task
         seeds: fresh seeds that the best of them is measured on
         length: multiplies the steps of each task

@@ -34,6 +34,8 @@ def run(*arguments):
         ["--rule", "lion"],
         ["--rule", "momentum", "--task", "transformer", "--base-width", "8"],
         ["--rule", "torch.optim.SGD", "--degree", "1", "--task", "conv"],
+        ["--rule", "adamw", "--task", "autoencoder"],
+        ["--rule", "adamw", "--task", "tasks.families.mlp:MLP"],
     ],
 )
 def test_writes_a_table_and_a_figure(arguments, tmp_path, capsys):

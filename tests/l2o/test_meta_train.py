@@ -491,10 +491,16 @@ def test_it_says_what_to_do_next() -> None:
     [
         (["--train.widths", "[0]"], "--train.widths: got 0, expected a positive integer"),
         (["--train.data", "[nothing]"], "data: got 'nothing', expected one of"),
-        (["--train.families", "[nothing]"], "families: got 'nothing', expected mlp, conv"),
+        (
+            ["--train.families", "[nothing]"],
+            "families: got 'nothing', expected autoencoder, conv, mlp",
+        ),
         (["--train.families", "[nothing:Task]"], "cannot be imported: ModuleNotFoundError: No mod"),
         (["--train.families", "[tasks.families.mlp:mlp]"], "cannot be imported: AttributeError"),
-        (["--train.families", "[os:sep]"], "families: got 'os:sep', expected mlp, conv"),
+        (
+            ["--train.families", "[os:sep]"],
+            "families: got 'os:sep', expected autoencoder, conv, mlp",
+        ),
         (["--train.families", "[transformer]"], "no transformer of width 8 on digits: 'Arrays'"),
         (["--train.families=[autoencoder]", "--train.data=[help_text]"], "no autoencoder of width"),
         (

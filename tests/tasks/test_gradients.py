@@ -20,6 +20,7 @@ from tasks.inner.unroll import advance, initial, start, unroll
 from tasks.oracles.gradient import derivatives
 from tasks.oracles.hutchinson import hessian_products, random_signs
 from tasks.types import Batch, Params, State, StepInfo, Task
+from tests.tasks.room_of_families import others
 
 FAMILIES: list[Task] = [
     Quadratic(dimension=9),
@@ -29,6 +30,7 @@ FAMILIES: list[Task] = [
     Conv(width=3, depth=2, batch_size=8),
     Transformer(width=6, depth=1, heads=2, data=help_text(8), batch_size=4),
 ]
+FAMILIES += others(FAMILIES)
 families = pytest.mark.parametrize("task", FAMILIES, ids=[task.name for task in FAMILIES])
 
 

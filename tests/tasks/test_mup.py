@@ -29,6 +29,7 @@ from tasks.mup.scaling import Mup, mup, mup_at, scaled, update_multiplier
 from tasks.oracles.hutchinson import hessian_every
 from tasks.rng import draw
 from tasks.types import Layout, Params, ParamSpec, StepInfo
+from tests.tasks.room_of_families import others
 
 
 def generator(seed=0):
@@ -71,6 +72,13 @@ def test_roles_of_our_families(family):
         found[spec.role].append(spec.name)
     expected = {role: sorted(names.split()) for role, names in ROLES[family].items()}
     assert {role: sorted(names) for role, names in found.items()} == expected
+
+
+@pytest.mark.parametrize("task", others(FAMILIES.values(), "width"), ids=lambda task: task.name)
+def test_other_families_with_a_width_have_roles(task):
+    specs = mup(task).layout.specs
+    assert {spec.role for spec in specs} <= {*ROLES["mlp"]}
+    assert any(spec.role in ("input", "hidden") for spec in specs)
 
 
 @pytest.mark.parametrize(

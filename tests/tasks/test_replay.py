@@ -22,6 +22,7 @@ from tasks.inner.unroll import advance, initial, start
 from tasks.optim.torch_rule import TorchRule
 from tasks.rng import draw
 from tasks.types import Batch, Task
+from tests.tasks.room_of_families import others
 
 FIXED = torch.linspace(-1, 1, 9)
 
@@ -58,6 +59,7 @@ FAMILIES: list[Task] = [
     Transformer(width=6, depth=1, heads=2, data=help_text(8), batch_size=4),
     ModuleTask(network, cross_entropy, digits(), 8, "normalised"),
 ]
+FAMILIES += others(FAMILIES)
 families = pytest.mark.parametrize("task", FAMILIES, ids=lambda task: type(task).__name__)
 
 

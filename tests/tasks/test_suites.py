@@ -8,11 +8,15 @@ from importlib.resources import files
 import pytest
 import torch
 
+from l2o.meta.distribution import Distribution
+from search.fitness.settings import Funnel
+from search.run.config import Config
 from tasks.cards import REFERENCES, card
 from tasks.data.loaders import breast_cancer, digit_halves, help_text
 from tasks.families.mlp import MLP
+from tasks.families.named import families
 from tasks.families.transformer import Transformer
-from tasks.suites import SUITES, Entry, names, resolve
+from tasks.suites import SUITES, Entry, is_own, names, resolve
 from tasks.types import Task
 
 EXTRA = ("held_out_extra", "far")
@@ -96,6 +100,7 @@ from torch import randint, randn, zeros
 from tasks.data.arrays import Arrays
 from tasks.families.linear import Linear
 from tasks.families.mlp import MLP
+from tasks.families.named import families
 from tasks.types import Task
 
 class Mine:
@@ -196,6 +201,83 @@ def test_import_paths(mine, attribute, steps):
 def test_wrong_names_are_explained(mine, name, message):
     with pytest.raises(ValueError, match=message):
         resolve(name)
+
+
+FAMILY = """
+from dataclasses import dataclass
+from tasks.families.mlp import MLP
+from tasks.families.named import families
+@dataclass(frozen=True)
+class Narrow(MLP):
+    width: int = 3
+"""
+MEMBERS = {
+    "mlp": MLP(),
+    "mlp(width=4, depth=2)": MLP(width=4, depth=2),
+    "tasks.families.mlp:MLP(width=4)": MLP(width=4),
+}
+
+
+@pytest.mark.parametrize("text", MEMBERS)
+def test_a_family_is_a_suite_of_one_task(text):
+    assert resolve(text) == (Entry(MEMBERS[text], steps=200),)
+
+
+@pytest.mark.parametrize("name", families())
+def test_the_member_without_arguments_is_a_suite(name):
+    (entry,) = resolve(name)
+    assert type(entry.task) is families()[name]
+    assert entry.task.layout.n < 100_000
+
+
+def test_a_family_of_a_users_own(tmp_path, monkeypatch):
+    (tmp_path / "narrow.py").write_text(FAMILY)
+    monkeypatch.chdir(tmp_path)
+    assert [card(Entry(task))["width"] for task in map(member_of, ("", "()", "(width=5)"))] == [
+        3,
+        3,
+        5,
+    ]
+    tasks = Distribution(("narrow:Narrow", "mlp"), (4, 8)).tasks()
+    assert [(type(task).__name__, card(Entry(task))["width"]) for task in tasks] == [
+        (kind, width) for kind in ("Narrow", "MLP") for width in (4, 8)
+    ]
+
+
+def member_of(settings):
+    (entry,) = resolve(f"narrow:Narrow{settings}")
+    return entry.task
+
+
+OWN = {"proxy": False, "mlp": False, 'mlp(activation="a:b")': False, "mine:suite": True}
+OWN |= {"mine:Family(width=3)": True, " mine:suite": True}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_is_imported_is_somebodys_own(name):
+    """A run that names it asks for consent."""
+    assert is_own(name) == OWN[name]
+    assert (name in Distribution(suite=name).imports()) == OWN[name]
+    assert (name in Config(start=("",), funnel=Funnel(suite=name)).imports()) == OWN[name]
+
+
+BAD = {
+    "mlp(width=0)": "width: got 0, expected a positive integer",
+    "mlp(3)": "expected FAMILY",
+    "mlp(width=x)": "the values are literals",
+    "mlp(height=3)": "got 'mlp.height=3.', which fails: .*'height'",
+    "nlp(width=3)": "got 'nlp', expected .*mlp.*; did you mean mlp",
+    "nlp": "got 'nlp', expected one of .*; did you mean mlp",
+    "layers": "got 'layers', expected one of",
+    "composite": "got 'composite', expected one of",
+    "os:sep(width=3)": "got 'os:sep', expected .*mlp",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_wrong_members_are_explained(text):
+    with pytest.raises(ValueError, match=f"(suite: {BAD[text]}|{BAD[text]})"):
+        resolve(text)
 
 
 def test_tasks_that_share_a_name_are_told_apart():

@@ -34,6 +34,7 @@ from tasks.inner.unroll import advance, evaluate, initial, start, unroll
 from tasks.oracles.gradient import Derivatives, gradients
 from tasks.rng import draw
 from tasks.types import Params, State, StepInfo, Task
+from tests.tasks.room_of_families import others
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ FAMILIES: list[Task] = [
     Conv(width=3, depth=2, batch_size=8),
     Transformer(width=6, depth=1, heads=2, data=help_text(8), batch_size=4),
 ]
+FAMILIES += others(FAMILIES)
 families = pytest.mark.parametrize("task", FAMILIES, ids=[task.name for task in FAMILIES])
 small = MLP(width=6, batch_size=8)
 
