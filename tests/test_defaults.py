@@ -57,6 +57,7 @@ from tasks.families.conv import Conv
 from tasks.families.linear import Linear, Logistic
 from tasks.families.mlp import MLP
 from tasks.families.module import ModuleTask
+from tasks.families.named import families
 from tasks.families.quadratic import Quadratic
 from tasks.families.transformer import Transformer
 from tasks.inner.schedules import SCHEDULES
@@ -170,6 +171,8 @@ FAMILIES: dict[str, Callable[[], Task]] = {
     "sparse": lambda: SparseLogistic(rows=20, columns=5, nonzeros=2),
     "mup": lambda: mup(MLP(8, 2), base_width=4),
 }
+
+FAMILIES |= {name: kind for name, kind in families().items() if name not in FAMILIES}
 
 
 def family(make: Callable[[], Task]) -> list[Any]:
