@@ -15,8 +15,8 @@ from l2o import checkpoint
 from l2o.base import LearnedOptimizer
 from tasks.checks import meant
 from tasks.mup.groups import param_groups
-from tasks.optim.memory import identity
 from tasks.optim.rule_optimizer import RuleOptimizer
+from tasks.optim.state_dicts import identity
 from tasks.oracles.hutchinson import hessian_every
 from tasks.runs.files import SHIPPED, or_shipped
 from tasks.types import Params, State, StepInfo, UpdateRule

@@ -5,7 +5,8 @@ One table, what is loaded x what it is loaded into, and what version 0.1 wrote, 
 
 import copy
 import io
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -140,6 +141,8 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a parameter less": (lambda s: s["param_groups"][0]["params"].pop(), "param_groups: got"),
     "a shape": (lambda s: first_of(s, torch.zeros(7)), r"of shape \(7,\)"),
     "a number": (lambda s: first_of(s, 3.0), "= 3.0"),
+    "a parameter twice": (lambda s: s["param_groups"][0].update(params=[0, 0]), "parameter once"),
+    "a parameter unknown": (lambda s: s["state"].update({7: s["state"][0]}), "state: got 7"),
     "a state more": (lambda s: s["state"][0].update(more=torch.zeros(1)), "more"),
 }
 
@@ -159,6 +162,58 @@ def test_what_does_not_fit_is_refused(name: str, damage: str) -> None:
     with pytest.raises(ValueError, match=said):
         optimizer.load_state_dict(state)
     assert kept(optimizer) == before
+
+
+MISFITS: dict[str, Any] = {
+    "None": None, "a number": 3.5, "a large one": 10**400, "text": "x", "a list": [1, [2]],
+    "a set": {1}, "an object": object(), "NaN": math.nan, "a vector": torch.zeros(7),
+    "whole numbers": torch.zeros(2, 3, dtype=torch.int64), "meta": torch.empty(2, 3, device="meta"),
+    "complex": torch.zeros(2, 3, dtype=torch.complex64), "sparse": torch.zeros(2, 3).to_sparse(),
+}  # fmt: skip
+
+
+def places(x: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The ways to everything inside of a state dict."""
+    parts = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ()
+    for key, part in parts:
+        yield (*above, key)
+        yield from places(part, (*above, key))
+
+
+def complaint(optimizer: Any, state: Any) -> str | None:
+    try:
+        optimizer.load_state_dict(state)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+@pytest.mark.parametrize("name", ["exported adam", "lo_small"])
+def test_what_is_malformed_is_one_line_that_names_the_entry(name: str, misfit: str) -> None:
+    """Anything in the place of anything: it is refused and nothing changes, or a step works."""
+    net, optimizer = stepped(OURS[name])
+    good, before, refused = copy.deepcopy(optimizer.state_dict()), kept(optimizer), 0
+    for way in places(good):
+        state = copy.deepcopy(good)
+        inner: Any = state
+        for key in way[:-1]:
+            inner = inner[key]
+        inner[way[-1]] = MISFITS[misfit]
+        said = complaint(optimizer, state)
+        if said is None:
+            move(net, optimizer, range(2, 3))
+            net, optimizer = stepped(OURS[name])
+            continue
+        named = [str(key) for key in way if isinstance(key, str)][-1]
+        assert named in said or "state" in said
+        assert "\n" not in said
+        assert len(said) < 400
+        assert kept(optimizer) == before, way
+        refused += 1
+    assert refused >= 7
+    for whole in MISFITS.values():
+        with pytest.raises(ValueError, match="state dict: got"):
+            optimizer.load_state_dict(whole)
 
 
 @pytest.mark.parametrize("option", ["foreach", "fused", "capturable", "maximize"])

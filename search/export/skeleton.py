@@ -126,6 +126,7 @@ class $NAME(Optimizer):
         Raises ValueError, and changes nothing, where they are another rule's or do not fit. Warns
         where that cannot be known, because the rule is not named.
         """
+        _well_formed(state_dict)
         saved: dict[str, Any] = {}
 
         def remember(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
@@ -174,10 +175,54 @@ class $NAME(Optimizer):
             $COLLECT
 
 
-def _examined(given: dict[str, Any], groups: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """The states of a state dict, if it is this rule's; else ValueError."""
+def _well_formed(given: Any) -> None:
+    """Raise ValueError, naming the entry, unless this has the form of an optimizer's state dict."""
+    _expect(isinstance(given, dict), "state dict", given, "a dictionary")
     if not {"state", "param_groups"} <= set(given):
         raise _foreign(", ".join(map(str, given)) or "nothing", "state and param_groups")
+    known: list[Any] = []
+    groups = given["param_groups"]
+    _expect(isinstance(groups, (list, tuple)), "param_groups", groups, "a list")
+    for place, group in enumerate(groups):
+        where = f"param_groups[{place}]"
+        _expect(isinstance(group, dict), where, group, "a dictionary")
+        keys = group.get("params")
+        good = isinstance(keys, (list, tuple)) and all(isinstance(key, (int, str)) for key in keys)
+        _expect(good, f"{where}.params", keys, "a list of numbers or names")
+        known += keys
+    _expect(len(set(known)) == len(known), "param_groups", known, "each parameter once")
+    states = given["state"]
+    good = isinstance(states, dict) and all(isinstance(x, dict) for x in states.values())
+    _expect(good, "state", states, "a dictionary for each parameter")
+
+
+def _expect_alike(value: Any, ours: Any, where: str) -> None:
+    """What may stand in place of ``ours``; a tensor of one element is a number, too."""
+    if isinstance(ours, (bool, type(None))):
+        _expect(isinstance(value, (bool, type(None))), where, value, "True or False")
+    elif isinstance(value, Tensor):
+        good = value.numel() == 1 and not value.is_complex() and value.layout == torch.strided
+        _expect(good, where, value, "a number")
+    elif isinstance(ours, (int, float, Tensor)):
+        good = isinstance(value, (int, float)) and not isinstance(value, bool)
+        _expect(good and abs(value) < 2**64, where, value, "a number")
+
+
+def _expect(good: bool, where: str, got: Any, expected: str) -> None:
+    if not good:
+        raise ValueError(f"{where}: got {_brief(got)}, expected {expected}")
+
+
+def _brief(value: Any) -> str:
+    """A value in one short line."""
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype}, shape {tuple(value.shape)}"
+    plain = isinstance(value, (str, int, float, list, type(None)))
+    return " ".join(f"{value!r:.60}".split()) if plain else type(value).__name__
+
+
+def _examined(given: dict[str, Any], groups: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """The states of a state dict, if it is this rule's; else ValueError."""
     said = given["param_groups"]
     got, expected = ([len(group["params"]) for group in x] for x in (said, groups))
     if got != expected:
@@ -186,10 +231,17 @@ def _examined(given: dict[str, Any], groups: list[dict[str, Any]]) -> dict[Any, 
         missing = [name for name in HYPER if name not in group and "rule" not in group]
         if missing:
             raise _foreign(f"groups without {', '.join(missing)}", f"those of {RULE}")
-        if str(group.get("rule", RULE)).split()[-1:] != RULE.split()[-1:]:
-            raise _foreign(f"that of {group['rule']}", f"that of {RULE}")
+        rule = group.get("rule", RULE)
+        rule = rule if isinstance(rule, str) else _brief(rule)
+        if rule.split()[-1:] != RULE.split()[-1:]:
+            raise _foreign(f"that of {rule}", f"that of {RULE}")
+    for place, (group, ours) in enumerate(zip(said, groups, strict=True)):
+        for name in (ours.keys() & group.keys()) - {"params", "rule"}:
+            _expect_alike(group[name], ours[name], f"param_groups[{place}].{name}")
     keys = [key for group in said for key in group["params"]]
     params = [p for group in groups for p in group["params"]]
+    for key in given["state"]:
+        _expect(key in keys, "state", key, "only parameters of param_groups")
     pairs = [pair for pair in zip(keys, params, strict=True) if pair[0] in given["state"]]
     states = {key: _fitting(given["state"][key], p) for key, p in pairs}
     if not all("rule" in group for group in said):
@@ -203,14 +255,20 @@ def _fitting(state: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
     # Distributed checkpoints make empty dictionaries of what was not there.
     state = {name: x for name, x in state.items() if isinstance(x, Tensor) or x != {}}
     if state and set(state) != set(COLUMNS):
-        got, expected = (", ".join(sorted(x)) or "none" for x in (state, COLUMNS))
+        got, expected = (", ".join(sorted(map(str, x))) or "none" for x in (state, COLUMNS))
         raise _foreign(got, expected)
     for name, x in state.items():
         shape = () if name == "step" else tuple(p.shape)
         if not isinstance(x, Tensor):
-            raise _foreign(f"{name} = {x!r}", "a tensor")
+            raise _foreign(f"{name} = {_brief(x)}", "a tensor")
         if tuple(x.shape) != shape:
             raise _foreign(f"{name} of shape {tuple(x.shape)}", f"{shape}")
+        is_complex = p.is_complex() and name != "step"
+        is_real = x.is_floating_point() and not is_complex
+        if x.layout != torch.strided or (x.is_meta and not p.is_meta):
+            raise _foreign(f"{name} in {x.layout} on {x.device}", "numbers in a dense tensor")
+        if not is_real and not (is_complex and x.is_complex()):
+            raise _foreign(f"{name} of {x.dtype}", "complex numbers" if is_complex else "real ones")
     return state
 
 

@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tasks.checks import positive
-from tasks.optim.memory import OURS, SHARED, Place, begin, examined, identity, paired, places
+from tasks.optim.memory import OURS, SHARED, Place, begin, places
 from tasks.optim.rows import alike, as_row, dense, join, real, subtract, whole, working_dtype
+from tasks.optim.state_dicts import examined, identity, paired, well_formed
 from tasks.oracles.hutchinson import hessian_every, hessian_products
 from tasks.oracles.reading import read_elsewhere
 from tasks.types import Layout, Params, State, StepInfo, UpdateRule
@@ -303,6 +304,7 @@ class RuleOptimizer(Optimizer):
         Raises ValueError, and changes nothing, where they are another rule's or do not fit. Warns
         where that cannot be known, because the rule is not named: of version 0.1 and others.
         """
+        well_formed(state_dict)
         saved: dict[str, Any] = {}
 
         def remember(_: Optimizer, given: dict[str, Any]) -> dict[str, Any]:
