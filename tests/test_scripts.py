@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from search.fitness.verdict import Standing
 from search.record.schema import Evaluation, Final
@@ -38,6 +39,10 @@ def script(monkeypatch: pytest.MonkeyPatch):
         ("meta_generalization", ["--mulo", "nowhere"], "nowhere"),
         ("meta_generalization", ["--groups", "nosuch"], "--groups: got 'nosuch', expected some of"),
         ("bench_optimizers", ["lionn"], "lionn"),
+        ("bench_optimizers", ["--processes", "0"], "--processes: got 0, expected at least 1"),
+        ("bench_optimizers", ["--peer", "no/python"], "--peer: got no/python, expected a Python"),
+        ("bench", ["meta", "--turns", "0"], "--turns: got 0, expected more than 0"),
+        ("bench", ["meta", "--peer", "no/python"], "--peer: got no/python, expected a Python"),
         ("rediscover_lion", ["sign", "--seeds", "0"], "--seeds: got 0, expected more than 0"),
         ("rediscover_lion", ["sign", "--minutes", "-1"], "--minutes: got -1.0, expected"),
         ("rediscover_lion", ["sign", "--workers", "0"], "--workers: got 0, expected"),
@@ -301,3 +306,46 @@ def test_what_ails_a_subject_of_a_benchmark_is_said(script):
     bench = script("bench_optimizers")
     with pytest.raises(RuntimeError, match=r"exported nosuch: .*nosuch"):
         bench.run("exported nosuch")
+
+
+def test_rules_of_a_benchmark_are_measured_once(script, monkeypatch, capsys):
+    bench = script("bench_optimizers")
+    asked = []
+    monkeypatch.setattr(bench, "installed", lambda module, python: module == "lion_pytorch")
+    monkeypatch.setattr(
+        bench, "run", lambda *given: asked.append(given) or {"step": 0.01, "floor": 0.005}
+    )
+    monkeypatch.setattr(
+        sys, "argv", ["bench_optimizers", "lion", "lion", "sgd", "--processes", "1"]
+    )
+    bench.main()
+    names = [name for name, _ in asked]
+    assert len({*names}) == len(names)
+    assert {"exported lion", "exported sgd", "lion-pytorch Lion"} <= {*names}
+    assert "sgd" in capsys.readouterr().out
+
+
+ANSWERS = """#!{python}
+import sys
+for tasks in map(int, sys.stdin):
+    if tasks > 16: sys.exit(3)
+    print(1.0, flush=True)
+"""
+
+
+def test_a_peer_answers_in_turns_or_is_said_to_have_ended(script, tmp_path, monkeypatch):
+    pes = script("bench_pes")
+    peer = tmp_path / "peer"
+    peer.write_text(ANSWERS.format(python=sys.executable))
+    peer.chmod(0o755)
+    with pes.asked([str(peer)], [str(peer)]) as ask:
+        assert ask(8) == 1.0
+        with pytest.raises(RuntimeError, match="it ended, see above"):
+            ask(32)
+    found = {pes.ONE: {n: [0.5, 0.5] for n in pes.TASKS}}
+    found[pes.THREADS] = found[pes.PROCESSES] = found[pes.ONE]
+    assert len(pes.table(found).rows) == 3
+    found |= {name: {n: [1.0, 2.0] for n in pes.TASKS} for name in pes.THEIRS.values()}
+    console = Console(record=True, width=150)
+    console.print(pes.table(found))
+    assert "3.00 (2.00–4.00)" in console.export_text()

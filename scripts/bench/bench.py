@@ -22,6 +22,7 @@ import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import torch
@@ -310,6 +311,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40, help="length of the short search")
     parser.add_argument("--processes", type=int, default=5, help="for each of the optimizers")
     parser.add_argument("--rules", nargs="*", default=[], help="optimizers, as for l2o export")
+    parser.add_argument("--peer", type=Path, help="of meta, optimizers: somebody's interpreter")
     parser.add_argument("--device", default="cuda", help="of gpu: cuda, cuda:N or cpu")
     parser.add_argument("--small", action="store_true", help="of gpu: only see that it works")
     parser.add_argument("--parts", nargs="*", default=[], help="of gpu: what to measure")
@@ -317,6 +319,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="of run: processes")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="of gpu: results")
     options = parser.parse_args()
+    for name in ("turns", "seconds", "processes", "minutes", "workers"):
+        if not getattr(options, name) > 0:
+            parser.error(f"--{name}: got {getattr(options, name)}, expected more than 0")
+    if options.peer and not which(options.peer):
+        parser.error(f"--peer: got {options.peer}, expected a Python")
     torch.set_num_threads(1)
     if options.what == "gpu":
         try:
@@ -329,7 +336,7 @@ def main() -> None:
     console.print(", ".join(f"{name} {value}" for name, value in facts.items() if value))
     if options.what == "optimizers":
         try:
-            optimizers(console, options.processes, options.rules)
+            optimizers(console, options.processes, options.rules, options.peer)
         except ValueError as error:
             parser.exit(2, f"{error}\n")
         return
@@ -342,7 +349,10 @@ def main() -> None:
     if options.what == "vm":
         vm(console, options.turns)
     elif options.what == "meta":
-        meta(console, options.turns)
+        try:
+            meta(console, options.turns, options.peer)
+        except RuntimeError as error:
+            parser.exit(2, f"{error}\n")
     else:
         search(console, options.turns, options.seconds)
 
