@@ -433,7 +433,7 @@ def test_killed_at_random_moments_it_goes_on_as_if_nothing_had_happened(tmp_path
     rng, run = random.Random(0), tmp_path / "run"
     with create(run, CONFIG) as archive:
         said = list(continue_to(archive, 1))
-    for kill in range(24):
+    for kill in range(12):
         command = [sys.executable, __file__, str(run)]
         writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | ROOT)
         assert writer.stdout is not None

@@ -67,8 +67,8 @@ def test_a_copy_differs_in_one_argument_and_one_reader_turns_to_it(program):
 
 def test_a_copy_makes_the_lion_form_of_a_momentum_in_one_step():
     start = ZOO["sign_momentum"].program
-    kinds = {classify(child.program).name for child in children(start, COPIES, count=40)}
-    assert "Lion form" in kinds
+    tried = children(start, COPIES, count=40)
+    assert any(classify(child.program).name == "Lion form" for child in tried)
 
 
 SWAPS = Mutation(insert=0, delete=0, modify=0, swap=1)
@@ -91,8 +91,8 @@ def test_a_swap_calls_another_function_on_what_fits(program):
 
 def test_a_swap_makes_the_sign_of_a_momentum_in_one_step():
     start, only = ZOO["adam_no_correction"].program, replace(SWAPS, functions=("sign", "abs"))
-    kinds = {classify(child.program).name for child in children(start, only, count=40)}
-    assert "sign momentum" in kinds
+    tried = children(start, only, count=40)
+    assert any(classify(child.program).name == "sign momentum" for child in tried)
 
 
 def test_all_randomness_comes_from_the_generator():
