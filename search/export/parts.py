@@ -325,8 +325,11 @@ def _cosine_sim(xs: list[Tensor], ys: list[Tensor]) -> list[Tensor]:
 """
 CLIP = """\
 def _clip_by_global_norm(xs: list[Tensor], limits: list[Any]) -> list[Tensor]:
-    rows = zip(xs, limits, _global_norm(xs), strict=True)
-    return [x * (limit / (norm + 1e-8)).clamp(max=1) for x, limit, norm in rows]
+    norm, clipped = _sum(xs, xs).sqrt(), []
+    for x, limit in zip(xs, limits, strict=True):  # norms, not what they clip, may be beyond x's
+        scale = (limit / (norm.to(x.device) + 1e-8)).clamp(max=1)
+        clipped.append((_wide(x) * scale).to(x.dtype))
+    return clipped
 
 
 """
@@ -342,6 +345,6 @@ HELPERS = {
     "dot": (SUM, DOT),
     "global_norm": (SUM, GLOBAL_NORM),
     "cosine_sim": (SUM, COSINE_SIM),
-    "clip_by_global_norm": (SUM, GLOBAL_NORM, CLIP),
+    "clip_by_global_norm": (SUM, CLIP),
 }
 """What each reduction calls."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from search.interpreter.bytecode import CONSTANT, LR, STATES, G, T, Table, W
+from search.interpreter.reference import SMALLEST
 from search.language.functions import OPS, Kind
 from tasks.runs import caches
 from tasks.types import Layout
@@ -198,12 +199,18 @@ def _reduce(code, out, args, constants, offsets, scalars, arrays, banks, size):
         dtype = x.dtype.type
         bank, index = args[1, 0], args[1, 1]
         limit = dtype(constants[index]) if bank == CONSTANT else scalars[index, 0]
-        scale = limit / (dtype(np.sqrt(_dot(x, x))) + dtype(1e-8))
+        norm = np.sqrt(_dot(x, x))
+        scale = limit / (dtype(norm) + dtype(1e-8))
         if scale > 1:
             scale = dtype(1)
         o = banks[out[1]]
-        for j in range(size):
-            o[j] = x[j] * scale
+        if abs(scale) < SMALLEST:  # float32 holds neither it nor, maybe, the norm
+            wide = np.float64(limit) / (norm + 1e-8)
+            for j in range(size):
+                o[j] = np.float64(x[j]) * wide
+        else:
+            for j in range(size):
+                o[j] = x[j] * scale
 
 
 @compiled

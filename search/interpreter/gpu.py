@@ -58,6 +58,7 @@ from search.interpreter.gpu_functions import (
     operand,
     statement_of,
 )
+from search.interpreter.reference import SMALLEST
 from search.interpreter.registers import (
     FULL,
     LAUNCHES,
@@ -74,6 +75,8 @@ from tasks.types import Layout
 NORM, GLOBAL_NORM, DOT, COSINE_SIM, CLIP = (
     OPS[name].code for name in ("norm", "global_norm", "dot", "cosine_sim", "clip_by_global_norm")
 )  # consecutive: ``NORM <= code <= CLIP`` is a reduction
+LARGE = 2.0**32
+"""What norms that clip are divided by where they lie in memory: they may be beyond float32."""
 LIMITS = {} if SIMULATED else {"max_registers": 80}  # three blocks share a multiprocessor
 MOST_BLOCKS = 65_535  # along the second axis of a grid
 warnings.filterwarnings("ignore", "Grid size .* under-utilization")  # survivors may be few
@@ -215,7 +218,7 @@ def _population(real: Any, elements: int) -> Any:
 
 
 def _run(choose: Callable[..., None], real: Any, elements: int) -> Callable[..., None]:
-    one, eps = real(1), real(1e-8)
+    one, eps, large, least = real(1), real(1e-8), real(LARGE), real(SMALLEST)
 
     @device_function
     def load(source, row, start, high, r):
@@ -249,8 +252,11 @@ def _run(choose: Callable[..., None], real: Any, elements: int) -> Callable[...,
                     if j < high:
                         r[o + k * so] = r[known + segments[j]]
                 elif code == CLIP:
-                    scale = r[b] / (r[known] + eps)
-                    r[o + k * so] = r[a + k * sa] * (one if scale > one else scale)
+                    scale = r[b] / (r[known] * large + eps)
+                    if abs(scale) < least:
+                        r[o + k * so] = r[a + k * sa] / large * (r[b] / r[known])
+                    else:
+                        r[o + k * so] = r[a + k * sa] * (one if scale > one else scale)
                 else:
                     r[o + k * so] = r[known]
             known += offsets.shape[0] - 1
@@ -299,6 +305,8 @@ def _reduce(run: Callable[..., None], elements: int) -> Callable[..., None]:
                 found = xy
             elif code == COSINE_SIM:
                 found = xy / (elementary.sqrt(xx * yy) + 1e-8)
+            elif code == CLIP:
+                found /= LARGE
             if lane == 0:
                 r[reduced + which * tensors + piece] = found
             cuda.syncthreads()

@@ -71,6 +71,8 @@ class Population:
     def update(
         self, grads: Tensor, state: State, params: Params, info: StepInfo
     ) -> tuple[Tensor, State]:
+        if params.flat.is_meta:  # shapes alone
+            return torch.empty_like(params.flat), {"memory": torch.empty_like(state["memory"])}
         if isinstance(info.step, Tensor):
             t = (info.step + 1).to(params.flat.dtype)
         else:  # filled, because a number that is copied to a GPU has to be waited for
@@ -144,6 +146,8 @@ def default_step(device: torch.device) -> Step:
         from search.interpreter import cpu  # compiled on first use, so only where it is used
 
         return cpu.step
+    if device.type == "meta":
+        return reference
     if find_spec("numba_cuda") is None:
         log.warning(
             "numba-cuda is not installed: programs run in plain torch (pip install l2o[gpu])"

@@ -12,6 +12,8 @@ from search.language.functions import OPS, Kind, Op
 from tasks.types import Layout
 
 OPERATIONS: tuple[Op, ...] = tuple(OPS.values())
+SMALLEST = 2.0**-126
+"""The least number that float32 has in full precision."""
 
 
 class Step(Protocol):
@@ -101,7 +103,11 @@ def _norm(layout: Layout, x: Tensor) -> Tensor:
 
 
 def _global_norm(layout: Layout, x: Tensor) -> Tensor:
-    return x.double().square().sum(1, keepdim=True).sqrt().to(x.dtype)
+    return _wide_norm(x).to(x.dtype)
+
+
+def _wide_norm(x: Tensor) -> Tensor:
+    return x.double().square().sum(1, keepdim=True).sqrt()
 
 
 def _dot(layout: Layout, x: Tensor, y: Tensor) -> Tensor:
@@ -115,7 +121,11 @@ def _cosine_sim(layout: Layout, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _clip_by_global_norm(layout: Layout, x: Tensor, limit: Tensor) -> Tensor:
-    return x * (limit / (_global_norm(layout, x) + 1e-8)).clamp(max=1)
+    """Where the norm is beyond float32, or nearly so, what is clipped is not: there in float64."""
+    norm = _wide_norm(x)
+    scale = (limit / (norm.to(x.dtype) + 1e-8)).clamp(max=1)
+    wide = x.double() * (limit.double() / (norm + 1e-8))
+    return torch.where(scale.abs() < SMALLEST, wide.to(x.dtype), x * scale)
 
 
 REDUCTIONS = {

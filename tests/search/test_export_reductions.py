@@ -108,3 +108,24 @@ def test_numbers_of_a_float64_file_are_float64(
     rate = torch.as_tensor(lr, dtype=torch.float64)
     expected = -torch.sin(0.999 * rate.sqrt()).expand(3)
     torch.testing.assert_close(p.detach(), expected, rtol=1e-14, atol=0)
+
+
+CLIPS = {c: str(PROGRAMS["clip_by_global_norm"]).replace("1.5", c) for c in ("1.5", "1e-3", "-0.5")}
+
+
+@pytest.mark.parametrize("step", [reference, None], ids=["reference", "kernel"])
+@pytest.mark.parametrize("size", [1e10, 1e36, 3e38, 3.4e38])
+@pytest.mark.parametrize("limit", CLIPS)
+def test_what_is_clipped_may_be_longer_than_float32_can_say(
+    limit: str, size: float, step: Any
+) -> None:
+    """Gradients are numbers, their norm is not: they are clipped, not lost."""
+    grads = torch.linspace(-1, 1, LAYOUT.n) * size
+    wide = grads.double()
+    expected = (wide * (float(limit) / wide.norm())).float()
+    flat = torch.zeros_like(grads)
+    program = parse(CLIPS[limit])
+    torch.testing.assert_close(by_engine(program, flat, grads, step), expected)
+    for foreach in (False, True):
+        actual = by_file(program, flat, grads, foreach=foreach)
+        torch.testing.assert_close(actual, expected)

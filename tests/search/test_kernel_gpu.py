@@ -63,6 +63,9 @@ def trajectory(step: Step, programs: list[str], flat: Tensor, grads: Tensor) -> 
     return torch.stack(trace)
 
 
+CLIP = "def update(w, g):\n    update = clip_by_global_norm(g, 0.5)\n    return update"
+
+
 def uses(name: str) -> list[str]:
     """For every combination of kinds that a function accepts, a program that runs on its result."""
     programs = []
@@ -92,6 +95,7 @@ def cases() -> dict[str, dict]:
         "zoo": case(ZOO_TEXTS, steps=2),
         "zoo in float64": double | {k: double[k].double() for k in ("flat", "grads")},
         "reductions of reductions": case([LATE, ZOO_TEXTS[0]], steps=2),
+        "norms beyond float32": case([CLIP]) | {"grads": torch.full((1, 1, LAYOUT.n), 3e38)},
     }
 
 

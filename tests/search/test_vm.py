@@ -6,7 +6,9 @@ trajectories, in which every step starts from what the step before left behind.
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from search.interpreter.reference import Step, reference
 from search.language.functions import ARRAY, OPS, PAPER, SCALAR, TENSOR, Kind, result_kind
 from search.language.program import Program, parse
 from search.zoo import NAMED, ZOO
+from tasks.optim.rule_optimizer import RuleOptimizer
 from tasks.types import Layout, Params, ParamSpec, StepInfo
 
 LAYOUT = Layout((ParamSpec("w", (40, 20)), ParamSpec("b", (7,)), ParamSpec("c", (1,))))
@@ -300,3 +303,23 @@ def test_every_kind_is_covered() -> None:
         result_kind(OPS[name], kinds) for name in OPS for kinds in product(*OPS[name].accepts)
     }
     assert results == set(Kind)
+
+
+@pytest.mark.parametrize("under", [False, True], ids=["model alone", "default device"])
+@pytest.mark.parametrize("name", ["adam", "muon", "sophia"])
+def test_on_the_meta_device_shapes_are_enough(name: str, under: bool, caplog: Any) -> None:
+    """The model is there, or everything is; states have their shapes and nothing is computed."""
+    with torch.device("meta") if under else nullcontext():
+        rule = Population.of([NAMED[name].program], torch.tensor([0]))
+        net = torch.nn.Linear(3, 2, device="meta")
+        optimizer = RuleOptimizer(net.parameters(), rule, 0.1, capturable=under)
+        x = torch.ones(4, 3, device="meta")
+        loss = net(x).square().sum()
+        if rule.hessian_every:
+            optimizer.set_hessian(loss)
+        loss.backward()
+        optimizer.step()
+    states = optimizer.state_dict()["state"]
+    assert all(x.is_meta for x in states[0].values() if x.ndim)
+    assert states[0].keys() >= {"memory", "step"}
+    assert not caplog.records
