@@ -33,7 +33,7 @@ def table(results: Rows) -> str:
         cells = (
             label,
             str(len(rows)),
-            _share(len(found), len(rows)) if rows[0]["strategy"] != CONSTANTS else "0: cannot",
+            share(len(found), len(rows)) if rows[0]["strategy"] != CONSTANTS else "0: cannot",
             _spread(found, clock) if found else "–",
             f"{np.median([row['tried'] for row in rows]):,.0f}",
             _spread([row["steps"] / 1e6 for row in rows], "{:.1f}".format),
@@ -58,7 +58,7 @@ def _spread(values: Sequence[float], said: Callable[[float], str]) -> str:
     return median if len(values) == 1 else f"{median} ({said(min(values))} to {said(max(values))})"
 
 
-def _share(found: int, seeds: int) -> str:
+def share(found: int, seeds: int) -> str:
     """With its 95 % interval (Clopper and Pearson)."""
     low, high = binomtest(found, seeds).proportion_ci()
     return f"{found} ({100 * low:.0f}–{100 * high:.0f} %)"
