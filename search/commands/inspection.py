@@ -94,7 +94,7 @@ def save_optimizer(rule: Entry, out: Path, name: str) -> str:
         raise ValueError(f"--out: {out} exists and is not overwritten")
     if out.stem in {"torch", *sys.stdlib_module_names}:
         raise ValueError(f"--out: {out} would hide a module of that name; choose another")
-    source = to_source(rule.program, name, rule.origin, rule.lr, rule.weight_decay)
+    source = to_source(rule.program, name, rule.origin, rule.default_lr, rule.weight_decay)
     files.save_text(out, source)
     return re.findall(r"^class (\w+)", source, re.MULTILINE)[-1]
 

@@ -1,6 +1,8 @@
 """What an exported file says of learning rates, and what its default is worth on a real problem."""
 
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import search
+from search.commands.inspection import save_optimizer
 from search.export import to_source
 from search.export.start import start
 from search.language.program import parse
@@ -32,6 +35,17 @@ def test_the_default_is_of_the_kind_of_rule(name: str, lr: float) -> None:
     """Whatever suited a search's proxies, or its paper."""
     optimizer = search.load(name).optimizer([torch.zeros(1)])
     assert optimizer.param_groups[0]["lr"] == pytest.approx(lr, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["lion", "sgd", "checkpoints/cube_root_lion", "sophia", "adamw"])
+def test_a_file_has_the_default_of_the_class(name: str, tmp_path: Path) -> None:
+    """What ``l2o export`` writes, and what ``search.load(name).optimizer`` makes."""
+    entry = search.load(name)
+    save_optimizer(entry, tmp_path / "written.py", "Written")
+    names: dict[str, Any] = {"__name__": "written"}
+    exec((tmp_path / "written.py").read_text(), names)
+    made = [kind([torch.zeros(1)]) for kind in (names["Written"], entry.optimizer)]
+    assert made[0].defaults["lr"] == made[1].defaults["lr"]
 
 
 def test_the_default_of_rules_that_hold_their_own_rate() -> None:
