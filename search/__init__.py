@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from search.commands.notebook import Result as Result
     from search.commands.notebook import resume as resume
     from search.commands.notebook import search as search
+    from search.evolution.strategy import Proposal as Proposal
+    from search.evolution.strategy import Strategy as Strategy
     from search.interpreter.population import Population as Population
     from search.language.program import Program as Program
     from search.language.program import parse as parse
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 HOMES = {
     "Population": "search.interpreter.population",
     "Program": "search.language.program",
+    "Proposal": "search.evolution.strategy",
     "Result": "search.commands.notebook",
+    "Strategy": "search.evolution.strategy",
     "degree": "search.behaviour.degree",
     "parse": "search.language.program",
     "resume": "search.commands.notebook",

@@ -36,8 +36,8 @@ from rich.table import Table
 from torch import Tensor
 from turns import Spread, take_turns
 
-from search.evolution.regularized import Evolution
 from search.evolution.settings import Settings
+from search.evolution.strategy import Evolution
 from search.fitness.funnel import Calibration, Evaluator, calibrate
 from search.fitness.settings import Funnel
 from search.interpreter.population import Population

@@ -32,8 +32,8 @@ from stopwatch import Seconds, Stopwatch, now
 sys.path.append(str(Path(__file__).parents[1] / "studies"))
 from rediscover_lion import GOALS
 
-from search.evolution import regularized
-from search.evolution.regularized import Evolution
+from search.evolution import regularized, strategy
+from search.evolution.strategy import Evolution
 from search.fitness.funnel import Evaluator, Job, calibrate
 from search.fitness.settings import Funnel
 from search.interpreter.population import Population
@@ -59,10 +59,10 @@ WRITES = (
     *("add_timing", "counts", "rejected"),
 )
 IN_THE_DRIVER = (
-    (regularized, "mutate", "mutation"),
-    (regularized, "canonical", "canonical form"),
-    (regularized, "to_text", "canonical form"),
-    (regularized, "signatures", "signature"),
+    (strategy, "mutate", "mutation"),
+    (strategy, "canonical", "canonical form"),
+    (strategy, "to_text", "canonical form"),
+    (strategy, "signatures", "signature"),
     *((Archive, name, "database") for name in WRITES),
     (regularized, "tournament", "selection and population"),
     (Evolution, "tell", "selection and population"),

@@ -129,7 +129,7 @@ def strategies(goal: Goal) -> dict[str, Settings]:
     settings = goal.settings
     return {
         "evolution": settings,
-        "random programs": replace(settings, random=8),
+        "random programs": replace(settings, strategy="random_search(length=8)"),
         "constants alone": replace(settings, mutation=Mutation(constants_only=True)),
     }
 

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from argparse import SUPPRESS
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from search.evolution.settings import Mutation, Settings
+from jsonargparse import Namespace
+
+from search.evolution.settings import FORM, Mutation, Settings, renewed, strategies
 from search.fitness.settings import Funnel, Verdict
 from search.run.config import Budget, Config
 from tasks.commands.parser import KEPT, Arguments, made, parser, preset
@@ -108,11 +111,12 @@ def asked(arguments: Arguments) -> Asked:
     options_of.add_argument("--device", type=str, default="cpu", help="where inner runs live")
     options_of.add_class_arguments(Budget, "budget", instantiate=False)
     options_of.add_class_arguments(Funnel, "funnel", instantiate=False)
-    options_of.add_class_arguments(Settings, "evolution", instantiate=False)
+    _add_evolution(options_of)
     options_of.add_class_arguments(Verdict, "verdict", instantiate=False)
     options_of.link_arguments("device", "funnel.device")
     options_of.set_defaults(preset(arguments, PRESETS))
     options: Any = options_of.parse_args(list(arguments))
+    options.evolution = Namespace(renewed(vars(options.evolution)))
     kept = options_of.dump(options, skip_unset=False)
     options.evolution.mutation = made(Mutation, "evolution.mutation", options)
     from search.loading import rule
@@ -130,6 +134,18 @@ def asked(arguments: Arguments) -> Asked:
         verdict=made(Verdict, "verdict", options),
     )
     return Asked(options.run_dir, config, processes(options.workers, config), kept)
+
+
+def _add_evolution(options_of: Any) -> None:
+    options_of.add_class_arguments(Settings, "evolution", instantiate=False, skip={"strategy"})
+    options_of.add_argument(
+        "--evolution.strategy",
+        type=str,
+        default=Settings.strategy,
+        help=f"who is born and who lives: {', '.join(strategies())}, or {FORM}; "
+        "with settings: random_search(length=8)",
+    )
+    options_of.add_argument("--evolution.random", type=int, default=0, help=SUPPRESS)  # see renewed
 
 
 @contextmanager

@@ -15,6 +15,7 @@ class Fitness(base.Fitness):
     """Score and length, both minimised; compared lexicographically, so ties go to the shorter."""
 
     weights = (-1.0, -1.0)
+    crowding_dist = 0.0  # of non-dominated sorting, which sets it
 
 
 @dataclass(eq=False)

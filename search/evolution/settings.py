@@ -9,16 +9,39 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from search.language.functions import OPS, PAPER
 from search.language.program import FIXED_INPUTS, MAX_STATEMENTS, OPTIONAL_INPUTS
-from tasks.checks import meant
+from tasks.checks import inside, meant
+from tasks.user_code.calls import call
+from tasks.user_code.rooms import modules
 
 Change = Literal["insert", "delete", "modify", "copy", "swap"]
 INPUTS = (*FIXED_INPUTS, *OPTIONAL_INPUTS)
 MOST = 10_000_000
 """Candidates in a population, and the like."""
+ROOM = "search.evolution"
+FORM = "package.module:Class, one of your own"
+
+
+def strategies() -> list[str]:
+    """The modules of this room that are one."""
+    return modules(ROOM, others=("candidates", "mutate", "settings", "strategy"))
+
+
+def own(strategy: str) -> tuple[str, dict[str, Any]]:
+    """The name of a strategy and its own arguments. Raises ValueError for what is no such text."""
+    with inside("strategy"):
+        return call(strategy, f"NAME or NAME(a=1) of a strategy, or {FORM}")
+
+
+def renewed(facts: dict[str, Any]) -> dict[str, Any]:
+    """The fields of ``Settings``, of what older versions wrote: random search was a number, that of
+    the statements of a program at most, and no number but 0 was another strategy."""
+    random = facts.get("random", 0)
+    facts = {name: value for name, value in facts.items() if name != "random"}
+    return facts | {"strategy": f"random_search(length={random})"} if random else facts
 
 
 @dataclass(frozen=True)
@@ -105,8 +128,7 @@ class Settings:
         patience: batches of an island without a better best after which it starts again; 0: never
         gain: by how much a best must be better than the last to count for that
         restart: from what, then: the best of the run so far, or the start programs
-        random: no evolution but independent random programs of at most so many statements, at
-            learning rates anywhere in 1e-4 .. 1: a baseline; 0 evolves
+        strategy: who is born and who lives: a module of this room, or package.module:Class
     """
 
     population: int = 200
@@ -120,7 +142,7 @@ class Settings:
     patience: int = 0
     gain: float = 0.0
     restart: Literal["best", "start"] = "best"
-    random: int = 0
+    strategy: str = "regularized"
 
     def __post_init__(self) -> None:
         for name in ("population", "tournament", "batch", "ahead", "islands"):
@@ -134,11 +156,10 @@ class Settings:
             raise ValueError(f"gain: got {self.gain}, expected a number of at least 0")
         if self.restart not in ("best", "start"):
             raise ValueError(f"restart: got {self.restart!r}, expected 'best' or 'start'")
-        if not 0 <= self.random <= MAX_STATEMENTS:
-            raise ValueError(f"random: got {self.random}, expected 0 to {MAX_STATEMENTS}")
+        own(self.strategy)
         m = self.mutation
         both = m.delete and m.insert + m.copy  # where one finds nothing to do the other does
-        if not (self.random or m.constants_only or m.modify + m.swap or both):
+        if not (m.constants_only or m.modify + m.swap or both):
             raise ValueError(
                 f"mutation: got {m.kinds}, with which the longest programs, of max_length = "
                 f"{m.max_length} statements, or the shortest have no children; expected modify or "

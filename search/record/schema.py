@@ -145,8 +145,8 @@ class Final(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """The search after ``batch`` was integrated; ``population``: candidate ids of each island,
-    oldest first."""
+    """The search after ``batch`` was integrated; ``population``: candidate ids of each group, in
+    its order; ``counters``: the state of the strategy."""
 
     batch: int
     population: list[list[int]]

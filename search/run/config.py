@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from search.evolution.settings import Mutation, Settings
+from search.evolution.settings import Mutation, Settings, own, renewed
 from search.fitness.settings import Funnel, Verdict
 from tasks.checks import plausible
 from tasks.runs.sqlite_errors import NONSENSE
@@ -64,18 +64,20 @@ class Config:
             raise ValueError(f"seed: got {self.seed}, expected at least 0")
 
     def imports(self) -> list[str]:
-        """The import paths of other people's code that the suites are made by."""
+        """The import paths of other people's code: what suites are made by, and the strategy."""
         from tasks.suites import is_own
 
         suites = (self.funnel.suite, self.verdict.held_out, self.verdict.meta_validation)
-        return [name for name in suites if name is not None and is_own(name)]
+        named = [name for name in suites if name is not None and is_own(name)]
+        strategy, _ = own(self.evolution.strategy)
+        return [*named, strategy] if ":" in strategy else named
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> Config:
         """From what ``asdict`` made and JSON kept. Raises ValueError for anything else."""
         try:
             plausible(cls, facts)
-            funnel, evolution = dict(facts["funnel"]), dict(facts["evolution"])
+            funnel, evolution = dict(facts["funnel"]), renewed(facts["evolution"])
             funnel |= {name: tuple(funnel[name]) for name in ("rungs", "factors")}
             evolution["mutation"] = _checked(Mutation, evolution["mutation"])
             return cls(

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from search.behaviour.signature import signatures
 from search.evolution.candidates import Batch, Candidate
-from search.evolution.regularized import Evolution
+from search.evolution.strategy import Evolution
 from search.fitness.funnel import Calibration, Fate, Outcome
 from search.language.program import parse, to_text
 from search.language.validity import live
@@ -167,10 +167,9 @@ class Search:
             for number in gone:
                 self.archive.withdraw(number)
         for number in gone:
-            del self.tickets[tickets[number]], self.waiting[number]
-        self.evolution.asked = min(gone)
+            self.evolution.withdraw(self.waiting.pop(number))
+            del self.tickets[tickets[number]]
         self.fates = Counter(fates(self.archive))
-        self.evolution.tried = sum(self.fates.values())
 
     def _integrate(self, result: Any) -> None:
         """One step of the search, in one transaction."""
@@ -194,10 +193,9 @@ class Search:
             self._write(batch, fresh, result)
             if self._more() and not self.stop():
                 new.append(self._ask())
-            islands = self.evolution.islands
-            population = [[candidate.id for candidate in i.population] for i in islands]
-            facts = [{"best": _or_none(i.best), "idle": i.idle, "since": i.since} for i in islands]
-            self.archive.set_snapshot(batch.number, population, {"islands": facts})
+            strategy = self.evolution.strategy
+            groups = [[candidate.id for candidate in group] for group in strategy.groups]
+            self.archive.set_snapshot(batch.number, groups, strategy.state)
             now = time.monotonic()
             busy = sum(self.jobs.busy)
             self.archive.add_timing(batch.number, now - self.last, busy - self.busy)
@@ -259,7 +257,7 @@ class Search:
 
 
 def _or_none(number: float) -> float | None:
-    """JSON has no infinity: a hurdle that nobody can fail, a best that is not there, is none."""
+    """JSON has no infinity: a hurdle that nobody can fail is none."""
     return number if number < math.inf else None
 
 
@@ -279,38 +277,29 @@ def restore(
     lrs = calibration.lrs[len(BASELINES) :]
     evolution = Evolution(config.evolution, programs, lrs, config.seed, rungs)
     snapshot = archive.snapshot()
-    evolution.told = 0 if snapshot is None else snapshot.batch + 1
-    living = set() if snapshot is None else {id for ids in snapshot.population for id in ids}
+    told = 0 if snapshot is None else snapshot.batch + 1
+    groups = [] if snapshot is None else snapshot.population
+    living = {id for ids in groups for id in ids}
     population: dict[int, Candidate] = {}
     waiting: dict[int, Batch] = {}
     for record in archive.records():
         if record.id == 0 and record.text:
             _same_signatures(archive, record)
-        ahead = record.batch >= evolution.told
+        ahead = record.batch >= told
         candidate = _candidate(record, with_program=ahead or record.id in living)
-        if record.canonical is not None:
-            evolution.texts[record.canonical] = candidate.signature
-            if record.fate not in ("failed", "duplicate"):
-                evolution.known.setdefault(candidate.signature, candidate)
+        evolution.recall(candidate)
         if record.id in living:
             population[record.id] = candidate
         if ahead:
             waiting.setdefault(record.batch, _batch(archive, record.batch))
             waiting[record.batch].candidates.append(candidate)
-        evolution.born, evolution.asked = record.id + 1, record.batch + 1
-    evolution.tried = evolution.born + archive.rejected()
-    for record in archive.best(1000):
-        evolution.remember(_candidate(record))
-    for candidate in population.values():
-        evolution.remember(candidate)
-    if snapshot is not None:
-        facts = zip(
-            evolution.islands, snapshot.population, snapshot.counters["islands"], strict=True
-        )
-        for island, ids, fact in facts:
-            island.population.extend(population[id] for id in ids)
-            island.best = math.inf if fact["best"] is None else fact["best"]
-            island.idle, island.since = fact["idle"], fact.get("since", 0)  # of older archives
+    evolution.go_on(
+        told,
+        archive.rejected(),
+        [[population[id] for id in ids] for ids in groups],
+        None if snapshot is None else snapshot.counters,
+        [_candidate(record) for record in archive.best(1000)],
+    )
     return evolution, waiting
 
 

@@ -22,7 +22,7 @@ from search.run.course import course, own_seeds, score, text
 from search.run.history import History, found, front, history, trimmed
 from search.run.judged import ruling, titles
 from search.run.loop import fates
-from search.run.summary import CHOSE, TITLES, kind, lineage, named
+from search.run.summary import CHOSE, TITLES, kind, lineage, named, strategy
 from tasks.display.page import Page, Part, Program, Section, Table, Tiles, table
 from tasks.display.plots import COLOURS, GREY, Figure, drawing
 from tasks.evaluation.wording import change, count, distance, duration, interval, per_cent
@@ -227,6 +227,7 @@ def _lineage(archive: Archive, record: Record) -> list[Part]:
 def _facts(archive: Archive, facts: dict[str, Any]) -> list[Part]:
     config = json.dumps(facts["config"], indent=2)
     return [
+        f"Strategy: {strategy(facts)}.",
         Program("\n".join(facts["config"]["start"]), "the programs it started from"),
         Program(config, f"all settings (seed {facts['config']['seed']})"),
         table([facts.get("environment", {})]),

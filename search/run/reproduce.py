@@ -104,8 +104,10 @@ def _rows(archive: Archive) -> Iterator[Row]:
     for row in archive.dump():
         if row[0] == "snapshot":
             *rest, counters = row
-            islands = json.loads(counters)["islands"]
-            yield *rest, [{k: v for k, v in island.items() if k != "since"} for island in islands]
+            state = json.loads(counters)
+            for island in state.get("islands", []):
+                island.pop("since", None)
+            yield *rest, state
         elif row[0] != "run":
             yield row
     facts = archive.run()

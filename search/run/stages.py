@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from search.evolution.mutate import mutate, random_program
+from search.evolution.strategy import check_start
 from search.fitness.funnel import Calibration, Evaluator, Job, calibrate
 from search.fitness.settings import Funnel
 from search.fitness.verdict import Trial, judge, standings
@@ -69,15 +69,7 @@ def begin(run_dir: Path, config: Config) -> Archive:
             raise ValueError(f"start: {error}") from None
         if "h" in program.inputs:
             raise ValueError("start: got a program that reads h, a Hessian; a search has none")
-        if not config.evolution.random:
-            try:
-                mutate(program, np.random.default_rng(0), config.evolution.mutation)
-            except ValueError as error:
-                raise ValueError(f"start: got a program that cannot change: {error}") from None
-        else:
-            first = parse(config.start[0])
-            settings, rng = config.evolution.mutation, np.random.default_rng(0)
-            random_program(rng, config.evolution.random, first.inputs, first.form, settings)
+        check_start(config.evolution, program)
     device = config.funnel.device
     prepare(device)
     _unseen(config)

@@ -16,6 +16,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from search.behaviour.kind import kind_of
+from search.evolution.settings import Settings, renewed
 from search.fitness.verdict import as_data
 from search.language.program import parse, to_text
 from search.language.validity import live
@@ -46,6 +47,7 @@ def summary(archive: Archive, top: int = 10) -> dict[str, Any]:
         "finished": "winner" in facts,
         "seconds": wall,
         "budget": facts["config"]["budget"] if "config" in facts else None,
+        "strategy": strategy(facts),
         "fates": fates(archive),
         "best": _entry(best[0], past) | {"kind": kind(best[0])} if best else None,
         "discovery": None if word is None else word.discovery,
@@ -76,6 +78,11 @@ def lineage(archive: Archive, candidate: int) -> list[dict[str, Any]]:
         before = record.score if record.score is not None else before
     steps[-1]["kind"] = kind(records[-1])
     return steps
+
+
+def strategy(facts: Mapping[str, Any]) -> str:
+    """Who was born and who lived, as it was asked for."""
+    return renewed(facts.get("config", {}).get("evolution", {})).get("strategy", Settings.strategy)
 
 
 def kind(record: Record) -> str:

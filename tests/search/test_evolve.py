@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from search.evolution.mutate import mutate
-from search.evolution.regularized import Evolution
 from search.evolution.settings import Mutation, Settings
+from search.evolution.strategy import Evolution
 from search.fitness.funnel import Outcome
 from search.language.program import parse
 from search.zoo import ZOO
@@ -177,7 +177,7 @@ def test_constants_only_keeps_the_form():
 
 
 def test_random_search_inherits_nothing():
-    search = evolution(replace(SMALL, random=5))
+    search = evolution(replace(SMALL, strategy="random_search(length=5)"))
     children = [c for batch in told(search, 6)[1:] for c in batch.candidates]
     assert {c.parent for c in children} == {None}
     assert {c.program.length for c in children if c.program} == {1, 2, 3, 4, 5}
@@ -187,8 +187,8 @@ def test_random_search_inherits_nothing():
 def test_islands_take_turns_and_keep_to_themselves():
     search = evolution(replace(SMALL, islands=2, migration=0.0))
     history = told(search, 12)
-    for number, island in enumerate(search.islands):
-        assert {c.batch % 2 for c in island.population} == {number}
+    for number, population in enumerate(search.strategy.groups):
+        assert {c.batch % 2 for c in population} == {number}
     by_id = {c.id: c for batch in history for c in batch.candidates}
     parents = [(c, by_id[c.parent]) for b in history[6:] for c in b.candidates if c.parent]
     assert all(child.batch % 2 == parent.batch % 2 for child, parent in parents)
@@ -211,7 +211,7 @@ def test_an_island_without_progress_starts_again_from_the_best():
         batch = search.ask()
         search.tell(batch, outcomes(batch, lambda candidate: 1.0))
     assert [c.score for c in search.population] == [-float(START.length)]
-    assert search.islands[0].idle == 0
+    assert search.strategy.state["islands"][0]["idle"] == 0
 
 
 def test_small_gains_count_once_they_have_added_up():
@@ -219,7 +219,8 @@ def test_small_gains_count_once_they_have_added_up():
     for k in range(6):
         batch = search.ask()
         search.tell(batch, outcomes(batch, lambda candidate, k=k: -0.1 * k))
-        best.append((round(search.islands[0].best, 6), search.islands[0].idle))
+        (island,) = search.strategy.state["islands"]
+        best.append((round(island["best"], 6), island["idle"]))
     assert best == [(0, 0), (0, 1), (0, 2), (-0.3, 0), (-0.3, 1), (-0.3, 2)]
 
 
@@ -240,7 +241,7 @@ def test_what_was_asked_before_an_island_started_again_stays_outside(restart, su
     assert {c.parent for c in after.candidates} == {0}
     search.tell(after, outcomes(after, lambda candidate: -2.0))
     assert {c.batch for c in search.population} - {0} == {after.number}
-    assert search.islands[0].best == -2.0
+    assert search.strategy.state["islands"][0]["best"] == -2.0
 
 
 def test_a_restart_from_anything_else_is_refused():

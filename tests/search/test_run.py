@@ -542,7 +542,11 @@ DEAF = "def update(w, g):\n    update = 2.0 * w\n    return update"
         ),
         ({"verdict": Verdict(meta_validation="tiny_suites:proxy")}, "meta_validation: got 'tiny_s"),
         (
-            {"evolution": Settings(random=5, mutation=Mutation(functions=("get_pi",)))},
+            {
+                "evolution": Settings(
+                    strategy="random_search", mutation=Mutation(functions=("get_pi",))
+                )
+            },
             "no valid program in 1000 attempts",
         ),
         (
