@@ -7,9 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 from shlex import quote
 
-from l2o.meta import joined as meta_joined
-from l2o.meta import report as meta_report
-from l2o.meta import run
+from l2o.cli.run import run_at, together
 from tasks.commands.parser import Arguments, named, parser
 from tasks.display.page import FORMATS, Page, replaceable, write
 from tasks.evaluation import report as evaluations
@@ -100,28 +98,21 @@ def _out(asked: Path | None, sources: list[Path]) -> Path:
 
 def joined(sources: dict[str, Path], remade_by: str) -> Page:
     """The page about several searches, several meta-trainings, or several results files."""
-    if all(map(run.is_run, sources.values())):
-        return meta_joined.page(sources, remade_by)
-    if all(path.is_dir() and not run.is_run(path) for path in sources.values()):
-        from search.record.archive import open_existing
-        from search.run import joined as searches
-
-        runs = []
-        for name, path in sources.items():
-            with open_existing(path, readonly=True) as archive:
-                runs.append(searches.read(name, archive))
-        return searches.page(runs, remade_by)
-    if any(path.is_dir() for path in sources.values()):
+    if not any(path.is_dir() for path in sources.values()):
+        with ExitStack() as stack:
+            files = {
+                name: stack.enter_context(Results(path, readonly=True))
+                for name, path in sources.items()
+            }
+            return evaluations.joined(files, remade_by)
+    runs = {name: run_at(path) for name, path in sources.items() if path.is_dir()}
+    found = together(runs, remade_by) if len(runs) == len(sources) else None
+    if found is None:
         raise ValueError(
             f"sources: got {', '.join(sources)}, expected several searches, several "
             "meta-trainings or several results files; mixtures are reported on one by one"
         )
-    with ExitStack() as stack:
-        files = {
-            name: stack.enter_context(Results(path, readonly=True))
-            for name, path in sources.items()
-        }
-        return evaluations.joined(files, remade_by)
+    return found
 
 
 TRUST = "measure a meta-training on held-out tasks that are code which the run names"
@@ -129,13 +120,7 @@ TRUST = "measure a meta-training on held-out tasks that are code which the run n
 
 def page(source: Path, remade_by: str, trusted: bool = False) -> Page:
     """The page about whatever ``source`` is. ``trusted``: what that names may be run for it."""
-    if run.is_run(source):
-        return meta_report.page(source, remade_by, trusted)
     if source.is_dir():
-        from search.record.archive import open_existing
-        from search.run.report import page as search_page
-
-        with open_existing(source, readonly=True) as archive:
-            return search_page(archive, remade_by)
+        return run_at(source).page(remade_by, trusted)
     with Results(source, readonly=True) as results:
         return evaluations.page(results, remade_by)

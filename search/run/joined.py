@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from search.record.archive import Archive
+from search.record.archive import Archive, open_existing
 from search.record.schema import Record
 from search.run.course import text
 from search.run.history import History, found, history
@@ -40,7 +41,13 @@ class Search(NamedTuple):
     settings: Mapping[str, Any]
 
 
-def read(name: str, archive: Archive) -> Search:
+def read(name: str, run_dir: Path) -> Search:
+    """Raises RunError for a run that is damaged."""
+    with open_existing(run_dir, readonly=True) as archive:
+        return _read(name, archive)
+
+
+def _read(name: str, archive: Archive) -> Search:
     facts, finals = archive.run(), archive.finals()
     winner, word = facts.get("winner"), ruling(archive)
     best = [archive.record(winner)] if winner is not None else archive.best(1)
@@ -56,8 +63,9 @@ def read(name: str, archive: Archive) -> Search:
     )
 
 
-def page(runs: Sequence[Search], remade_by: str) -> Page:
+def page(sources: Mapping[str, Path], remade_by: str) -> Page:
     """The report of several searches, finished or not."""
+    runs = [read(name, path) for name, path in sources.items()]
     judged = [run for run in runs if run.discovery is not None]
     count = sum(bool(run.discovery) for run in judged)
     lead = f"{len(runs)} searches, {count} of {len(judged)} judged ones with a discovery"
