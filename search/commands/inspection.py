@@ -17,6 +17,7 @@ from tasks.commands.parser import Arguments, named, parser
 from tasks.display.plain import Console
 from tasks.runs import files
 
+RULE = "a run, a zoo name, a program file, my_module:NAME or a shipped rule's folder"
 EXACT_SECONDS, SECONDS = 10.0, 900.0
 """What simplifying may take: exactly, where a person waits for it; and with tasks."""
 
@@ -70,9 +71,7 @@ def export(arguments: Arguments) -> int:
     l2o export lion --out lion.py
     """
     options_of = parser(export)
-    options_of.add_argument(
-        "rule", type=str, help="a run, a zoo name, a program file or a shipped rule's folder"
-    )
+    options_of.add_argument("rule", type=str, help=RULE)
     options_of.add_argument("--id", type=str, default="best", help="of a run's candidate, or best")
     options_of.add_argument("--out", type=Path, required=True, help="a new Python file")
     options_of.add_argument("--name", type=str | None, default=None, help="of the class")
@@ -114,9 +113,7 @@ def simplify(arguments: Arguments) -> int:
     from search.simplify.ablate import Ablation
 
     options_of = parser(simplify)
-    options_of.add_argument(
-        "rule", type=str, help="a run, a zoo name, a program file or a shipped rule's folder"
-    )
+    options_of.add_argument("rule", type=str, help=RULE)
     options_of.add_argument("--exact", action="store_true", help="only what needs no tasks")
     options_of.add_argument(
         "--seconds",

@@ -102,7 +102,7 @@ def asked(arguments: Arguments) -> Asked:
         "--start",
         type=str | list[str],
         default="adam_no_correction",
-        help="what to start from: zoo names, program files, runs "
+        help="what to start from: zoo names, program files, my_module:NAME, runs "
         "(default: AdamW as in the Lion paper, without bias correction)",
     )
     options_of.add_argument("--states", type=int, default=2, help="state variables of a program")

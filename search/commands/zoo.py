@@ -19,7 +19,8 @@ from rich.table import Table
 
 from tasks.commands.parser import Arguments, parser
 
-ZOO = Path(__file__).parents[1] / "zoo"
+KNOWN = Path(__file__).parents[1] / "zoo" / "known.json"
+TEXTS = KNOWN.with_name("rules")
 CURVED = "reads a Hessian"
 CAPTION = (
     "states: copies of the parameters that a rule keeps. scale: what a factor on all gradients "
@@ -61,16 +62,16 @@ def _text(name: str) -> str:
     return str(rule(name))
 
 
-def known(rules: Path = ZOO / "rules") -> dict[str, Any]:
+def known(texts: Path = TEXTS) -> dict[str, Any]:
     """All of it, as JSON can hold it; those that read a Hessian come last."""
-    shipped = json.loads((ZOO / "known.json").read_text(encoding="utf-8"))
-    names = {path.stem for path in rules.glob("*.txt")}
+    shipped = json.loads(KNOWN.read_text(encoding="utf-8"))
+    names = {path.stem for path in texts.glob("*.txt")}
     listed = [rule for rule in shipped["rules"] if rule["name"] in names]
     for name in names - {rule["name"] for rule in listed}:
         from search.commands.zoo_table import facts  # imports torch
         from search.zoo import from_file
 
-        listed.append(facts(from_file(rules / f"{name}.txt")))
+        listed.append(facts(from_file(texts / f"{name}.txt")))
     listed.sort(key=lambda rule: (rule["kind"] == CURVED, rule["name"]))
     return shipped | {"rules": listed}
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from search import zoo
 from search.behaviour.degree import homogeneity
 from search.behaviour.kind import classify
-from search.commands.zoo import CURVED
+from search.commands.zoo import CURVED, KNOWN
 from search.language.program import to_text
 from search.zoo import NAMED
 from search.zoo.entry import Entry
@@ -48,4 +46,4 @@ def measured() -> dict[str, Any]:
 
 if __name__ == "__main__":  # what ``search.commands.zoo`` shows
     text = json.dumps(measured(), indent=1, ensure_ascii=False) + "\n"
-    Path(str(zoo.__file__)).with_name("known.json").write_text(text, encoding="utf-8")
+    KNOWN.write_text(text, encoding="utf-8")

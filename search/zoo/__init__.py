@@ -21,7 +21,6 @@ from search.zoo.entry import Entry, from_text, holds_program
 from tasks.checks import meant
 from tasks.runs.files import SHIPPED
 
-RULES = Path(__file__).with_name("rules")
 TEXT = "rule.txt"
 """The program in the folder of a shipped rule."""
 NEITHER = "holds no program and no optimizer"
@@ -61,7 +60,7 @@ def _reads_gradients_alone(program: Program) -> bool:
     return all(OPTIONAL_INPUTS.get(name) != Kind.TENSOR for name in program.inputs)
 
 
-_LISTED = [from_file(path) for path in sorted(RULES.glob("*.txt"))]
+_LISTED = [from_file(path) for path in sorted(Path(__file__).with_name("rules").glob("*.txt"))]
 ZOO: Mapping[str, Entry] = MappingProxyType(
     {entry.name: entry for entry in _LISTED if _reads_gradients_alone(entry.program)}
 )

@@ -60,7 +60,7 @@ class Entry:
         return self.lr if "h" in self.program.inputs else None
 
 
-SAID = ("origin", "lr", "weight_decay")
+WORDS = ("origin", "lr", "weight_decay")
 """What a comment can say of the rule; other comments are for readers."""
 _COMMENT = re.compile(r"#\s*(\w+(?:[ -]\w+)?)\s*[:=]\s*(.*?)\s*$")
 
@@ -91,17 +91,17 @@ def from_text(text: str, name: str, origin: str, filename: str) -> Entry:
 
 def _said(text: str) -> dict[str, str]:
     """What the comments above the program say. Raises ProgramError for what is said twice, and
-    for a word that is nearly one of ``SAID``."""
+    for a word that is nearly one of ``WORDS``."""
     said: dict[str, str] = {}
     lines = (line.strip() for line in text.removeprefix("\ufeff").splitlines())
     for line in takewhile(lambda line: not line or line.startswith("#"), lines):
         if not (comment := _COMMENT.match(line)):
             continue
         word = re.sub("[ -]", "_", comment[1].lower())
-        near = get_close_matches(word, SAID, 1, 0.9)
+        near = get_close_matches(word, WORDS, 1, 0.9)
         if word in said:
             raise ProgramError(f"{word}: got {said[word]!r} and {comment[2]!r}, expected one")
-        if word in SAID:
+        if word in WORDS:
             said[word] = comment[2]
         elif near:
             raise ProgramError(f"got the comment {comment[1]!r}; did you mean {near[0]}?")

@@ -7,9 +7,9 @@ import search
 from l2o.cli.entrants import entrant
 from l2o.cli.main import main
 from search.commands.search import asked
-from search.commands.zoo import known, row
+from search.commands.zoo import TEXTS, known, row
 from search.language.program import to_text
-from search.zoo import NAMED, RULES, with_states
+from search.zoo import NAMED, with_states
 from search.zoo.entry import from_text
 
 LION = NAMED["lion"].program
@@ -124,7 +124,7 @@ def test_a_file_in_the_folder_is_in_the_list(place):
     """What ``l2o zoo`` shows of it is measured, until that is recorded."""
     folder = place / "rules"
     folder.mkdir()
-    for path in [*RULES.glob("lion*.txt"), place / "my_rule.txt"]:
+    for path in [*TEXTS.glob("lion*.txt"), place / "my_rule.txt"]:
         (folder / path.name).write_text(path.read_text())
     rows = [row(rule) for rule in known(folder)["rules"]]
     assert [name for name, *_ in rows] == sorted(path.stem for path in folder.iterdir())
@@ -133,4 +133,4 @@ def test_a_file_in_the_folder_is_in_the_list(place):
 
 def test_every_text_says_its_origin():
     assert {name for name, entry in NAMED.items() if entry.origin.startswith("the file")} == set()
-    assert {path.stem for path in RULES.iterdir()} == {*NAMED}
+    assert {path.stem for path in TEXTS.iterdir()} == {*NAMED}
