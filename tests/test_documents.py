@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_floors import FLOORS
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 LONGEST = {"design.md": 150, "results/rediscovery.md": 150}
@@ -14,6 +16,13 @@ LONGEST = {"design.md": 150, "results/rediscovery.md": 150}
 @pytest.mark.parametrize("page", LONGEST)
 def test_some_pages_are_short(page: str) -> None:
     assert len((DOCS / page).read_text(encoding="utf-8").splitlines()) <= LONGEST[page]
+
+
+def test_the_design_names_every_room() -> None:
+    page = (DOCS / "design.md").read_text(encoding="utf-8")
+    for package, floors in FLOORS.items():
+        table = page[page.index(f"| `{package}` | holds |") :].partition("\n\n")[0]
+        assert [*re.findall(r"`(\w+)`", table)][1:] == floors.replace(" <", "").split(), package
 
 
 def test_the_language_lists_its_functions(monkeypatch: pytest.MonkeyPatch) -> None:
