@@ -45,7 +45,7 @@ TITLES = {
     "the_lion_form": "the Lion form on the front of score against length",
     "validation": "validation loss against AdamW",
 }
-TABLE = re.compile(r"<!-- (\w+\.csv): ([\w, ]+) -->\n\n(?:\|.*\n)*")
+TABLE = re.compile(r"<!-- (\w+\.csv): ([\w, ]+) -->\n\n(?:\|.*\n)*\n*")
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -64,7 +64,7 @@ def _table(name: str, columns: str) -> str:
     lines = [[TITLES.get(key, key.replace("_", " ")) for key in keys], ["---"] * len(keys)]
     lines += [[row[key].replace("|", "\\|") for key in keys] for row in rows(name)]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"<!-- {name}: {columns} -->\n\n{text}"
+    return f"<!-- {name}: {columns} -->\n\n{text}\n"
 
 
 def mistakes() -> Iterator[str]:
@@ -102,20 +102,19 @@ def _clock(seconds: float) -> str:
 
 
 def _copies() -> Iterator[str]:
-    known = {(row["goal"], row["rule"].partition(":")[0]): row for row in rows("confirmed.csv")}
+    known = {
+        (row["goal"], *re.findall(r"(find|winner) of seed (\d)", row["rule"])[0]): row
+        for row in rows("confirmed.csv")
+        if " of seed " in row["rule"]
+    }
     for file, kind in (("finds.csv", "find"), ("winners.csv", "winner")):
         for row in rows(file):
-            place = row["goal"], f"{kind} of seed {row['seed']}"
-            found = next(
-                (known[key] for key in known if key[0] == place[0] and _same(key, place)), {}
-            )
+            found = known.get((row["goal"], kind, row["seed"]), {})
             for copy, column in (("further", "adamw"), ("constants", "constants_0")):
-                if copy in row and row[copy] != found.get(column, "–"):
-                    yield f"{file}, {place}: got {row[copy]}, expected {found.get(column, '–')}"
-
-
-def _same(key: tuple[str, str], place: tuple[str, str]) -> bool:
-    return key[1] == place[1] or key[1].startswith(f"{place[1]},")
+                expected = found.get(column, "–")
+                if row.get(copy, expected) != expected:
+                    where = f"{file}, {row['goal']}, seed {row['seed']}"
+                    yield f"{where}: got {row[copy]}, expected {expected}"
 
 
 def _regimes() -> Iterator[str]:
