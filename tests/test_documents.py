@@ -70,3 +70,20 @@ def test_a_wrong_number_is_told(
         (tmp_path / path.name).write_text(text.replace(old, new) if path.name == file else text)
     monkeypatch.setattr(script, "FILES", tmp_path)
     assert any(said in line for line in script.mistakes())
+
+
+CLAIM = re.compile(r"^\| ([^|]+) \| ([^|]+) \| \[\w+\]\((docs/results/[\w./]+)\) \|$", re.MULTILINE)
+CLAIMS = CLAIM.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("claim", "number", "page"), CLAIMS)
+def test_numbers_of_the_readme_stand_on_the_page_behind_them(
+    claim: str, number: str, page: str
+) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for figure in re.findall(r"[−+]?\d+(?:\.\d+)?", f"{claim} {number}"):
+        assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d.]\d)", text), figure
+
+
+def test_the_readme_has_claims() -> None:
+    assert len(CLAIMS) > 5
