@@ -38,6 +38,8 @@ Build = Callable[..., torch.optim.Optimizer]
 TUNED = ("lr", "weight_decay")
 FORM = "torch.optim.NAME or package.module:Class, with (argument=value, ...) or without"
 RUN, STEPS = "optimizer", "steps"
+OTHERS = (Exception, SystemExit)
+"""What other people's code may raise: anything, and it may end the process."""
 
 
 @dataclass(frozen=True)
@@ -79,24 +81,28 @@ class TorchRule:
                 try:
                     run = self._run(state, i, layout.views(row), lr[i], decay[i])
                     after = run.step(layout.views(row), layout.views(grads[i]), lr[i], loss)
+                    updates[i] = row - layout.flatten(after)
                 except (torch.OutOfMemoryError, MemoryError, _Again):
                     raise
-                except Exception as error:  # of any kind: optimizers are other people's code
+                except OTHERS as error:
                     faults += [error] if row.isfinite().all() & grads[i].isfinite().all() else []
-                    continue
-                updates[i] = row - layout.flatten(after)
         if len(faults) == len(params.flat):
             raise _unusable(_name(self), faults[0]) from faults[0]
         return updates, {RUN: state[RUN], STEPS: state[STEPS] + 1}
 
     def evaluated(self, params: Params, state: State) -> Tensor:
-        """The weights ``[N, n]`` that are to be measured where training is at ``params``."""
+        """The weights ``[N, n]`` that are to be measured where training is at ``params``. Unusable
+        where the optimizer cannot say."""
         flat = params.flat.clone()
         with undisturbed():
             for i, number in enumerate(state[RUN].tolist() if state else []):
                 run = self.living.get(number)
-                if run is not None and run.switches:
+                if run is None or not run.switches:
+                    continue
+                try:
                     flat[i] = params.layout.flatten(run.evaluated(params.layout.views(flat[i])))
+                except OTHERS as error:
+                    raise _unusable(_name(self), error) from error
         return flat
 
     def _run(
@@ -127,7 +133,7 @@ class TorchRule:
         given = {name: value for name, value in tuned.items() if name in accepted}
         try:
             made = self.optimizer(weights, **given, **self.arguments)
-        except Exception as error:  # of any kind: optimizers are other people's code
+        except OTHERS as error:
             raise _unusable(_name(self), error) from error
         if not isinstance(made, torch.optim.Optimizer):
             raise _unusable(
@@ -168,7 +174,9 @@ def _name(rule: TorchRule) -> str:
 def _unusable(name: str, why: object) -> Unusable:
     if isinstance(why, Unusable):
         return why
-    said = str(why).strip().partition("\n")[0] or type(why).__name__
+    first, _, rest = str(why).strip().partition("\n")
+    more = rest.strip().partition("\n")[0] if first.endswith(":") else ""
+    said = f"{first} {more}".strip() or type(why).__name__
     return Unusable(f"{name}: cannot be used here: {said}")
 
 
@@ -275,7 +283,7 @@ def optimizer_file(file: Path) -> TorchRule:
         raise ValueError(f"{file}: expected a Python file that defines a torch.optim.Optimizer")
     try:
         module = imports.file(file)
-    except Exception as error:
+    except OTHERS as error:
         raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
     return _tried(TorchRule(getattr(module, name)))
 
@@ -288,10 +296,10 @@ def _tried(rule: TorchRule) -> TorchRule:
         _follows(rule)
         try:
             _step(rule)
-        except Exception as error:
+        except OTHERS as error:
             try:
                 _step(with_closure := replace(rule, closure=True))
-            except Exception:
+            except OTHERS:
                 raise _unusable(_name(rule), error) from error
             return with_closure
     return rule

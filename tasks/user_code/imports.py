@@ -241,9 +241,10 @@ def imported(field: str, name: str, form: str) -> Any:
 
 @contextmanager
 def yours(field: str, name: str, what: str = "fails") -> Iterator[None]:
-    """Code of a user's, which may raise anything: say so as a ValueError about ``field``."""
+    """Code of a user's, which may raise anything, and end the process: say so as a ValueError about
+    ``field``."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         kind = type(error).__name__
         raise ValueError(f"{field}: got {name!r}, which {what}: {kind}: {error}") from error

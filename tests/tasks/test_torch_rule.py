@@ -359,6 +359,74 @@ def test_an_optimizer_that_always_raises_says_why():
         unroll(TASK, TorchRule(Fails), instances=2, steps=5, lr=0.1)
 
 
+class Awkward(torch.optim.SGD):
+    """Does something else at its third step; ``what``: a method of this class."""
+
+    def __init__(self, params, lr=0.1, what=""):
+        super().__init__(params, lr=lr)
+        self.what, self.left = what, 2
+
+    def step(self, closure=None):
+        super().step(closure)
+        self.left -= 1
+        if self.left < 0:
+            getattr(self, self.what)()
+
+    def exits(self):
+        raise SystemExit(3)
+
+    def reshapes(self):
+        for p in self.param_groups[0]["params"]:
+            p.data = torch.zeros(1)
+
+    def forgets_its_groups(self):
+        self.param_groups = []
+
+    def train(self):
+        pass
+
+    def eval(self):
+        if self.left < 0 and self.what == "cannot_switch":
+            raise RuntimeError("no way back")
+
+    def cannot_switch(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    "what", [name for name in vars(Awkward) if name[0] != "_" and name not in "step train eval"]
+)
+def test_whatever_an_optimizer_does_is_said_of_it(what):
+    rule = TorchRule(Awkward, {"what": what})
+
+    def trained():
+        run = unroll(TASK, rule, instances=2, steps=STEPS, lr=0.01, schedule=cosine)
+        rule.evaluated(Params(run.inner.params, TASK.layout), run.inner.state)
+
+    with pytest.raises(Unusable, match=r"^Awkward: cannot be used here: "):
+        trained()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("class Mine:\n    def __init__(self, params, lr): pass", "got a Mine, expected a torch"),
+        ("def Mine(params, lr): pass", "got a NoneType, expected a torch.optim.Optimizer"),
+        ("Mine = 5", "got a int, expected a class of torch.optim.Optimizer"),
+        ("def Mine(params, model, lr): pass", "missing 1 required positional argument: 'model'"),
+        ("def Mine(params, lr): raise SystemExit(3)", "cannot be used here: 3"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("import torch\nMine = torch.optim.Optimizer", "cannot be used here"),
+    ],
+)
+def test_what_is_no_optimizer_is_said(tmp_path, monkeypatch, text, said):
+    (tmp_path / "odd_rules.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=said) as caught:
+        torch_optimizer("odd_rules:Mine")
+    assert "\n" not in str(caught.value)
+
+
 def test_numbers_beyond_all_bounds_are_the_end_of_a_run_and_not_of_the_rule():
     """Decompositions raise where they meet NaN."""
     rule = TorchRule(Fails, {"when": lambda weight, lr: not weight.isfinite().all()})
