@@ -33,8 +33,8 @@ VERSION = 1
 TENSORS = "theta.safetensors"
 CARD = "card.json"
 HEADER = ("format_version", "architecture", "arguments", "mup")
-BEST = "best"
-"""The folder of a meta-training run that has its best optimizer."""
+BEST, STATE = "best", "state.safetensors"
+"""Where a meta-training run has its best optimizer, and the file that has that, too."""
 
 ARCHITECTURES: dict[str, type[LearnedOptimizer]] = {
     "tuned_adam": TunedAdam,
@@ -127,6 +127,25 @@ def load(
     if not isinstance(card.get("mup", False), bool):
         raise CheckpointError(f"{path}: mup is {card['mup']!r}, expected true or false")
     return Checkpoint(optimizer, theta, card)
+
+
+def load_best(run_dir: Path) -> Checkpoint:
+    """The best of a meta-training, as ``load`` reads it.
+
+    Raises CheckpointError, too, where it is not the one that the run itself has for its best.
+    """
+    found = load(run_dir / BEST)
+    state = run_dir / STATE
+    try:
+        kept = tensors.read(state, (), ("best",))[1] if state.is_file() else {"best": found.theta}
+    except (ValueError, SafetensorError, OSError) as error:
+        raise CheckpointError(f"{state}: damaged: {error}") from error
+    if "best" not in kept or not torch.equal(kept["best"].float(), found.theta):
+        raise CheckpointError(
+            f"{run_dir / BEST}: is not the best of {state}: somebody changed one of them, or the "
+            f"run was killed between the two; l2o resume {run_dir} writes it anew"
+        )
+    return found
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:

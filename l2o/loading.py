@@ -18,7 +18,7 @@ from tasks.mup.groups import param_groups
 from tasks.optim.rule_optimizer import RuleOptimizer
 from tasks.optim.state_dicts import identity
 from tasks.oracles.hutchinson import hessian_every
-from tasks.runs.files import SHIPPED, or_shipped
+from tasks.runs.files import SHIPPED, one_thing, or_shipped
 from tasks.types import Params, State, StepInfo, UpdateRule
 
 
@@ -142,9 +142,11 @@ def load(name: str | PathLike[str], shipped: Path = SHIPPED) -> Learned:
     Raises ValueError if there is neither, CheckpointError (a ValueError) for one that is damaged.
     """
     folder = or_shipped(name, shipped)
-    for place in (folder, folder / checkpoint.BEST):
-        if (place / checkpoint.TENSORS).is_file():
-            return Learned(folder.name, *checkpoint.load(place))
+    one_thing(folder)
+    if (folder / checkpoint.TENSORS).is_file():
+        return Learned(folder.name, *checkpoint.load(folder))
+    if (folder / checkpoint.BEST / checkpoint.TENSORS).is_file():
+        return Learned(folder.name, *checkpoint.load_best(folder))
     known = sorted(path.parent.name for path in shipped.glob(f"*/{checkpoint.TENSORS}"))
     raise ValueError(
         f"no learned optimizer {str(name)!r}: expected a folder with {checkpoint.TENSORS}, "

@@ -15,7 +15,7 @@ from search.language.validity import live
 from search.record.archive import open_existing
 from search.zoo import TEXT
 from search.zoo.entry import Entry, from_text
-from tasks.runs.files import or_shipped
+from tasks.runs.files import one_thing, or_shipped
 from tasks.user_code.imports import imported
 
 LEARNED = "theta.safetensors"
@@ -40,6 +40,7 @@ def _text_of(path: Path) -> Path:
     """The file with the program where ``path`` is a shipped rule's folder; else ``path``."""
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise ValueError(f"{path}: got a device or the like, expected a file or a directory")
+    one_thing(path)
     if (path / LEARNED).is_file():
         raise ValueError(
             f"{path}: a learned optimizer is no program; l2o.load({str(path)!r}).optimizer(...) "

@@ -14,9 +14,11 @@ from operator import getitem
 from pathlib import Path
 
 import pytest
+import torch
 
 import l2o
 import search
+from l2o import checkpoint
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.cli.main import main
 from l2o.meta import report, run
@@ -28,11 +30,13 @@ from search.fitness.settings import Funnel, Verdict
 from search.run.config import Budget
 from search.run.config import Config as SearchConfig
 from search.run.stages import begin
+from search.zoo import SEAL, seal
 from tasks.checks import printable
 from tasks.display.page import Page, Section, write
 from tasks.display.plain import Console
 from tasks.display.plots import Figure, drawing
-from tasks.runs.files import RunError, lock
+from tasks.runs import tensors
+from tasks.runs.files import SHIPPED, RunError, lock
 
 HOSTILE = "x[/red][bold]<script>alert(1)</script>$\\frac$"
 STEERING = "\x1b]0;owned\x07\u202e"
@@ -241,3 +245,63 @@ def test_links_in_what_was_sent_lead_nowhere(tmp_path):
     (tmp_path / "other-figures").symlink_to(tmp_path / "report-figures")
     with pytest.raises(RunError, match="other-figures: a link to elsewhere"):
         write(page, tmp_path / "other.html")
+
+
+SIGN = "def update(w, g):\n    update = sign(g)\n    return update\n"
+
+
+@pytest.mark.parametrize("name", ["archive.sqlite", "run.json", "theta.safetensors"])
+def test_a_folder_that_is_two_things_is_neither(name, tmp_path, capsys):
+    """A file beside what a report shows of a run would be loaded in its place."""
+    (tmp_path / "rule.txt").write_text(SIGN)
+    assert search.load(tmp_path).origin
+    (tmp_path / name).touch()
+    for load in (search.load, l2o.load):
+        with pytest.raises(ValueError, match=f"holds {name} .*and rule.txt .*expected one of them"):
+            load(tmp_path)
+    for command in (["evaluate", str(tmp_path)], ["export", str(tmp_path), "--out", "x.py"]):
+        assert main(command) == 2
+        assert "expected one of them" in capsys.readouterr().err
+
+
+def test_a_rule_is_the_one_that_its_card_is_about(tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(SHIPPED / "lion_form", folder)
+    assert search.load(folder).program == search.load("lion_form").program
+    commented = "# a comment\n" + (folder / "rule.txt").read_text()
+    (folder / "rule.txt").write_text(commented)
+    assert search.load(folder).program == search.load("lion_form").program
+    (folder / "rule.txt").write_text(SIGN)
+    with pytest.raises(ValueError, match=r"rule\.txt: not the program that .*card\.json is about"):
+        search.load(folder)
+    (folder / "card.json").write_text('{"name": "mine", "digest": "0"}')
+    with pytest.raises(ValueError, match=r"card\.json: damaged: not what was written"):
+        search.load(folder)
+    (folder / "card.json").unlink()
+    assert search.load(folder).name == "mine"
+
+
+def test_every_shipped_rule_has_a_card_that_is_about_it():
+    for rule in SHIPPED.glob("*/rule.txt"):
+        card = json.loads(rule.with_name("card.json").read_text(encoding="utf-8"))
+        assert card[SEAL] == seal(search.load(rule.parent).program)
+
+
+def test_the_best_of_a_run_is_the_one_of_its_state(tmp_path, capsys):
+    """Whoever sends a run may have changed one with all its digests; both would take the run."""
+    run_dir = tmp_path / "run"
+    found = checkpoint.load(SHIPPED / "lo_small")
+    checkpoint.save(run_dir / "best", found.optimizer, found.theta, {"mup": False})
+    (run_dir / "run.json").write_text("{}")
+    state = {"best": found.theta}
+    (run_dir / "state.safetensors").write_bytes(tensors.to_bytes(state, {}))
+    assert torch.equal(l2o.load(run_dir).theta, found.theta)
+    checkpoint.save(run_dir / "best", found.optimizer, found.theta + 1, {"mup": False})
+    with pytest.raises(ValueError, match=r"run/best: is not the best of .*state\.safetensors"):
+        l2o.load(run_dir)
+    for command in (["evaluate", str(run_dir)], ["meta-train", "--start", str(run_dir)]):
+        assert main([*command, "--out" if "evaluate" in command else "--run-dir", "x"]) == 2
+        assert "is not the best of" in capsys.readouterr().err
+    (run_dir / "state.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"state\.safetensors: damaged"):
+        l2o.load(run_dir)

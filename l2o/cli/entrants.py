@@ -50,7 +50,7 @@ from tasks.optim.torch_rule import (
     torch_optimizer,
 )
 from tasks.oracles.reading import Reading, named, oracles, reads
-from tasks.runs.files import or_shipped
+from tasks.runs.files import one_thing, or_shipped
 from tasks.types import Task, UpdateRule
 from tasks.user_code.sources import sources
 
@@ -132,12 +132,13 @@ def _entrant(name: str) -> Entrant:
         if programs.of_module(name):
             return _program(name, {})
         return _torch(name, torch_optimizer(name), *described(name))
+    one_thing(path)
     if (path / checkpoint.TENSORS).is_file():
-        return _learned(name, path)
+        return _learned(name, checkpoint.load(path))
     if run.is_run(path):
         if not (path / run.BEST / checkpoint.TENSORS).is_file():
             raise ValueError(f"{path}: a meta-training that has saved nothing yet")
-        return _learned(name, path / run.BEST)
+        return _learned(name, checkpoint.load_best(path))
     if path.suffix == ".py" and path.is_file() and optimizer_class(path):
         return _torch(name, optimizer_file(path), *sources(path).values())
     if name in NAMED or path.exists():
@@ -160,9 +161,9 @@ def _program(name: str, card: Mapping[str, Any]) -> Entrant:
     return Entrant(name, digest("program", text), text, make, schedule=schedule, lr=entry.lr)
 
 
-def _learned(name: str, folder: Path) -> Entrant:
+def _learned(name: str, found: checkpoint.Checkpoint) -> Entrant:
     """A checkpoint, in the parametrisation that it was meta-trained in."""
-    optimizer, theta, card = checkpoint.load(folder)
+    optimizer, theta, card = found
     in_mup = card.get("mup", False)
 
     def make(task: Task, instances: int, device: str) -> UpdateRule:

@@ -195,13 +195,13 @@ def _start(start: Path) -> checkpoint.Checkpoint:
             f"--start: got {start}, where nothing is; expected the folder of a checkpoint, a "
             "run, or lo_small or mulo_small"
         )
-    folder = folder / meta_run.BEST if meta_run.is_run(folder) else folder
-    if not (folder / checkpoint.TENSORS).is_file():
+    is_run = meta_run.is_run(folder)
+    if not (folder / (checkpoint.BEST if is_run else "") / checkpoint.TENSORS).is_file():
         raise ValueError(
             f"--start: got {start}, which has no {checkpoint.TENSORS}; expected a checkpoint, "
             "or a meta-training that has saved one"
         )
-    return checkpoint.load(folder)
+    return checkpoint.load_best(folder) if is_run else checkpoint.load(folder)
 
 
 def resume(run_dir: Path, trusted: Trusted = False) -> int:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 from torch import Tensor
 
+from l2o import checkpoint
 from tasks.runs import tensors
 from tasks.runs.files import RunError
 from tasks.runs.nesting import check_digest, from_json
@@ -16,7 +17,7 @@ from tasks.runs.nesting import check_digest, from_json
 VERSION = 1
 STATE_VERSION = 2
 FACTS = "run.json"
-STATE = "state.safetensors"
+STATE = checkpoint.STATE
 HEADER = ("format_version", "config", "record", "seconds")
 
 

@@ -9,6 +9,7 @@ corrections of the literature are powers, ``power(c, -1.0)``, so no epsilon meet
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
@@ -20,9 +21,12 @@ from search.language.program import FIXED_INPUTS, OPTIONAL_INPUTS, RESERVED, Pro
 from search.zoo.entry import Entry, from_text, holds_program
 from tasks.checks import meant
 from tasks.runs.files import SHIPPED
+from tasks.runs.nesting import check_digest, from_json
 
 TEXT = "rule.txt"
 """The program in the folder of a shipped rule."""
+CARD, SEAL = "card.json", "program_digest"
+"""What is known of it, and the field that says of which program."""
 NEITHER = "holds no program and no optimizer"
 
 
@@ -40,7 +44,30 @@ def from_file(path: Path) -> Entry:
         raise ProgramError(f"{path}: {_instead(path)}")
     stem = path.parent.name if path.name == TEXT else path.stem
     name = stem if stem[:1].isalpha() else f"rule_{stem}"
-    return from_text(text, name, f"the file {path}", str(path))
+    found = from_text(text, name, f"the file {path}", str(path))
+    if path.name == TEXT:
+        _is_that_of_its_card(path, found.program)
+    return found
+
+
+def _is_that_of_its_card(path: Path, program: Program) -> None:
+    """Raise ProgramError where the card beside a rule is damaged, or says that it is of another."""
+    file = path.with_name(CARD)
+    if not file.is_file():
+        return
+    try:
+        card = from_json(file.read_bytes())
+        check_digest(card)
+    except (ValueError, TypeError) as error:
+        raise ProgramError(f"{file}: damaged: {error}") from None
+    said = card.get(SEAL)
+    if said is not None and said != seal(program):
+        raise ProgramError(f"{path}: not the program that {file} is about; it says {said!r}")
+
+
+def seal(program: Program) -> str:
+    """16 hexadecimal digits, by which a card says which program it is about."""
+    return hashlib.sha256(str(program).encode()).hexdigest()[:16]
 
 
 def _instead(file: Path) -> str:

@@ -73,6 +73,23 @@ def or_shipped(name: str | os.PathLike[str], shipped: Path = SHIPPED) -> Path:
     return shipped / path if not path.exists() and (shipped / path).is_dir() else path
 
 
+KINDS = {
+    "archive.sqlite": "a search",
+    "run.json": "a meta-training",
+    "theta.safetensors": "a learned optimizer",
+    "rule.txt": "a program",
+}
+"""What a folder is, by a file in it."""
+
+
+def one_thing(folder: Path) -> None:
+    """Raise RunError where a folder could be loaded as several things: whoever was sent it, with a
+    file more than was written, would get another rule than its report shows."""
+    found = [f"{name} ({kind})" for name, kind in KINDS.items() if (folder / name).is_file()]
+    if len(found) > 1:
+        raise RunError(f"{folder}: holds {' and '.join(found)}, expected one of them")
+
+
 def full(file: Path) -> DiskFull:
     return DiskFull(
         f"{file}: no space left; what was saved before is kept: make room, then give the command "

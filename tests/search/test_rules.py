@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import search
+import search.loading
 from search.export.build import to_class
 from search.record.archive import create, open_existing
 from search.zoo import ZOO
