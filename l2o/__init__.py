@@ -72,11 +72,12 @@ def _own(*names: str) -> None:
 _own("tasks", "search")
 
 
-def load(name: str | PathLike[str]) -> Learned:
+def load(name: str | PathLike[str], *, trusted: bool = False) -> Learned:
     """The learned optimizer in a folder, or of that name among those that come with the project.
 
-    Raises ValueError listing the names there are, if it is neither.
+    ``trusted``: an architecture of your own, which the folder names, may be imported. Raises
+    ValueError where it may not; where there is no such folder or name, listing the names there are.
     """
     from l2o import loading
 
-    return loading.load(name)
+    return loading.load(name, trusted=trusted)

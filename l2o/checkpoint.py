@@ -5,13 +5,14 @@ constructor arguments and whether it was meta-trained in muP (in older files onl
 that, so these need it). The card repeats them for people and adds what they want to know: the
 command, the seed, the scores, the licence. Both files are replaced atomically, tensors first, so
 that a run killed while saving leaves the old or the new optimizer, never half of one. Nothing is
-pickled, nothing in a checkpoint is executed.
+pickled, nothing in a checkpoint is executed. An architecture of the user's own goes by its import
+path; it is imported where the user agrees to that.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,15 +20,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from l2o.architectures.l2o_pa import L2OPA
-from l2o.architectures.small_fc import SmallFC
-from l2o.architectures.tuned_adam import TunedAdam
-from l2o.architectures.velo import Velo
+from l2o.architectures.named import architectures, name_of, own
 from l2o.base import LearnedOptimizer, ThetaError, saved_fields
 from tasks.checks import plausible
 from tasks.runs import tensors
 from tasks.runs.files import save_bytes, save_text, writable
 from tasks.runs.nesting import check_digest, from_json, with_digest
+from tasks.user_code.imports import Trusted, agreed
 
 VERSION = 1
 TENSORS = "theta.safetensors"
@@ -35,13 +34,6 @@ CARD = "card.json"
 HEADER = ("format_version", "architecture", "arguments", "mup")
 BEST, STATE = "best", "state.safetensors"
 """Where a meta-training run has its best optimizer, and the file that has that, too."""
-
-ARCHITECTURES: dict[str, type[LearnedOptimizer]] = {
-    "tuned_adam": TunedAdam,
-    "small_fc": SmallFC,
-    "velo": Velo,
-    "l2o_pa": L2OPA,
-}
 
 
 class CheckpointError(ValueError):
@@ -61,21 +53,24 @@ def save(
     optimizer: LearnedOptimizer,
     theta: Tensor,
     card: Mapping[str, Any] | None = None,
-    architectures: Mapping[str, type[LearnedOptimizer]] = ARCHITECTURES,
 ) -> None:
     """Write ``theta [D]``; ``card`` is anything that JSON can hold.
 
-    ``architectures`` gives names to classes; add yours to save and load it. Raises CheckpointError
-    for a class without a name and ThetaError for a ``theta`` that does not fit.
+    Raises CheckpointError for a class that could not be found again and ThetaError for a ``theta``
+    that does not fit.
     """
     if theta.ndim != 1:
         raise ThetaError(f"theta: got shape {list(theta.shape)}, expected one vector [D]")
     if theta.dtype != torch.float32:
         raise ThetaError(f"theta: got {theta.dtype}, expected torch.float32")
+    try:
+        architecture = name_of(type(optimizer))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
     named = {k: v.detach().cpu().contiguous() for k, v in optimizer.named(theta).items()}
     header = {
         "format_version": VERSION,
-        "architecture": _name(optimizer, architectures),
+        "architecture": architecture,
         "arguments": optimizer.arguments(),
         "mup": bool(card and card.get("mup")),
     }
@@ -87,16 +82,15 @@ def save(
     save_text(folder / CARD, json.dumps(readable, indent=2) + "\n")
 
 
-def load(
-    folder: str | Path,
-    architectures: Mapping[str, type[LearnedOptimizer]] = ARCHITECTURES,
-    **unsaved: Any,
-) -> Checkpoint:
+def load(folder: str | Path, trusted: Trusted | None = False, **unsaved: Any) -> Checkpoint:
     """Read what ``save`` wrote. ``unsaved``: fields that no file can hold, such as ``nominal``.
 
-    Raises CheckpointError, with the file and the reason, for a missing or damaged file, another
-    format version, an unknown architecture, unsuitable arguments, tensors of other shapes or
-    precision, values that are not finite, or nothing that says whether it is for muP.
+    ``trusted``: whether the code that it names may be run; None: the user was asked before.
+
+    Raises ValueError where it may not; CheckpointError, with the file and the reason, for a missing
+    or damaged file, another format version, an unknown architecture, unsuitable arguments, tensors
+    of other shapes or precision, values that are not finite, or nothing that says whether it is for
+    muP.
     """
     path = Path(folder) / TENSORS
     header, named = _read(path)
@@ -104,16 +98,16 @@ def load(
     if found != VERSION or isinstance(found, bool):
         raise CheckpointError(f"{path}: format_version is {found}, expected {VERSION}")
     architecture = str(header.get("architecture"))
-    if architecture not in architectures:
-        known = ", ".join(sorted(architectures))
-        raise CheckpointError(f"{path}: architecture is {architecture!r}, expected one of {known}")
+    if trusted is not None and _imports(architecture):
+        agreed(_imports(architecture), trusted, Path(folder))
+    kind = _kind(path, architecture)
     for name, tensor in named.items():
         if tensor.dtype != torch.float32:
             raise CheckpointError(f"{path}: {name} is {tensor.dtype}, expected torch.float32")
     arguments = header.get("arguments", {})
     try:
-        _check_names(architectures[architecture], arguments)
-        optimizer = architectures[architecture](**arguments, **unsaved)
+        _check_names(kind, arguments)
+        optimizer = kind(**arguments, **unsaved)
         _check_layers(optimizer, len(named))
         theta = optimizer.flatten(named)
         optimizer.named(theta)
@@ -129,12 +123,12 @@ def load(
     return Checkpoint(optimizer, theta, card)
 
 
-def load_best(run_dir: Path) -> Checkpoint:
+def load_best(run_dir: Path, trusted: Trusted | None = False) -> Checkpoint:
     """The best of a meta-training, as ``load`` reads it.
 
     Raises CheckpointError, too, where it is not the one that the run itself has for its best.
     """
-    found = load(run_dir / BEST)
+    found = load(run_dir / BEST, trusted)
     state = run_dir / STATE
     try:
         kept = tensors.read(state, (), ("best",))[1] if state.is_file() else {"best": found.theta}
@@ -166,15 +160,30 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     return card
 
 
-def _name(optimizer: LearnedOptimizer, architectures: Mapping[str, type[LearnedOptimizer]]) -> str:
-    for name, kind in architectures.items():
-        if type(optimizer) is kind:
-            return name
-    known = ", ".join(kind.__name__ for kind in architectures.values())
-    raise CheckpointError(
-        f"optimizer: got {type(optimizer).__name__}, expected one of {known}: checkpoints name "
-        "these only"
-    )
+def imports(folder: str | Path) -> list[str]:
+    """The import path of the architecture, if it is of the user's own. Raises CheckpointError for
+    what cannot be read."""
+    header, _ = _read(Path(folder) / TENSORS, [])
+    return _imports(str(header.get("architecture")))
+
+
+def _imports(architecture: str) -> list[str]:
+    return [architecture] if ":" in architecture else []
+
+
+def _kind(path: Path, architecture: str) -> type[LearnedOptimizer]:
+    known = architectures()
+    if architecture in known:
+        return known[architecture]
+    if not _imports(architecture):
+        raise CheckpointError(
+            f"{path}: architecture is {architecture!r}, expected one of {', '.join(known)}, or "
+            "package.module:Class"
+        )
+    try:
+        return own(architecture)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _check_names(architecture: type[LearnedOptimizer], arguments: Any) -> None:
@@ -197,11 +206,13 @@ def _check_layers(optimizer: LearnedOptimizer, tensors: int) -> None:
             raise ValueError(f"{name}: got {value}, but the file has only {tensors} tensors")
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(
+    path: Path, wanted: Sequence[str] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header, its values parsed, and the tensors."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such file")
     try:
-        return tensors.read(path, HEADER)
+        return tensors.read(path, HEADER, wanted)
     except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path}: not a checkpoint: {error}") from error

@@ -20,6 +20,7 @@ from tasks.optim.state_dicts import identity
 from tasks.oracles.hutchinson import hessian_every
 from tasks.runs.files import SHIPPED, one_thing, or_shipped
 from tasks.types import Params, State, StepInfo, UpdateRule
+from tasks.user_code.imports import Trusted
 
 
 class Placed:
@@ -135,18 +136,22 @@ class Learned:
         return [group | {"weight_decay": group["weight_decay"] - own} for group in groups]
 
 
-def load(name: str | PathLike[str], shipped: Path = SHIPPED) -> Learned:
+def load(
+    name: str | PathLike[str], shipped: Path = SHIPPED, *, trusted: Trusted | None = False
+) -> Learned:
     """The checkpoint in the folder ``name``, or in the folder of that name among the ``shipped``;
     of a meta-training run the best so far.
 
-    Raises ValueError if there is neither, CheckpointError (a ValueError) for one that is damaged.
+    ``trusted``: whether an architecture of the user's own, which it names, may be imported; None:
+    the user was asked before. Raises ValueError if it may not, or if there is neither folder nor
+    checkpoint, CheckpointError (a ValueError) for one that is damaged.
     """
     folder = or_shipped(name, shipped)
     one_thing(folder)
     if (folder / checkpoint.TENSORS).is_file():
-        return Learned(folder.name, *checkpoint.load(folder))
+        return Learned(folder.name, *checkpoint.load(folder, trusted))
     if (folder / checkpoint.BEST / checkpoint.TENSORS).is_file():
-        return Learned(folder.name, *checkpoint.load_best(folder))
+        return Learned(folder.name, *checkpoint.load_best(folder, trusted))
     known = sorted(path.parent.name for path in shipped.glob(f"*/{checkpoint.TENSORS}"))
     raise ValueError(
         f"no learned optimizer {str(name)!r}: expected a folder with {checkpoint.TENSORS}, "

@@ -69,6 +69,7 @@ def coord_check(arguments: Arguments) -> int:
     )
     add("--base-width", type=int | None, default=None, help="default: the smallest width")
     add("--device", type=str, default="cpu", help="cpu or cuda")
+    add("--trust", action="store_true", help="import the architecture that --rule names")
     add("--out", type=Path, required=True, help="a directory, new or not")
     options = options_of.parse_args(list(arguments))
     if options.out.exists() and not options.out.is_dir():
@@ -94,7 +95,7 @@ def _checks(options: Any) -> dict[str, Coordinates]:
         raise ValueError(
             f"--degree: got {options.degree}, expected a number from {-STEEPEST} to {STEEPEST}"
         )
-    make, named = _network(options.task), entrant(options.rule)
+    make, named = _network(options.task), entrant(options.rule, options.trust)
 
     def make_rule(task: Task) -> UpdateRule:
         found = named.make(task, 1, options.device)

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 
 from l2o import checkpoint
+from l2o.architectures.named import name_of
 from l2o.meta import run
 from search import loading as programs
 from search.interpreter.population import Population
@@ -58,12 +59,13 @@ META_TRAINED = "constant"
 """The schedule of a checkpoint whose card names none: steps of meta-training all have lr 1."""
 
 
-def entrants(names: Sequence[str]) -> list[Entrant]:
-    """The rules that ``names`` mean, each once. Raises ValueError for what is none."""
+def entrants(names: Sequence[str], trusted: bool | None = False) -> list[Entrant]:
+    """The rules that ``names`` mean, each once; ``trusted``: see ``checkpoint.load``. Raises
+    ValueError for what is none."""
     words = dict.fromkeys(names)
     if twice := [name for name, n in Counter(map(called, words)).items() if n > 1]:
         raise ValueError(f"{twice[0]}: got two rules of that name, expected different names")
-    return [entrant(word) for word in words]
+    return [entrant(word, trusted) for word in words]
 
 
 def called(word: str) -> str:
@@ -71,11 +73,11 @@ def called(word: str) -> str:
     return _labelled(word)[0]
 
 
-def entrant(name: str) -> Entrant:
+def entrant(name: str, trusted: bool | None = False) -> Entrant:
     """The rule that ``name`` means. Raises ValueError, naming what is accepted, if it is none."""
     label, word = _labelled(name)
     rule, schedule, oracle = _suffixes(word)
-    found = _entrant(rule)
+    found = _entrant(rule, trusted)
     found = _told(found, oracle) if oracle else found
     return replace(found, name=label, schedule=schedule or found.schedule, asked=bool(schedule))
 
@@ -126,7 +128,7 @@ def _told(found: Entrant, oracle: str) -> Entrant:
     return replace(found, make=make, identity=identity, source=source, foreign=theirs)
 
 
-def _entrant(name: str) -> Entrant:
+def _entrant(name: str, trusted: bool | None) -> Entrant:
     path = or_shipped(name)
     if is_import_path(name) and not path.exists():
         if programs.of_module(name):
@@ -134,11 +136,11 @@ def _entrant(name: str) -> Entrant:
         return _torch(name, torch_optimizer(name), *described(name))
     one_thing(path)
     if (path / checkpoint.TENSORS).is_file():
-        return _learned(name, checkpoint.load(path))
+        return _learned(name, checkpoint.load(path, trusted))
     if run.is_run(path):
         if not (path / run.BEST / checkpoint.TENSORS).is_file():
             raise ValueError(f"{path}: a meta-training that has saved nothing yet")
-        return _learned(name, checkpoint.load_best(path))
+        return _learned(name, checkpoint.load_best(path, trusted))
     if path.suffix == ".py" and path.is_file() and optimizer_class(path):
         return _torch(name, optimizer_file(path), *sources(path).values())
     if name in NAMED or path.exists():
@@ -171,10 +173,14 @@ def _learned(name: str, found: checkpoint.Checkpoint) -> Entrant:
 
     # Not of the file: two that hold the same may have their headers in another order.
     known = json.dumps(optimizer.arguments(), sort_keys=True)
-    content = type(optimizer).__name__, known, theta.numpy().tobytes()
-    architecture = card.get("architecture", type(optimizer).__name__)
+    kind = type(optimizer)
+    foreign = ":" in name_of(kind)
+    code = sources(Path(inspect.getfile(kind))).values() if foreign else ()
+    content = kind.__name__, known, theta.numpy().tobytes(), *code
+    architecture = card.get("architecture", kind.__name__)
     source = f"{architecture}, {optimizer.size} meta-parameters"
-    own = {"schedule": _meant(name, card) or META_TRAINED, "space": LEARNED, "lr": 1.0}
+    schedule = _meant(name, card) or META_TRAINED
+    own = {"schedule": schedule, "space": LEARNED, "lr": 1.0, "foreign": foreign}
     if not in_mup:
         return Entrant(name, digest("learned", *content), source, make, **own)
     identity = digest("learned in muP", *content)

@@ -29,6 +29,7 @@ from tasks.runs.files import save_text
 
 REFERENCE = "adamw"
 WORKERS = "worker processes; 0: none, all in this one; default: one a core, none on a GPU"
+TRUST = "import the architectures of your own that RULEs name"
 Told = Callable[[str], object]
 """Is given a line after each rule and task."""
 
@@ -64,6 +65,7 @@ def evaluate(
     options_of.add_argument("--out", type=Path, default=Path("results.sqlite"), help="new or not")
     options_of.add_argument("--threads", type=int, default=1, help="of torch; 1 is often fastest")
     options_of.add_argument("--workers", type=int | None, default=None, help=WORKERS)
+    options_of.add_argument("--trust", action="store_true", help=TRUST)
     options = options_of.parse_args(list(arguments))
     asked = _asked(options.reference, options.rules)
     try:
@@ -72,7 +74,7 @@ def evaluate(
         raise ValueError(f"--{error}") from error
     document = _document(options.out)
     prepare(options.device)
-    rules = entrants(asked)
+    rules = entrants(asked, options.trust)
     evaluation.check(plan, rules, options.device)
     torch.set_num_threads(_positive(options.threads))
     console = console or Console()
@@ -114,7 +116,7 @@ def worker(context: tuple[Plan, Sequence[str], str, int]) -> Callable[[Any], Any
     """What a worker process does with a rule on a task. Rules are known to it by their words."""
     plan, words, device, threads = context
     torch.set_num_threads(threads)
-    return evaluation.measurer(plan, entrants(words), device)
+    return evaluation.measurer(plan, entrants(words, trusted=None), device)
 
 
 def _workers(given: int | None, plan: Plan, rules: Sequence[str], device: str, threads: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple, cast
@@ -15,11 +14,13 @@ from torch import Tensor
 from l2o import checkpoint
 from l2o.architectures.small_fc import SmallFC
 from l2o.base import LearnedOptimizer
+from l2o.checkpoint import Checkpoint
+from l2o.cli.architecture import Choice
 from l2o.meta import run as meta_run
 from l2o.meta.config import PARTS, Config
 from l2o.meta.ranks import Ranks, joined
 from l2o.meta.view import View
-from tasks.checks import inside, meant
+from tasks.checks import inside
 from tasks.commands.parser import KEPT, Arguments, made, parser, preset
 from tasks.display.plain import Console
 from tasks.mup.scaling import has_width
@@ -76,8 +77,9 @@ def meta_train(arguments: Arguments) -> int:
 
     l2o meta-train --preset quick --run-dir runs/mulo
     l2o meta-train --run-dir runs/wide --train.widths "[32,128]" --estimation.method reuse
-    l2o meta-train --run-dir runs/velo --optimizer Velo --optimizer.param_scale false
+    l2o meta-train --run-dir runs/velo --optimizer velo --optimizer.param_scale false
     l2o meta-train --run-dir runs/more --start runs/mulo
+    l2o meta-train --run-dir runs/mine --optimizer my_module:Mine --optimizer.size 4
 
     A process uses one thread. For two of them, each with half the particles (a process a core):
 
@@ -117,6 +119,9 @@ def asked(arguments: Arguments) -> Asked:
     options_of.add_argument(
         "--start", type=Path | None, default=None, help="a checkpoint or a run, no --optimizer then"
     )
+    options_of.add_argument(
+        "--trust", action="store_true", help="import the architecture that --start names"
+    )
     options_of.add_argument("--seed", type=int, default=0, help="of everything random")
     options_of.add_argument(
         "--mup",
@@ -126,30 +131,33 @@ def asked(arguments: Arguments) -> Asked:
         "have a width",
     )
     options_of.add_argument("--device", type=str, default="cpu", help="where inner runs live")
-    options_of.add_subclass_arguments(LearnedOptimizer, "optimizer", skip={"nominal"})
+    choice = Choice(arguments)
+    choice.add_to(options_of)
     for name, kind in PARTS.items():
         options_of.add_class_arguments(kind, name, instantiate=False)
-    _known_optimizer(arguments)
-    options_of.set_defaults(preset(arguments, PRESETS))
-    given = options_of.parse_args(list(arguments))
-    kept = options_of.dump(given, skip_unset=False)
+    defaults = preset(arguments, PRESETS)
+    if choice.own:
+        defaults = {name: value for name, value in defaults.items() if name != "optimizer"}
+    options_of.set_defaults(defaults)
+    given = options_of.parse_args(choice.arguments)
+    kept = choice.kept(options_of.dump(given, skip_unset=False))
     options = cast(Any, options_of.instantiate(given))
     check_device(options.device)
     parts = {name: made(kind, name, options) for name, kind in PARTS.items()}
-    in_mup = _in_mup(options.start, parts) if options.mup is None else options.mup
+    start = None if options.start is None else _start(options.start, options.trust)
+    in_mup = _in_mup(start, parts) if options.mup is None else options.mup
     config = Config(seed=options.seed, mup=in_mup, device=options.device, **parts)
     if options.start and any(word.startswith("--optimizer") for word in arguments):
         raise ValueError("--start: got it beside --optimizer, expected one of the two")
-    optimizer, theta = _beginning(options.start, options.optimizer, options.seed, config.mup)
+    optimizer, theta = _beginning(start, choice.made(options), options.seed, config.mup)
     command = ["l2o", "meta-train", *arguments]
     return Asked(options.run_dir, config, optimizer, theta, command, kept)
 
 
-def _in_mup(start: Path | None, parts: Mapping[str, Any]) -> bool:
+def _in_mup(start: Checkpoint | None, parts: Mapping[str, Any]) -> bool:
     """What is meant where ``--mup`` is left out."""
-    card = None if start is None else _start(start).card
-    if card and "mup" in card:
-        return bool(card["mup"])
+    if start and "mup" in start.card:
+        return bool(start.card["mup"])
     tasks = []
     for name in ("train", "held_out"):
         with inside(f"--{name}"):
@@ -157,37 +165,23 @@ def _in_mup(start: Path | None, parts: Mapping[str, Any]) -> bool:
     return all(map(has_width, tasks))
 
 
-def _known_optimizer(arguments: Arguments) -> None:
-    """Raise ValueError for a name that is none of ours, and no class path, file or JSON: the parser
-    would say that it is no file."""
-    ours = [kind.__name__ for kind in checkpoint.ARCHITECTURES.values()]
-    for word, value in pairwise([*arguments, ""]):
-        name = value if word == "--optimizer" else word.removeprefix("--optimizer=")
-        if name != word and name not in ours and not {".", "{", "/"} & set(name):
-            known = ", ".join(ours)
-            raise ValueError(
-                f"--optimizer: got {name!r}, expected one of {known}{meant(name, ours)}"
-            )
-
-
 def _beginning(
-    start: Path | None, optimizer: LearnedOptimizer | None, seed: int, mup: bool
+    start: Checkpoint | None, optimizer: LearnedOptimizer | None, seed: int, mup: bool
 ) -> tuple[LearnedOptimizer, Tensor]:
     """The optimizer to train and its first theta."""
     if start is not None:
-        loaded = _start(start)
-        if loaded.card.get("mup", mup) != mup:
+        if start.card.get("mup", mup) != mup:
             kind = "not for muP" if mup else "for muP"
             raise ValueError(
-                f"--mup: got {str(mup).lower()}, but {start} is {kind}; expected "
+                f"--mup: got {str(mup).lower()}, but --start is {kind}; expected "
                 f"--mup {str(not mup).lower()}"
             )
-        return loaded.optimizer, loaded.theta
+        return start.optimizer, start.theta
     optimizer = optimizer or SmallFC()
     return optimizer, optimizer.initial(seed)
 
 
-def _start(start: Path) -> checkpoint.Checkpoint:
+def _start(start: Path, trusted: bool) -> Checkpoint:
     """What ``--start`` names. Raises ValueError where it is neither a checkpoint nor a run."""
     folder = or_shipped(start)
     if not folder.exists():
@@ -201,7 +195,7 @@ def _start(start: Path) -> checkpoint.Checkpoint:
             f"--start: got {start}, which has no {checkpoint.TENSORS}; expected a checkpoint, "
             "or a meta-training that has saved one"
         )
-    return checkpoint.load_best(folder) if is_run else checkpoint.load(folder)
+    return (checkpoint.load_best if is_run else checkpoint.load)(folder, trusted)
 
 
 def resume(run_dir: Path, trusted: Trusted = False) -> int:
@@ -211,8 +205,7 @@ def resume(run_dir: Path, trusted: Trusted = False) -> int:
     numbers to rounding. Raises ValueError for one that names code, unless that is ``trusted``.
     """
     with joined() as ranks:
-        names = Config.from_dict(meta_run.facts(run_dir)["config"]).imports()
-        ranks.once(lambda: agreed(names, trusted, run_dir))
+        ranks.once(lambda: agreed(meta_run.imports(run_dir), trusted, run_dir))
         return _proceed(run_dir, ranks)
 
 
@@ -247,7 +240,7 @@ def _next(run_dir: Path, config: Mapping[str, Any]) -> str:
 
 
 def _resuming(run_dir: Path) -> str:
-    return resuming(run_dir, bool(Config.from_dict(meta_run.facts(run_dir)["config"]).imports()))
+    return resuming(run_dir, bool(meta_run.imports(run_dir)))
 
 
 def _verdict(card: dict[str, Any]) -> Table:

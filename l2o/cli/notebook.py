@@ -20,7 +20,6 @@ from l2o.cli import evaluate as judging
 from l2o.cli import meta_train as commands
 from l2o.loading import Learned
 from l2o.meta import run
-from l2o.meta.config import Config
 from l2o.meta.ranks import Ranks, joined
 from l2o.meta.view import Progress, View
 from tasks.commands import notebook
@@ -107,8 +106,7 @@ def resume(
     """Go on with a meta-training, as ``l2o resume`` does. Raises RunError where there is none,
     ValueError for one that names code to be run, unless that is ``trusted``."""
     if trusted is not True:
-        names = Config.from_dict(run.facts(Path(run_dir))["config"]).imports()
-        agreed(names, trusted, Path(run_dir))
+        agreed(run.imports(Path(run_dir)), trusted, Path(run_dir))
     with notebook.as_a_function(f"l2o.resume({fspath(run_dir)!r})"), joined() as ranks:
         return _proceed(Path(run_dir), ranks, callback, show)
 
@@ -119,7 +117,7 @@ def _proceed(run_dir: Path, ranks: Ranks, callback: Callback | None, show: bool)
             run.proceed(run_dir, ranks, view)
         except Interrupted:
             raise KeyboardInterrupt from None
-    return loading.load(run_dir)
+    return loading.load(run_dir, trusted=None)
 
 
 class _Told(View):

@@ -153,6 +153,6 @@ def recorded(config: Config, found: Saved, names: Sequence[str]) -> list[Part]:
     return [
         Table(("task", "kept", "untrained", adam_at(config)), rows),
         f"Objectives as the run recorded them: means of n = {config.evaluation.seeds} seeds, which "
-        "chose the optimizer. It was not measured again, on fresh ones: the held-out tasks are "
-        f"code that the run names, {', '.join(names)}; if you know it, add --trust.",
+        "chose the optimizer. It was not measured again, on fresh ones, which takes code that the "
+        f"run names, {', '.join(names)}; if you know it, add --trust.",
     ]

@@ -42,6 +42,7 @@ from tasks.types import Task, UpdateRule
 
 SEEDS = 5
 """Fresh seeds that the kept optimizer is measured on."""
+NOT_MEASURED = "Not made: the run names the code of its architecture; if you know it, add --trust."
 SEEN = ("losses", "by_lesson")
 """The tensors of a save that are drawn."""
 WIDTHS = (32, 64, 128, 256)
@@ -69,7 +70,8 @@ def page(run_dir: Path, remade_by: str, trusted: bool = False) -> Page:
     sections, lead = [], "Nothing has been saved yet."
     if found is not None:
         torch.set_num_threads(1)
-        names = [] if trusted else config.held_out.imports()
+        own = checkpoint.imports(run_dir / run.START)
+        names = [] if trusted else [*config.held_out.imports(), *own]
         measured = {} if names else measure(run_dir, config)
         gaps = against_adam(measured, config) if measured else {}
         lead = _lead(config, found, gaps) if gaps else recorded_lead(config, found)
@@ -79,7 +81,7 @@ def page(run_dir: Path, remade_by: str, trusted: bool = False) -> Page:
             Section("In numbers", [_tiles(config, found, gaps)]),
             Section("Meta-training", figures),
             Section("On held-out tasks", judged),
-            Section("Coordinate check", _coordinates(run_dir)),
+            Section("Coordinate check", [NOT_MEASURED] if own and names else _coordinates(run_dir)),
         ]
     sections.append(Section("What was asked for", _facts(run_dir, facts)))
     return Page(f"Meta-training {run_dir.name}", lead, sections, remade_by)
@@ -129,7 +131,7 @@ def _tiles(config: Config, found: Saved, gaps: dict[str, Gap]) -> Tiles:
 def measure(run_dir: Path, config: Config) -> dict[str, dict[str, Runs]]:
     """task -> rule -> its runs on fresh seeds: kept, untrained and Adam."""
     adam = TunedAdam(lr=config.evaluation.adam_lr)
-    kept, start = (checkpoint.load(run_dir / name) for name in (run.BEST, run.START))
+    kept, start = (checkpoint.load(run_dir / name, trusted=None) for name in (run.BEST, run.START))
     rules: dict[str, tuple[LearnedOptimizer, torch.Tensor, bool]] = {
         "kept": (kept.optimizer, kept.theta, config.mup),
         "untrained": (start.optimizer, start.theta, config.mup),
@@ -232,7 +234,7 @@ def _curves(number: int, task: str, by_rule: dict[str, Runs], fresh: str) -> Fig
 
 
 def _coordinates(run_dir: Path) -> list[Part]:
-    optimizer, theta, _ = checkpoint.load(run_dir / run.BEST)
+    optimizer, theta, _ = checkpoint.load(run_dir / run.BEST, trusted=None)
     try:
         there = optimizer.on(MLP(WIDTHS[0]))
     except ValueError as error:

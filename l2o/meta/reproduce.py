@@ -31,7 +31,7 @@ def reproduce(run_dir: Path, trusted: Trusted = False) -> int:
     config = replace(Config.from_dict(facts["config"]), budget=Budget())
     if old is None or len(old.tensors["losses"]) < config.outer.steps:
         raise ValueError(f"{run_dir}: not finished; go on with: {resuming(run_dir)}")
-    agreed(config.imports(), trusted, run_dir)
+    agreed(run.imports(run_dir), trusted, run_dir)
     prepare(config.device)  # so that threads are those of the run
     with View() as view:
         for change in changes(facts["environment"], config.device):
@@ -44,7 +44,7 @@ def reproduce(run_dir: Path, trusted: Trusted = False) -> int:
 
 def again(run_dir: Path, config: Config, command: list[str], view: View) -> Saved:
     """What a second run of ``config``, from the same optimizer, comes to."""
-    start = checkpoint.load(run_dir / run.START)
+    start = checkpoint.load(run_dir / run.START, trusted=None)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
         run.begin(folder, config, start.optimizer, start.theta, command)

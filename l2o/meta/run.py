@@ -72,6 +72,12 @@ def begin(
         checkpoint.save(staging / START, optimizer, theta, {"command": command, "mup": config.mup})
 
 
+def imports(run_dir: Path) -> list[str]:
+    """The import paths of other people's code that a run names: its tasks, its architecture."""
+    tasks = Config.from_dict(facts(run_dir)["config"]).imports()
+    return [*tasks, *checkpoint.imports(run_dir / START)]
+
+
 def _tidied(run_dir: Path) -> None:
     """Without what an earlier process was writing when it was killed."""
     best = run_dir / BEST
@@ -92,7 +98,8 @@ def _locked(run_dir: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def proceed(run_dir: Path, ranks: Ranks, view: View) -> None:
-    """Take a run from wherever it is to its end. Raises Interrupted after Ctrl-C."""
+    """Take a run from wherever it is to its end; code that it names is run. Raises Interrupted
+    after Ctrl-C."""
     with _locked(run_dir, ranks), polite() as stop:
         run = Run(run_dir, ranks, view)
         try:
@@ -109,7 +116,7 @@ class Run:
         self.facts = facts(run_dir)
         self.config = Config.from_dict(self.facts["config"])
         prepare(self.config.device)
-        self.optimizer, self.start, _ = checkpoint.load(run_dir / START)
+        self.optimizer, self.start, _ = checkpoint.load(run_dir / START, trusted=None)
         self.training = Training(self.config, self.optimizer, self.start, ranks)
         self.best = self.start
         self.history: list[dict[str, Any]] = []  # held-out evaluations
@@ -151,7 +158,7 @@ class Run:
                 self._save()
                 if pressed:
                     raise Interrupted
-                again = files.resuming(self.run_dir, bool(self.config.imports()))
+                again = files.resuming(self.run_dir, bool(imports(self.run_dir)))
                 self.view.say(f"time was up at outer step {training.step}; go on with: {again}")
                 return
 
@@ -228,7 +235,7 @@ class Run:
             return
         card = self.card()
         try:
-            there = checkpoint.load(self.run_dir / BEST)
+            there = checkpoint.load(self.run_dir / BEST, trusted=None)
             right = torch.equal(there.theta, self.best) and there.card | card == there.card
         except checkpoint.CheckpointError:
             right = False

@@ -206,11 +206,17 @@ def preset(arguments: Arguments, presets: Mapping[str, dict[str, Any]]) -> dict[
 
 
 def _preset_in(config: str) -> str | None:
+    return read_config(config).get("preset")
+
+
+def read_config(config: str) -> dict[str, Any]:
+    """The fields of a file, or of ``config`` itself; none where it is no such thing, which the
+    parser will say."""
     try:
         found = _data(_text(config))
     except (ValueError, yaml.YAMLError):
-        return None
-    return found.get("preset") if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def made(kind: Callable[..., Kind], name: str, given: Namespace) -> Kind:

@@ -28,6 +28,8 @@ from zlib import crc32
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("tasks", "search", "l2o")
+PACKAGE = "_yours_"
+"""How the packages begin that hold what is the user's."""
 
 
 def module(name: str) -> ModuleType:
@@ -133,7 +135,7 @@ class Folders:
 
     def __init__(self, paths: tuple[str, ...]) -> None:
         self.paths = paths
-        self.package = f"_yours_{crc32(repr(paths).encode()):08x}"
+        self.package = f"{PACKAGE}{crc32(repr(paths).encode()):08x}"
         sys.modules[self.package] = root = ModuleType(self.package)
         root.__path__ = [*paths]
         sys.meta_path.insert(0, self)
@@ -237,6 +239,13 @@ def imported(field: str, name: str, form: str) -> Any:
         raise ValueError(f"{field}: got {name!r}, expected {form}")
     with yours(field, name, "cannot be imported"):
         return getattr(module(path), attribute)
+
+
+def name_of_yours(thing: type) -> str:
+    """The import path by which ``imported`` finds a class again; none for one in a function."""
+    module, _, inner = thing.__module__.partition(".")
+    module = inner if module.startswith(PACKAGE) else thing.__module__
+    return "" if "<" in thing.__qualname__ else f"{module}:{thing.__qualname__}"
 
 
 @contextmanager

@@ -472,7 +472,8 @@ def test_minutes_stop_a_run_that_goes_on_as_if_they_had_not(
     ],
 )
 def test_mup_where_nobody_says(start: Path | None, train: Distribution, expected: bool) -> None:
-    assert meta_train._in_mup(start, {"train": train, "held_out": TINY}) is expected
+    found = None if start is None else meta_train._start(start, trusted=False)
+    assert meta_train._in_mup(found, {"train": train, "held_out": TINY}) is expected
 
 
 def test_it_says_what_to_do_next() -> None:
@@ -520,7 +521,10 @@ def test_it_says_what_to_do_next() -> None:
         (["--estimation.sigma", "0"], "sigma: got 0"),
         (["--outer.lr", "-1"], "--outer.lr: got -1"),
         (["--evaluation.seeds", "0"], "--evaluation.seeds: got 0, expected a positive integer"),
-        (["--optimizer", "Nope"], "--optimizer: got 'Nope', expected one of TunedAdam, SmallFC"),
+        (
+            ["--optimizer", "Nope"],
+            "--optimizer: got 'Nope', expected one of l2o_pa, small_fc, tuned_adam, velo",
+        ),
         (["--preset", "huge"], "--preset: got 'huge', expected one of quick"),
         (["--device", "abacus"], "device: got 'abacus'"),
         (["--optimizer", "L2OPA"], "task: got mlp-digits-w8-d2-mup, expected a Composite"),
@@ -719,11 +723,12 @@ def test_a_start_that_says_nothing_of_mup_is_for_either(mup: bool, tmp_path: Pat
         header = {k: v for k, v in file.metadata().items() if k not in ("mup", "digests")}
     save_file(tensors, tmp_path / checkpoint.TENSORS, header)
     (tmp_path / checkpoint.CARD).write_text('{"name": "mine"}')
-    assert meta_train._beginning(tmp_path, None, seed=0, mup=mup)[0] == SmallFC()
+    assert meta_train._beginning(checkpoint.load(tmp_path), None, seed=0, mup=mup)[0] == SmallFC()
 
 
 def test_a_start_can_be_shipped() -> None:
-    optimizer, theta = meta_train._beginning(Path("mulo_small"), None, seed=0, mup=True)
+    found = meta_train._start(Path("mulo_small"), trusted=False)
+    optimizer, theta = meta_train._beginning(found, None, seed=0, mup=True)
     assert isinstance(optimizer, SmallFC)
     assert len(theta) == optimizer.size
 
