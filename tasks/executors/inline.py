@@ -12,9 +12,11 @@ from tasks.executors.base import Executor, Function, attempt, load
 
 class Inline(Executor):
     """Runs each job in this process when ``completed`` gets to it, in order of submission, and to
-    its end, however long that takes."""
+    its end, however long that takes. There are no workers to lose and no job to run again."""
 
-    def __init__(self, function: Function, context: Any) -> None:
+    def __init__(
+        self, function: Function, context: Any, workers: int = 0, retries: int = 0
+    ) -> None:
         self._run = (load(function) if isinstance(function, str) else function)(context)
         self._jobs: dict[int, Any] = {}
         self._tickets = 0

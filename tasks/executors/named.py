@@ -1,4 +1,4 @@
-"""An executor by its number of workers, and how many of these suit the machine."""
+"""An executor by its name and number of workers, and how many of these suit the machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from typing import Any
 
 from tasks.executors.base import Executor, Function
 from tasks.executors.inline import Inline
-from tasks.executors.processes import Processes
+from tasks.user_code.rooms import inhabitant, modules
+
+ROOM = "tasks.executors"
+FORM = "package.module:Class, one of your own"
+PROCESSES = "processes"
 
 
 def cores() -> int:
@@ -17,10 +21,19 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def executor(function: Function, context: Any, workers: int, retries: int = 2) -> Executor:
-    """``workers`` processes, or this one if ``workers`` is 0. Raises ValueError if negative."""
+def executors() -> list[str]:
+    """Those that have workers: the modules of this room that serve no other."""
+    return modules(ROOM, others=("base", "inline", "named", "worker"))
+
+
+def executor(
+    function: Function, context: Any, workers: int, retries: int = 2, name: str = PROCESSES
+) -> Executor:
+    """``workers`` of the executor called ``name``, or this process if ``workers`` is 0.
+
+    Raises ValueError for a number below 0, and for a name of none.
+    """
     if workers < 0:
         raise ValueError(f"workers: {workers}; must be 0 (run in this process) or more")
-    if workers == 0:
-        return Inline(function, context)
-    return Processes(function, context, workers, retries)
+    kind = inhabitant("executor", name, ROOM, executors(), Executor, FORM)
+    return (kind if workers else Inline)(function, context, workers, retries)

@@ -2,7 +2,8 @@
 
 The search hands out *jobs* (plain data) and takes results back as they finish, through three
 calls: ``submit``, ``withdraw``, ``completed``. ``Inline`` runs jobs in this process, ``Processes``
-in several; an engine for a cluster is one more class with the same calls.
+in several. Where somebody else starts the workers, theirs is another ``Worker``, and queue, limits
+and retries are the same.
 
 A thread of the driver hands jobs to processes and takes their results, so that no worker waits
 for its next job while the driver is busy making candidates.
@@ -29,11 +30,12 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Pipe, wait
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +71,38 @@ class _Job:
     attempts: int = 0
 
 
-class _Worker:
-    """One process, the driver's end of its pipe, and the job it has."""
+class Worker(ABC):
+    """Where jobs run: ``pipe`` has something to read when there is news, an answer or the end."""
+
+    pipe: Connection
 
     def __init__(self) -> None:
+        self.job: _Job | None = None
+        self.ready = False
+        self.deadline = math.inf
+
+    @abstractmethod
+    def send(self, data: bytes) -> None:
+        """What to build, at first, then jobs; to one that is dead, too."""
+
+    @abstractmethod
+    def receive(self) -> tuple[float, Any] | None:
+        """The next (seconds, result), or None if the worker is gone."""
+
+    @abstractmethod
+    def is_gone(self) -> bool:
+        """Whether it has ended."""
+
+    @abstractmethod
+    def kill(self) -> str:
+        """End it and its children; how it ended."""
+
+
+class _Process(Worker):
+    """A process, and the driver's end of its pipe."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.pipe, theirs = Pipe()
         script = "".join(f"__file__ = {str(path)!r}; " for path in imports.script())
         code = (  # first our packages, which import nothing else; a user may have a folder `search`
@@ -90,27 +120,22 @@ class _Worker:
             start_new_session=True,
         )
         theirs.close()
-        self.job: _Job | None = None
-        self.ready = False
-        self.deadline = math.inf
 
     def send(self, data: bytes) -> None:
         with suppress(OSError):  # a dead worker is noticed when its pipe is read
             self.pipe.send_bytes(data)
 
     def receive(self) -> tuple[float, Any] | None:
-        """The next (seconds, result), or None if the worker is gone."""
         try:
             data = self.pipe.recv_bytes()
         except (EOFError, OSError):
             return None
-        try:
-            return pickle.loads(data)
-        except Exception as error:
-            return 0.0, failure(error)
+        return unpickled(data)
+
+    def is_gone(self) -> bool:
+        return self.process.poll() is not None
 
     def kill(self) -> str:
-        """End the process and its children; how it ended."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         status = self.process.wait()
@@ -118,6 +143,14 @@ class _Worker:
         if status < 0:
             return f"killed by {signal.Signals(-status).name}"
         return ENDINGS.get(status, f"exited with status {status}")
+
+
+def unpickled(data: bytes) -> tuple[float, Any]:
+    """An answer as (seconds, result)."""
+    try:
+        return pickle.loads(data)
+    except Exception as error:
+        return 0.0, failure(error)
 
 
 class Processes(Executor):
@@ -148,11 +181,15 @@ class Processes(Executor):
         self._news = threading.Condition()
         self._bell, self._button = Pipe(duplex=False)  # wakes the thread
         self.busy = [0.0] * workers
-        self._workers: list[_Worker | None] = [_Worker() for _ in range(workers)]
+        self._workers: list[Worker | None] = [self._hire() for _ in range(workers)]
         for worker in filter(None, self._workers):
             worker.send(self._start)
         self._thread = threading.Thread(target=self._tend, daemon=True)
         self._thread.start()
+
+    def _hire(self) -> Worker:
+        """A new worker, which has not been sent anything."""
+        return _Process()
 
     def submit(self, job: Any, limit: float = math.inf) -> int:
         if self._closed:
@@ -225,11 +262,11 @@ class Processes(Executor):
                 self._queue.popleft()
             if not self._queue:
                 return
-            if worker and worker.process.poll() is not None:
+            if worker and worker.is_gone():
                 worker.kill()
                 worker = None
             if worker is None:
-                worker = self._workers[place] = _Worker()
+                worker = self._workers[place] = self._hire()
                 worker.send(self._start)
             worker.job = self._queue.popleft()
             worker.job.attempts += 1
@@ -246,15 +283,15 @@ class Processes(Executor):
                 self._receive(place, worker)
             elif worker.pipe.poll():
                 continue  # arrived since: next time, ahead of any deadline
-            elif worker.process.poll() is not None:
+            elif worker.is_gone():
                 self._lose(place, worker)
             elif now > worker.deadline:
                 self._lose(place, worker, f"not finished after {self._limit(worker):g} s")
 
-    def _limit(self, worker: _Worker) -> float:
+    def _limit(self, worker: Worker) -> float:
         return worker.job.limit if worker.ready and worker.job else START_LIMIT
 
-    def _receive(self, place: int, worker: _Worker) -> None:
+    def _receive(self, place: int, worker: Worker) -> None:
         message = worker.receive()
         if message is None:
             return self._lose(place, worker)
@@ -275,7 +312,7 @@ class Processes(Executor):
             worker.deadline = time.monotonic() + worker.job.limit if worker.job else math.inf
         return None
 
-    def _lose(self, place: int, worker: _Worker, reason: str | None = None) -> None:
+    def _lose(self, place: int, worker: Worker, reason: str | None = None) -> None:
         """Bury a worker; its job goes to the head of the queue, or fails for good."""
         ending = worker.kill()
         self._workers[place] = None

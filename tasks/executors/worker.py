@@ -16,7 +16,15 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
-from tasks.executors.base import DEVICE_LOST, OUT_OF_MEMORY, DeviceLost, attempt, failure, load
+from tasks.executors.base import (
+    DEVICE_LOST,
+    OUT_OF_MEMORY,
+    DeviceLost,
+    Run,
+    attempt,
+    failure,
+    load,
+)
 
 
 def serve(fileno: int) -> None:
@@ -27,25 +35,38 @@ def serve(fileno: int) -> None:
     inbox: SimpleQueue[bytes] = SimpleQueue()
     try:
         threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
-        name, context = pickle.loads(inbox.get())
-        run = load(name)(context)
+        run = built(inbox.get())
     except Exception as error:
         return pipe.send_bytes(pickle.dumps((0.0, failure(error))))
     pipe.send_bytes(pickle.dumps((0.0, None)))
     while True:
-        job = inbox.get()
-        start = time.perf_counter()
         try:
-            result = attempt(lambda data: run(pickle.loads(data)), job)
-            message = pickle.dumps((time.perf_counter() - start, result))
+            message = answer(run, inbox.get())
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
         except DeviceLost as error:
             print(error, file=sys.stderr, flush=True)
             os._exit(DEVICE_LOST)
-        except Exception as error:  # a result that cannot be pickled
-            message = pickle.dumps((time.perf_counter() - start, failure(error)))
         pipe.send_bytes(message)
+
+
+def built(start: bytes) -> Run:
+    """What answers jobs, of the message that says what to build. Raises whatever that does."""
+    name, context = pickle.loads(start)
+    return load(name)(context)
+
+
+def answer(run: Run, job: bytes) -> bytes:
+    """A job's (seconds, result). Raises MemoryError and DeviceLost: see ``attempt``."""
+    start = time.perf_counter()
+    result = attempt(lambda data: run(pickle.loads(data)), job)
+    seconds = time.perf_counter() - start
+    try:
+        return pickle.dumps((seconds, result))
+    except MemoryError:
+        raise
+    except Exception as error:  # a result that cannot be pickled
+        return pickle.dumps((seconds, failure(error)))
 
 
 def _listen(pipe: Connection, inbox: SimpleQueue[bytes]) -> None:
