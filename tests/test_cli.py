@@ -233,6 +233,7 @@ HEAVY = ("torch", "numba", "scipy.stats", "sklearn", "deap", "matplotlib", "tens
         ("zoo", ()),
         ("zoo lion", ()),
         ("search --help", ()),
+        ("evaluate --help", ()),
         ("meta-train --help", ("torch",)),
     ],
 )

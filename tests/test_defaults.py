@@ -49,7 +49,8 @@ from tasks.cards import digest, fingerprint
 from tasks.data.loaders import breast_cancer, diabetes, digits, help_text
 from tasks.display.plain import Console
 from tasks.evaluation.bench import Entrant
-from tasks.evaluation.evaluate import Plan, evaluate
+from tasks.evaluation.evaluate import evaluate
+from tasks.evaluation.plan import Plan
 from tasks.evaluation.results import Results, Study
 from tasks.families.autoencoder import Autoencoder
 from tasks.families.composite import Lasso, SparseLogistic

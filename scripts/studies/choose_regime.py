@@ -45,7 +45,7 @@ from search.zoo import ZOO
 from tasks.cards import digest
 from tasks.data.loaders import python_source
 from tasks.evaluation.intervals import interval
-from tasks.evaluation.seeds import TUNING_SEED
+from tasks.evaluation.plan import TUNING_SEED
 from tasks.evaluation.statistics import log_ratios
 from tasks.evaluation.tuning import FRESH_SEEDS, finite
 from tasks.executors.base import Executor, Failure

@@ -23,10 +23,10 @@ import torch
 
 from l2o.cli.entrants import entrants
 from tasks.cards import fingerprint
-from tasks.evaluation.evaluate import Plan, evaluate, measured
+from tasks.evaluation.evaluate import evaluate, measured
 from tasks.evaluation.intervals import within
+from tasks.evaluation.plan import TUNING_SEED, Plan
 from tasks.evaluation.results import Results
-from tasks.evaluation.seeds import TUNING_SEED
 from tasks.runs.environment import environment
 
 SUITES = ("proxy", "meta_validation", "meta_train", "held_out", "scale")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tasks.checks import meant
-from tasks.evaluation.seeds import FRESH_SEEDS, TUNING_SEED
+from tasks.evaluation.plan import FRESH_SEEDS, TUNING_SEED
 
 
 @dataclass(frozen=True)

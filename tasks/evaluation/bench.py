@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import torch
 
 from tasks.evaluation import metric_tables
+from tasks.evaluation.plan import TUNING_SEED
 from tasks.evaluation.results import Run, Study
-from tasks.evaluation.seeds import TUNING_SEED
 from tasks.evaluation.spaces import WRITTEN, Space
 from tasks.evaluation.tuning import Setting, comparable
 from tasks.inner import recorded

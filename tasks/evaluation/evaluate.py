@@ -16,15 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tasks.cards import card, fingerprint
-from tasks.checks import meant
+from tasks.cards import card
 from tasks.evaluation.bench import (
     TRIED,
     Bench,
@@ -35,8 +33,8 @@ from tasks.evaluation.bench import (
     parametrised,
     said_of,
 )
+from tasks.evaluation.plan import TUNING_SEED, Plan
 from tasks.evaluation.results import Results, ResultsError, Run, Study
-from tasks.evaluation.seeds import TUNING_SEED
 from tasks.evaluation.spaces import WRITTEN, Space
 from tasks.evaluation.statistics import Measured
 from tasks.evaluation.tuning import FRESH_SEEDS, Setting
@@ -44,77 +42,8 @@ from tasks.executors.base import Executor, Failure
 from tasks.executors.inline import Inline
 from tasks.inner.schedules import SCHEDULES
 from tasks.inner.unroll import unroll
-from tasks.suites import LONGEST, Entry, names, resolve
-from tasks.types import Task, Unusable
-
-USUAL = "cosine"
-"""The schedule of a rule of which nobody says another."""
-MOST = 100_000
-"""Trials, or seeds."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an evaluation is a function of, besides its rules.
-
-    Attributes:
-        suite: the tasks: a suite, a family, mlp(width=64), or an import path (module:attribute)
-        trials: settings of learning rate and weight decay tried for each rule on each task
-        seeds: fresh seeds that the best of them is measured on
-        length: multiplies the steps of each task
-        schedule: of the learning rate, for all rules but those written RULE@schedule: constant,
-            linear, cosine or warmup_cosine; null: each rule's own (constant for what was
-            meta-trained), or cosine
-    """
-
-    suite: str = "held_out"
-    trials: int = 16
-    seeds: int = 5
-    length: float = 1.0
-    schedule: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("trials", "seeds"):
-            if not 1 <= getattr(self, name) <= MOST:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected 1 to {MOST:,}")
-        if not 0 < self.length <= LONGEST:
-            raise ValueError(f"length: got {self.length}, expected above 0, at most {LONGEST:,}")
-        if self.schedule is not None and self.schedule not in SCHEDULES:
-            likely = meant(str(self.schedule), SCHEDULES)
-            raise ValueError(
-                f"schedule: got {self.schedule!r}, expected one of {[*SCHEDULES]}{likely}"
-            )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Its fields alone: another process finds the suite itself, and the user's modules."""
-        return Plan, astuple(self)
-
-    @cached_property
-    def entries(self) -> list[tuple[str, Task, int]]:
-        """What each task is called, the task, and its steps. ValueError for an unknown suite."""
-        suite = resolve(self.suite)
-        steps = [max(1, round(entry.steps * self.length)) for entry in suite]
-        return list(zip(names(suite), (entry.task for entry in suite), steps, strict=True))
-
-    def schedule_of(self, entrant: Entrant) -> str:
-        """What the learning rate of ``entrant`` follows."""
-        own = entrant.schedule or USUAL
-        return own if entrant.asked else self.schedule or own
-
-    @cached_property
-    def identities(self) -> list[str]:
-        """By what each task is filed."""
-        return [fingerprint(task) for _, task, _ in self.entries]
-
-    def study(self, task: int, entrant: Entrant) -> Study:
-        """What runs of ``entrant`` on that task are filed under."""
-        steps = self.entries[task][2]
-        return Study(entrant.identity, self.identities[task], steps, self.schedule_of(entrant))
-
-    @property
-    def fresh(self) -> range:
-        """The seeds that are reported on."""
-        return FRESH_SEEDS[: self.seeds]
+from tasks.suites import Entry
+from tasks.types import Unusable
 
 
 def check(plan: Plan, entrants: Sequence[Entrant], device: str = "cpu") -> None:

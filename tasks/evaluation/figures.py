@@ -11,7 +11,7 @@ import numpy as np
 from tasks.display.plots import COLOURS, GREY, Figure, drawing, label, sparse_ticks
 from tasks.evaluation import statistics
 from tasks.evaluation.intervals import FLOOR
-from tasks.evaluation.seeds import TUNING_SEED
+from tasks.evaluation.plan import TUNING_SEED
 from tasks.evaluation.statistics import Measured, Standing
 from tasks.evaluation.time_to_target import FACTORS, middle
 from tasks.evaluation.wording import interval, per_cent

@@ -16,8 +16,8 @@ from tasks.evaluation.bench import TIMED
 from tasks.evaluation.evaluate import measured as measured_in
 from tasks.evaluation.evaluate import reference as compared_with
 from tasks.evaluation.intervals import LEAST, Interval
+from tasks.evaluation.plan import TUNING_SEED
 from tasks.evaluation.results import Results
-from tasks.evaluation.seeds import TUNING_SEED
 from tasks.evaluation.sensitivity import NEAR
 from tasks.evaluation.statistics import Measured, Standing
 from tasks.evaluation.wording import (

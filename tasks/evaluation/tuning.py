@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.evaluation.seeds import FRESH_SEEDS as FRESH_SEEDS
-from tasks.evaluation.seeds import TUNING_SEED
+from tasks.evaluation.plan import FRESH_SEEDS as FRESH_SEEDS
+from tasks.evaluation.plan import TUNING_SEED
 from tasks.inner.schedules import Schedule, constant
 from tasks.inner.unroll import evaluate, unroll
 from tasks.types import HOST, Split, Task, UpdateRule

@@ -12,8 +12,8 @@ from l2o import checkpoint
 from l2o.architectures.tuned_adam import TunedAdam
 from l2o.cli.entrants import entrant, entrants
 from l2o.cli.main import main
-from tasks.evaluation.evaluate import Plan
 from tasks.evaluation.evaluate import evaluate as run_plan
+from tasks.evaluation.plan import Plan
 from tasks.evaluation.results import Results, Study
 from tasks.evaluation.spaces import LEARNED
 from tasks.families.autoencoder import Autoencoder
@@ -82,9 +82,18 @@ def test_rules_of_every_kind_end_in_one_table_and_a_report(here, capsys):
     assert ": adamw: " not in capsys.readouterr().out  # nothing was run again
     assert json.loads((here / "r.json").read_text()) == found
 
+    fields = (here / "r.yaml").read_text()
+    assert main(["evaluate", "--config", "r.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert ": adamw: " not in said
+    assert "the same again: l2o evaluate --config r.yaml" in said
+    again = json.loads((here / "r.json").read_text())
+    assert again | {"command": 0} == found | {"command": 0}
+    assert (here / "r.yaml").read_text() == fields
+
     assert main(["report", "r.sqlite"]) == 0
     text = (here / "r.html").read_text()
-    assert "l2o evaluate lion sign.txt" in text
+    assert "l2o evaluate --config r.yaml" in text
     for word in ("AlgoPerf score", "less time", "near the best rate", "fresh runs diverged"):
         assert word in text
     assert "everything is a tie" in text  # 2 tasks of 2 seeds cannot tell rules apart
@@ -96,7 +105,7 @@ def test_results_name_every_environment_that_made_some(here, monkeypatch):
     """One that only looked at what was there already made nothing."""
     for commit, rules in (("1" * 40, ["lion"]), ("2" * 40, ["lion"]), ("3" * 40, ["sgd"])):
         known = {"commit": commit, "torch": "2"}
-        monkeypatch.setattr("l2o.cli.evaluate.environment", lambda device, known=known: known)
+        monkeypatch.setattr("l2o.cli.judging.environment", lambda device, known=known: known)
         assert evaluate(*rules) == 0
     found = json.loads((here / "r.json").read_text())["environments"]
     assert [made_in["commit"][0] for made_in in found] == ["1", "3"]
@@ -231,6 +240,7 @@ def test_identities_follow_behaviour(here):
         (["report", "none.sqlite"], "none.sqlite: an empty file"),
         (["report", "begun", "--out", "sign.txt"], "--out: sign.txt exists and is no report"),
         (["report", "begun", "--out", "begun/run.json"], "run.json exists and is no report"),
+        (["evaluate", "lion", "--out", "r.yaml"], "--out: r.yaml is where the configuration goes"),
         (["evaluate", "lion", "--out", "package"], "the summary would go to package.json, which"),
         (["show", "begun"], "begun: a meta-training, expected a search: it has no archive"),
         (["report", "empty"], "empty: not a run directory: it has neither run.json nor archive"),

@@ -15,9 +15,9 @@ from tasks.data.loaders import digits
 from tasks.evaluation import bench, report, statistics
 from tasks.evaluation import evaluate as evaluation
 from tasks.evaluation.bench import TIMED, Entrant
-from tasks.evaluation.evaluate import Plan, evaluate, measured
+from tasks.evaluation.evaluate import evaluate, measured
+from tasks.evaluation.plan import TUNING_SEED, Plan
 from tasks.evaluation.results import Results, ResultsError, Run, Study
-from tasks.evaluation.seeds import TUNING_SEED
 from tasks.evaluation.spaces import LEARNED, WRITTEN, Space
 from tasks.evaluation.tuning import Setting
 from tasks.families.composite import Lasso

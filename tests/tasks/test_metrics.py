@@ -16,7 +16,7 @@ from tasks.evaluation import evaluate as evaluation
 from tasks.evaluation import metric_tables
 from tasks.evaluation import report as reports
 from tasks.evaluation.bench import Entrant
-from tasks.evaluation.evaluate import Plan
+from tasks.evaluation.plan import Plan
 from tasks.evaluation.results import Results
 from tasks.families.module import ModuleTask
 from tasks.inner.unroll import evaluate, initial

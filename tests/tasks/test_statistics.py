@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from l2o.cli.evaluate import ranking
+from l2o.cli.judging import ranking
 from tasks.evaluation import intervals, statistics, time_to_target
 from tasks.evaluation.intervals import FLOOR, iqm, over_seeds, over_tasks
 from tasks.evaluation.report import _sentence
