@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "do activations change alike at all widths?",
     ),
     "suites": ("l2o.cli.suites:suites", "the named suites, and a card of each task"),
-    "data": ("l2o.cli.data:data", "which data sets there are; fetch those that need it"),
+    "data": ("l2o.cli.suites:data", "which data sets there are; fetch those that need it"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The command ``l2o suites``."""
+"""The commands ``l2o suites`` and ``l2o data``: what there is to train on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from rich import box
 from rich.table import Table
 
 from tasks import cards
+from tasks.checks import meant
 from tasks.commands.parser import Arguments, parser
+from tasks.data.fetch import SOURCES
+from tasks.data.fetch import main as fetch
+from tasks.data.loaders import DATASETS, LICENCES, status
 from tasks.display.plain import Console
 from tasks.families.named import families
 from tasks.suites import SUITES, names, resolve
@@ -74,3 +78,32 @@ def _reference(found: dict[str, Any] | None) -> str:
     if found is None:
         return "–"
     return f"{found['mean']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
+
+
+def data(arguments: Arguments) -> int:
+    """Which data sets there are, under which licence; fetch those that need it.
+
+    l2o data list
+    l2o data fetch fashion_mnist
+    """
+    options_of = parser(data)
+    options_of.add_argument("action", type=str, help="list or fetch")
+    options_of.add_argument("names", type=str, nargs="*", default=[], help="of those to fetch")
+    options = options_of.parse_args(list(arguments))
+    if options.action == "fetch":
+        if not options.names:
+            raise ValueError(f"data fetch: got no name, expected some of {', '.join(SOURCES)}")
+        for name in options.names:
+            if name in DATASETS and name not in SOURCES:
+                raise ValueError(
+                    f"data fetch: got {name}, expected {', '.join(SOURCES)}: {status(name)}"
+                )
+        fetch(options.names)
+        return 0
+    if options.action != "list":
+        likely = meant(options.action, ("list", "fetch"))
+        raise ValueError(f"data: got {options.action!r}, expected list or fetch{likely}")
+    width = max(map(len, LICENCES.values())) + 2
+    for name in DATASETS:
+        print(f"{name:16}{LICENCES[name]:{width}}{status(name).removeprefix(f'{name}: ')}")
+    return 0
