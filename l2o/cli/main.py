@@ -7,10 +7,12 @@ never a traceback; a traceback is a defect of ours.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from argparse import ArgumentError
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -63,7 +65,8 @@ def main(arguments: Arguments | None = None) -> int:
         likely = meant(name, COMMANDS)
         return _refuse("l2o", f"no command {name!r}{likely}; there are {', '.join(COMMANDS)}")
     try:
-        status = command(name)(rest)
+        with spoken("tasks.oracles.lifting"):
+            status = command(name)(rest)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
@@ -78,6 +81,20 @@ def main(arguments: Arguments | None = None) -> int:
         return _refuse(f"l2o {name}", said)
     finally:
         _flushed()
+
+
+@contextmanager
+def spoken(name: str) -> Iterator[None]:
+    """What a module notes for whoever wants to know is told on standard error."""
+    noted, teller = logging.getLogger(name), logging.StreamHandler()
+    before = noted.level
+    noted.addHandler(teller)
+    noted.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        noted.removeHandler(teller)
+        noted.setLevel(before)
 
 
 def command(name: str) -> Command:

@@ -36,6 +36,7 @@ ASIDE = 0.1
 """Standard deviation of what is added to initial weights in the second draw: zeros hide a lot."""
 NEAR, NEAR_ALL = 1e-3, 1e-5
 """Rounding: a difference of such a share of the largest gradient of the tensor, or of all."""
+SLOW = "%s: instances%s are trained in turn, as slowly as by a loop: %s"
 STREAM = 1 << 60
 """Told from the seed of the minibatches by this, so that random numbers do not depend on them."""
 
@@ -159,8 +160,13 @@ def _ways(task: Task, identity: int, backward: bool = True) -> Ways:
     alike = _measured(task, identity)
     found = Ways(shared and not writes, own and not (writes or padded), alike, random, writes)
     if not (found.shared and found.own):
-        which = "" if not shared else " with seeds of their own"
-        log.info("%s: instances%s are trained in turn, as slowly as by a loop", task.name, which)
+        which = "" if not found.shared else " with seeds of their own"
+        traits = {
+            "its training writes to parameters": writes,
+            "an embedding has a row of padding": padded,
+        }
+        said = [*(why for trial in trials for why in trial.why), *(w for w in traits if traits[w])]
+        log.info(SLOW, task.name, which, said[0])
     return found
 
 
@@ -178,6 +184,7 @@ class _Trial:
         seeds = torch.arange(INSTANCES, device=CPU) + INSTANCES * number
         inits = [task.init(torch.Generator().manual_seed(int(seed))) for seed in seeds]
         self.task, self.number, self.backward = task, number, backward
+        self.why: list[str] = []  # instances are not alike together, as people may read it
         self.views = {name: torch.stack([init[name] for init in inits]) for name in inits[0]}
         if number:
             aside = torch.Generator().manual_seed(number)
@@ -247,11 +254,12 @@ class _Trial:
             with seeded(self.number, CPU):
                 found = together()
         except Exception as error:  # of any kind: losses are other people's code
-            log.debug("%s: instances together: %s", self.task.name, error)
+            first = str(error).strip().partition("\n")[0][:200]
+            self.why.append(f"together they fail: {first or type(error).__name__}")
             return False
         differing = self._differing(found, expected)
         if differing:
-            log.debug("%s: instances together differ in %s", self.task.name, ", ".join(differing))
+            self.why.append(f"together they differ in {', '.join(differing)}")
         return not differing
 
     def _differing(self, some: Sequence[Tensor], others: Sequence[Tensor]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tasks import suites
 from tasks.cards import card, digest, fingerprint
 from tasks.data.loaders import digits
 from tasks.evaluation import bench, report, statistics
@@ -36,7 +37,7 @@ PLAN = Plan(suite=f"{__name__}:suite", trials=4, seeds=2)
 
 @pytest.fixture(autouse=True)
 def this_suite(monkeypatch):
-    monkeypatch.setattr(evaluation, "resolve", lambda name: TASKS)
+    monkeypatch.setattr(suites, "resolve", lambda name: TASKS)
 
 
 def entrant(name: str, made: list | None = None) -> Entrant:
@@ -73,7 +74,7 @@ def test_every_rule_gets_the_same_trials_and_fresh_seeds(tmp_path):
 
 def test_a_task_may_be_there_at_several_horizons(tmp_path, monkeypatch):
     longer = Entry(TASKS[0].task, 16)
-    monkeypatch.setattr(evaluation, "resolve", lambda name: (*TASKS, longer))
+    monkeypatch.setattr(suites, "resolve", lambda name: (*TASKS, longer))
     with Results(tmp_path / "r.sqlite") as results:
         evaluate(replace(PLAN), [entrant("SGD")], results)
         found = measured(results)
@@ -87,7 +88,7 @@ def test_a_task_may_be_there_at_several_horizons(tmp_path, monkeypatch):
 def test_a_suite_is_made_once(tmp_path, monkeypatch):
     """It is checked, noted and run; a user's may take long to make."""
     made: list[str] = []
-    monkeypatch.setattr(evaluation, "resolve", lambda name: made.append(name) or TASKS)
+    monkeypatch.setattr(suites, "resolve", lambda name: made.append(name) or TASKS)
     plan = replace(PLAN)
     with Results(tmp_path / "r.sqlite") as results:
         evaluation.check(plan, [entrant("SGD")])
@@ -313,7 +314,7 @@ def test_tasks_whose_losses_have_no_ratios(tmp_path, monkeypatch):
             return super().loss(params, batch) - 1000
 
     task = Below(dimension=4)
-    monkeypatch.setattr(evaluation, "resolve", lambda name: (Entry(task, 6),))
+    monkeypatch.setattr(suites, "resolve", lambda name: (Entry(task, 6),))
     with Results(tmp_path / "r.sqlite") as results:
         with pytest.raises(ValueError, match=rf"{task.name}: got a loss of -9.*, expected none"):
             evaluate(replace(PLAN), [entrant("SGD")], results)
@@ -323,7 +324,7 @@ def test_tasks_whose_losses_have_no_ratios(tmp_path, monkeypatch):
 def test_a_task_that_is_solved(tmp_path, monkeypatch):
     """Down to the last bit: SGD is at 0, Adam close to it."""
     bowl = Quadratic(dimension=4, spectrum="constant", noise=0.0)
-    monkeypatch.setattr(evaluation, "resolve", lambda name: (Entry(bowl, 60),))
+    monkeypatch.setattr(suites, "resolve", lambda name: (Entry(bowl, 60),))
     monkeypatch.setattr(Space, "settings", lambda self, n: (Setting(1.0), Setting(0.5)) * (n // 2))
     twins = [entrant("SGD"), replace(entrant("SGD"), name="twin"), entrant("Adam")]
     with Results(tmp_path / "r.sqlite") as results:
@@ -379,7 +380,7 @@ def test_transfer_is_between_tasks_that_differ_in_one_size(
     tmp_path, monkeypatch, activations, sections
 ):
     pair = [Entry(MLP(w, activation=a), 6) for w, a in zip((3, 4), activations, strict=True)]
-    monkeypatch.setattr(evaluation, "resolve", lambda name: pair)
+    monkeypatch.setattr(suites, "resolve", lambda name: pair)
     with Results(tmp_path / "r.sqlite") as results:
         evaluate(replace(PLAN), [entrant("SGD")], results)
         assert len(report._transfer(results, measured(results), {"SGD": "SGD"})) == sections

@@ -1,10 +1,12 @@
 """Layers against what every run must be: what a plain loop over one module makes of it, whatever
 else is trained beside it. Add a layer, add a row."""
 
+import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
+from l2o.cli.main import main
 from tasks.cards import fingerprint
 from tasks.data.arrays import Arrays
 from tasks.families.module import ModuleTask
@@ -456,3 +459,49 @@ def test_tasks_of_other_classes_are_compared_too() -> None:
         with torch.no_grad():
             ends.append(advance(problem, rule, inner, 2, horizon=2, lr=0.3)[0].params)
     torch.testing.assert_close(ends[0][1], ends[1][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("GRU", "instances are trained in turn, .*: together they fail: .*gru"),
+        (
+            "padding",
+            "with seeds of their own .*: an embedding has a row of padding|differ",
+        ),
+        ("max_norm", "instances are trained in turn, .*: (its training writes|together they)"),
+        (
+            "dropout",
+            "with seeds of their own are .* in turn, .*: together they fail: .*random",
+        ),
+    ],
+)
+def test_what_is_slow_is_said_and_why(name: str, why: str, caplog: Any) -> None:
+    fresh = replace(task(name), name=f"{name} again")
+    with caplog.at_level("INFO", "tasks.oracles.lifting"):
+        ways(fresh)
+        ways(fresh)
+    for record in caplog.records:
+        assert re.search(why, record.getMessage())
+        assert "\n" not in record.getMessage()
+    assert caplog.records
+
+
+def test_commands_say_what_is_slow(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    (tmp_path / "my_cells.py").write_text(
+        "import torch\nfrom torch import nn\nfrom tasks import ModuleTask, digits\n"
+        "from tasks.suites import Entry\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.cells, self.out = nn.GRU(8, 4, batch_first=True), nn.Linear(4, 10)\n"
+        "    def forward(self, x):\n"
+        "        return self.out(self.cells(x.flatten(1).reshape(-1, 8, 8))[0][:, -1])\n"
+        "def suite():\n"
+        "    made = ModuleTask(Net, nn.functional.cross_entropy, digits(), 16, 'cells')\n"
+        "    return (Entry(made, 5),)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["suites", "my_cells:suite"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("cells: instances are trained in turn, as slowly as by a loop") == 1
