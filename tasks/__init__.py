@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from tasks.data.loaders import fashion_mnist as fashion_mnist
     from tasks.data.loaders import mnist as mnist
     from tasks.data.loaders import mnist5k as mnist5k
+    from tasks.executors.base import Executor as Executor
+    from tasks.executors.processes import Process as Process
+    from tasks.executors.processes import Processes as Processes
+    from tasks.executors.processes import Worker as Worker
     from tasks.families.autoencoder import Autoencoder as Autoencoder
     from tasks.families.composite import Lasso as Lasso
     from tasks.families.composite import SparseLogistic as SparseLogistic
@@ -63,6 +67,10 @@ HOMES = {
     "fashion_mnist": "tasks.data.loaders",
     "mnist": "tasks.data.loaders",
     "mnist5k": "tasks.data.loaders",
+    "Executor": "tasks.executors.base",
+    "Process": "tasks.executors.processes",
+    "Processes": "tasks.executors.processes",
+    "Worker": "tasks.executors.processes",
     "Autoencoder": "tasks.families.autoencoder",
     "Lasso": "tasks.families.composite",
     "SparseLogistic": "tasks.families.composite",

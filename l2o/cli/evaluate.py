@@ -9,8 +9,10 @@ from pathlib import Path
 from tasks.commands.parser import Arguments, parser
 from tasks.display.plain import Console
 from tasks.evaluation.plan import Plan
+from tasks.executors.named import PROCESSES, executors
 
 REFERENCE = "adamw"
+EXECUTOR = f"of the workers: {', '.join(executors())}"
 WORKERS = "worker processes; 0: none, all in this one; default: one a core, none on a GPU"
 TRUST = "import the architectures of your own that RULEs name"
 Told = Callable[[str], object]
@@ -48,6 +50,7 @@ def evaluate(
     options_of.add_argument("--out", type=Path, default=Path("results.sqlite"), help="new or not")
     options_of.add_argument("--threads", type=int, default=1, help="of torch; 1 is often fastest")
     options_of.add_argument("--workers", type=int | None, default=None, help=WORKERS)
+    options_of.add_argument("--executor", type=str, default=PROCESSES, help=EXECUTOR)
     options_of.add_argument("--trust", action="store_true", help=TRUST)
     given = options_of.parse_args(list(arguments))
     kept = options_of.dump(given, skip_unset=False)

@@ -26,7 +26,7 @@ from tasks.evaluation.results import Results
 from tasks.evaluation.statistics import Measured, Standing
 from tasks.evaluation.time_to_target import FACTORS
 from tasks.evaluation.wording import OF_SETTINGS, change, times, too_few
-from tasks.executors.named import cores, executor
+from tasks.executors.named import cores, executor, known
 from tasks.runs.environment import environment, prepare
 from tasks.runs.files import save_text
 
@@ -40,6 +40,7 @@ def judge(
         plan = Plan(*(getattr(options, name) for name in Plan.__dataclass_fields__))
     except ValueError as error:
         raise ValueError(f"--{error}") from error
+    known(where := options.executor)
     document, fields = _beside(options.out)
     prepare(options.device)
     rules = entrants(asked, options.trust)
@@ -52,7 +53,7 @@ def judge(
 
     workers = _workers(options.workers, plan, asked, options.device, options.threads)
     context = (plan, asked, options.device, options.threads)
-    with Results(options.out) as results, executor(worker, context, workers) as jobs:
+    with Results(options.out) as results, executor(worker, context, workers, name=where) as jobs:
         before = results.facts().get("plan")
         made_in = environment(options.device)
         results.set_fact("command", [*command])

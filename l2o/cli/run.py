@@ -14,6 +14,7 @@ from typing import Protocol
 
 from tasks.display.page import Page
 from tasks.display.plain import Console
+from tasks.executors.named import PROCESSES
 from tasks.user_code.imports import Trusted
 
 META = "run.json"
@@ -26,11 +27,12 @@ class Run(Protocol):
     @property
     def path(self) -> Path: ...
 
-    def resume(self, trusted: Trusted, workers: int | None) -> int:
-        """Go on to its end; the exit status. ``workers``: as many, by default as when it began."""
+    def resume(self, trusted: Trusted, workers: int | None, where: str | None) -> int:
+        """Go on to its end; the exit status. ``workers``: as many, by default as when it began;
+        ``where``: their executor, by default processes."""
         ...
 
-    def reproduce(self, trusted: Trusted, workers: int | None) -> int:
+    def reproduce(self, trusted: Trusted, workers: int | None, where: str | None) -> int:
         """Repeat it: 0 if every number comes out the same, 1 if not."""
         ...
 
@@ -72,15 +74,16 @@ def together(runs: Mapping[str, Run], remade_by: str) -> Page | None:
 class Search:
     path: Path
 
-    def resume(self, trusted: Trusted, workers: int | None) -> int:
+    def resume(self, trusted: Trusted, workers: int | None, where: str | None) -> int:
         from search.commands.search import resume
 
-        return resume(self.path, workers, trusted)
+        return resume(self.path, workers, trusted, where or PROCESSES)
 
-    def reproduce(self, trusted: Trusted, workers: int | None) -> int:
+    def reproduce(self, trusted: Trusted, workers: int | None, where: str | None) -> int:
         from search.run.reproduce import reproduce
 
-        return reproduce(self.path, 1 if workers is None else workers, trusted)
+        count = 1 if workers is None else workers
+        return reproduce(self.path, count, trusted, where or PROCESSES)
 
     def line(self) -> str:
         from search.run.watch import line
@@ -104,16 +107,16 @@ class Search:
 class MetaTraining:
     path: Path
 
-    def resume(self, trusted: Trusted, workers: int | None) -> int:
+    def resume(self, trusted: Trusted, workers: int | None, where: str | None) -> int:
         from l2o.cli.meta_train import resume
 
-        _no_workers(workers)
+        _no_workers(workers, where)
         return resume(self.path, trusted)
 
-    def reproduce(self, trusted: Trusted, workers: int | None) -> int:
+    def reproduce(self, trusted: Trusted, workers: int | None, where: str | None) -> int:
         from l2o.meta.reproduce import reproduce
 
-        _no_workers(workers)
+        _no_workers(workers, where)
         return reproduce(self.path, trusted)
 
     def line(self) -> str:
@@ -132,9 +135,10 @@ class MetaTraining:
         return page(self.path, remade_by, trusted)
 
 
-def _no_workers(given: int | None) -> None:
-    if given is not None:
-        raise ValueError(
-            "--workers: got it beside a meta-training, expected it for searches alone: torchrun "
-            "starts the processes of a meta-training"
-        )
+def _no_workers(workers: int | None, where: str | None) -> None:
+    for name, given in {"--workers": workers, "--executor": where}.items():
+        if given is not None:
+            raise ValueError(
+                f"{name}: got it beside a meta-training, expected it for searches alone: torchrun "
+                "starts the processes of a meta-training"
+            )

@@ -10,10 +10,12 @@ from typing import Any
 from l2o.cli.run import run_at
 from tasks.commands.parser import Arguments, Parser, parser
 from tasks.display.plain import Console
+from tasks.executors.named import PROCESSES, executors
 
 TRUST = "run the code that the run names as its suites or families; with names: if it names these"
 
 WORKERS = "worker processes of a search; 0: none; default: as when it begins"
+EXECUTOR = f"of the workers of a search: {', '.join(executors())}; default: {PROCESSES}"
 
 
 def resume(arguments: Arguments) -> int:
@@ -27,8 +29,9 @@ def resume(arguments: Arguments) -> int:
     options_of = parser(resume)
     options_of.add_argument("run", type=Path, help="the directory of the run")
     options_of.add_argument("--workers", type=int | None, default=None, help=WORKERS)
+    options_of.add_argument("--executor", type=str | None, default=None, help=EXECUTOR)
     options = _trusting(options_of, arguments)
-    return run_at(options.run).resume(options.trust, options.workers)
+    return run_at(options.run).resume(options.trust, options.workers, options.executor)
 
 
 def watch(arguments: Arguments) -> int:
@@ -64,8 +67,9 @@ def reproduce(arguments: Arguments) -> int:
     options_of = parser(reproduce)
     options_of.add_argument("run", type=Path, help="the directory of a finished run")
     options_of.add_argument("--workers", type=int | None, default=None, help="default: 1; 0: none")
+    options_of.add_argument("--executor", type=str | None, default=None, help=EXECUTOR)
     options = _trusting(options_of, arguments)
-    return run_at(options.run).reproduce(options.trust, options.workers)
+    return run_at(options.run).reproduce(options.trust, options.workers, options.executor)
 
 
 def _trusting(options_of: Parser, arguments: Arguments) -> Any:

@@ -26,6 +26,7 @@ from search.zoo.entry import Entry
 from tasks.commands import notebook
 from tasks.display import page
 from tasks.display.plain import Console
+from tasks.executors.named import PROCESSES
 from tasks.runs.interrupt import Interrupted
 from tasks.user_code.imports import Trusted, agreed
 
@@ -53,7 +54,7 @@ def search(
     with notebook.as_a_function(f"search.resume({fspath(run_dir)!r})"):
         asked = commands.asked(given)
         with commands.begun(asked) as archive:
-            return _proceed(archive, asked.workers, callback, show)
+            return _proceed(archive, asked.workers, callback, show, asked.where)
 
 
 def resume(
@@ -76,10 +77,16 @@ def resume(
         return _proceed(archive, commands.processes(workers, config), callback, show)
 
 
-def _proceed(archive: Archive, workers: int, callback: Callback | None, show: bool) -> Result:
+def _proceed(
+    archive: Archive,
+    workers: int,
+    callback: Callback | None,
+    show: bool,
+    where: str = PROCESSES,
+) -> Result:
     with _Told(callback, Console(quiet=not show)) as view:
         try:
-            stages.proceed(archive, workers, view, lambda evaluated: view.enough)
+            stages.proceed(archive, workers, view, lambda evaluated: view.enough, where)
         except Interrupted:
             raise KeyboardInterrupt from None
     return Result(archive.run_dir)

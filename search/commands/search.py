@@ -19,6 +19,7 @@ from search.evolution.settings import FORM, Mutation, Settings, renewed, strateg
 from search.fitness.settings import Funnel, Verdict
 from search.run.config import Budget, Config
 from tasks.commands.parser import KEPT, Arguments, made, parser, preset
+from tasks.executors.named import PROCESSES, executors, known
 from tasks.runs import files
 from tasks.runs.interrupt import Interrupted
 from tasks.user_code.imports import Trusted, agreed
@@ -81,16 +82,18 @@ def search(arguments: Arguments) -> int:
     """
     asked_for = asked(arguments)
     with begun(asked_for) as archive:
-        return _proceed(archive, asked_for.workers)
+        return _proceed(archive, asked_for.workers, asked_for.where)
 
 
 class Asked(NamedTuple):
-    """What a search is begun with; ``kept``: all fields, as a configuration file has them."""
+    """What a search is begun with; ``kept``: all fields, as a configuration file has them;
+    ``where``: the executor of the workers."""
 
     run_dir: Path
     config: Config
     workers: int
     kept: str
+    where: str
 
 
 def asked(arguments: Arguments) -> Asked:
@@ -133,7 +136,9 @@ def asked(arguments: Arguments) -> Asked:
         evolution=made(Settings, "evolution", options),
         verdict=made(Verdict, "verdict", options),
     )
-    return Asked(options.run_dir, config, processes(options.workers, config), kept)
+    known(options.executor)
+    count = processes(options.workers, config)
+    return Asked(options.run_dir, config, count, kept, options.executor)
 
 
 def _add_evolution(options_of: Any) -> None:
@@ -163,7 +168,9 @@ def begun(asked: Asked) -> Iterator[Archive]:
             raise
 
 
-def resume(run_dir: Path, workers: int | None = None, trusted: Trusted = False) -> int:
+def resume(
+    run_dir: Path, workers: int | None = None, trusted: Trusted = False, where: str = PROCESSES
+) -> int:
     """Continue a search; see ``l2o.cli.runs.resume``.
 
     Raises ValueError for one that names code, unless that is ``trusted``.
@@ -173,7 +180,7 @@ def resume(run_dir: Path, workers: int | None = None, trusted: Trusted = False) 
     with open_existing(run_dir) as archive:
         config = Config.from_dict(archive.run()["config"])
         agreed(config.imports(), trusted, run_dir)
-        return _proceed(archive, processes(workers, config))
+        return _proceed(archive, processes(workers, config), where)
 
 
 def _add_workers(options_of: Any) -> None:
@@ -183,6 +190,9 @@ def _add_workers(options_of: Any) -> None:
         default=None,
         help="worker processes; 0: none, all in this one; "
         f"default: one a core, at most evolution.ahead, {SHARERS} on a GPU",
+    )
+    options_of.add_argument(
+        "--executor", type=str, default=PROCESSES, help=f"of the workers: {', '.join(executors())}"
     )
 
 
@@ -208,14 +218,14 @@ def _workers(given: int | None, device: str, ahead: int) -> int:
     return given
 
 
-def _proceed(archive: Archive, workers: int) -> int:
+def _proceed(archive: Archive, workers: int, where: str) -> int:
     from search.run import stages, summary
     from search.run.view import View
 
     view = View()
     try:
         with view:
-            stages.proceed(archive, workers, view)
+            stages.proceed(archive, workers, view, where=where)
     except (Interrupted, KeyboardInterrupt):
         names = Config.from_dict(archive.run()["config"]).imports()
         again = files.resuming(archive.run_dir, bool(names))

@@ -23,6 +23,7 @@ from search.run.config import Budget, Config
 from search.run.loop import fates
 from search.run.timetable import DROPPED
 from search.run.view import View
+from tasks.executors.named import PROCESSES
 from tasks.runs.environment import changes
 from tasks.runs.files import resuming
 from tasks.user_code.imports import Trusted, agreed
@@ -42,7 +43,9 @@ class Difference(NamedTuple):
     after: Row | None
 
 
-def reproduce(run_dir: Path, workers: int = 1, trusted: Trusted = False) -> int:
+def reproduce(
+    run_dir: Path, workers: int = 1, trusted: Trusted = False, where: str = PROCESSES
+) -> int:
     """Repeat a finished search; see ``l2o.cli.runs.reproduce``.
 
     Raises ValueError for one that names code, unless that is ``trusted``.
@@ -57,7 +60,7 @@ def reproduce(run_dir: Path, workers: int = 1, trusted: Trusted = False) -> int:
         device = facts["config"]["funnel"].get("device", "cpu")
         for change in changes(facts.get("environment", {}), device):
             view.say(change)
-        count, difference = again(old, workers, view)
+        count, difference = again(old, workers, view, where)
         if difference is None:
             view.say(f"identical: {count:,} rows, times left out")
             return 0
@@ -67,7 +70,9 @@ def reproduce(run_dir: Path, workers: int = 1, trusted: Trusted = False) -> int:
     return 1
 
 
-def again(old: Archive, workers: int, view: View) -> tuple[int, Difference | None]:
+def again(
+    old: Archive, workers: int, view: View, where: str = PROCESSES
+) -> tuple[int, Difference | None]:
     """Repeat ``old`` and compare: how many rows are the same, and the first that is not."""
     config = Config.from_dict(old.run()["config"])
     tried = sum(fates(old).values())
@@ -83,7 +88,7 @@ def again(old: Archive, workers: int, view: View) -> tuple[int, Difference | Non
     with tempfile.TemporaryDirectory() as place, stages.begin(Path(place) / "run", config) as new:
         with new.transaction():
             new.set_run(DROPPED, dropped)
-        stages.proceed(new, workers, view)
+        stages.proceed(new, workers, view, where=where)
         return compare(old, new)
 
 

@@ -43,7 +43,7 @@ from tasks.cards import fingerprint
 from tasks.checks import inside
 from tasks.evaluation import tuning as scoring
 from tasks.executors.base import Executor, Failure
-from tasks.executors.named import executor
+from tasks.executors.named import PROCESSES, executor
 from tasks.runs.environment import environment, prepare
 from tasks.runs.files import RunError
 from tasks.runs.interrupt import Interrupted, polite
@@ -105,13 +105,19 @@ def _tried(entry: Entry, config: Config) -> None:
     scoring.measure(entry.task, make, [SHORT], steps, [scoring.TUNING_SEED], device=device)
 
 
-def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = None) -> None:
+def proceed(
+    archive: Archive,
+    workers: int,
+    view: View,
+    enough: Enough | None = None,
+    where: str = PROCESSES,
+) -> None:
     """Take a run from wherever it is to its end. Raises Interrupted after Ctrl-C.
 
     It is finished when its ``winner`` is written down: None where nothing was evaluated in full.
 
     ``enough`` ends the search stage early: it is called with the candidates of each batch that
-    were evaluated, and returns whether that will do.
+    were evaluated, and returns whether that will do. ``where``: the executor of the workers.
     """
     if SALVAGED in archive.run():
         raise RunError(
@@ -125,7 +131,7 @@ def proceed(archive: Archive, workers: int, view: View, enough: Enough | None = 
     calibration = _calibration(archive, config, table, view)
     context = (config.funnel, calibration.references)
     with (
-        executor("search.run.stages:worker", context, workers) as jobs,
+        executor("search.run.stages:worker", context, workers, name=where) as jobs,
         polite() as stop,
     ):
         if "finalists" not in archive.run():

@@ -26,14 +26,20 @@ def executors() -> list[str]:
     return modules(ROOM, others=("base", "inline", "named", "worker"))
 
 
+def known(name: str) -> type[Executor]:
+    """The executor called ``name``. Raises ValueError for none, and for one that is not installed;
+    runs a user's own module."""
+    return inhabitant("executor", name, ROOM, executors(), Executor, FORM)
+
+
 def executor(
     function: Function, context: Any, workers: int, retries: int = 2, name: str = PROCESSES
 ) -> Executor:
     """``workers`` of the executor called ``name``, or this process if ``workers`` is 0.
 
-    Raises ValueError for a number below 0, and for a name of none.
+    Raises ValueError for a number below 0, and what ``known`` does.
     """
     if workers < 0:
         raise ValueError(f"workers: {workers}; must be 0 (run in this process) or more")
-    kind = inhabitant("executor", name, ROOM, executors(), Executor, FORM)
-    return (kind if workers else Inline)(function, context, workers, retries)
+    kind: Any = known(name) if workers else Inline
+    return kind(function, context, workers, retries)

@@ -98,7 +98,7 @@ class Worker(ABC):
         """End it and its children; how it ended."""
 
 
-class _Process(Worker):
+class Process(Worker):
     """A process, and the driver's end of its pipe."""
 
     def __init__(self) -> None:
@@ -181,15 +181,15 @@ class Processes(Executor):
         self._news = threading.Condition()
         self._bell, self._button = Pipe(duplex=False)  # wakes the thread
         self.busy = [0.0] * workers
-        self._workers: list[Worker | None] = [self._hire() for _ in range(workers)]
+        self._workers: list[Worker | None] = [self.hire() for _ in range(workers)]
         for worker in filter(None, self._workers):
             worker.send(self._start)
         self._thread = threading.Thread(target=self._tend, daemon=True)
         self._thread.start()
 
-    def _hire(self) -> Worker:
+    def hire(self) -> Worker:
         """A new worker, which has not been sent anything."""
-        return _Process()
+        return Process()
 
     def submit(self, job: Any, limit: float = math.inf) -> int:
         if self._closed:
@@ -266,7 +266,7 @@ class Processes(Executor):
                 worker.kill()
                 worker = None
             if worker is None:
-                worker = self._workers[place] = self._hire()
+                worker = self._workers[place] = self.hire()
                 worker.send(self._start)
             worker.job = self._queue.popleft()
             worker.job.attempts += 1

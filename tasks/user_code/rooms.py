@@ -34,7 +34,7 @@ def inhabitant(
     if ":" in name:
         found = imported(field, name, form)
     elif name in (names := [*known]):
-        module = import_module(f"{room}.{name}")
+        module = _imported(field, name, room)
         called = {key.lower(): kind for key, kind in vars(module).items()}
         found = called.get(name.replace("_", ""))
     else:
@@ -45,3 +45,13 @@ def inhabitant(
             f"{field}: got {name!r}, expected a class on {base.__module__}.{base.__name__}"
         )
     return found
+
+
+def _imported(field: str, name: str, room: str) -> Any:
+    """What needs a package that is not installed has an extra that is called as it is."""
+    try:
+        return import_module(f"{room}.{name}")
+    except ImportError as error:
+        raise ValueError(
+            f"{field}: got {name!r}, which needs more ({error}): pip install 'l2o[{name}]'"
+        ) from None

@@ -1,16 +1,33 @@
 """A search without training runs: outcomes are a function of the program."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from zlib import crc32
 
+from search.evolution.settings import Settings
 from search.fitness.funnel import Calibration, Fate, Outcome
+from search.fitness.settings import Funnel, Verdict
+from search.record import archive as archives
 from search.record.archive import open_existing
-from search.run.config import Config
+from search.run.config import Budget, Config
 from search.run.loop import Search
 from search.run.view import View
+from search.zoo import ZOO
 from tasks.display.plain import Console
-from tasks.executors.named import executor
+from tasks.executors.named import PROCESSES, executor
 
+START = ZOO["adam_no_correction"].program
+SMALL = Settings(population=12, tournament=2, batch=6, ahead=3)
+CONFIG = Config(
+    start=(str(START),),
+    seed=5,
+    budget=Budget(candidates=400, minutes=30),
+    funnel=Funnel(suite="tiny_suites:proxy"),
+    evolution=SMALL,
+    verdict=Verdict(
+        finalists=1, trials=2, seeds=2, held_out="tiny_suites:held_out", meta_validation=None
+    ),
+)
 CALIBRATION = Calibration([[1.0, 1.0], [1.0, 1.0]], [0.01] * 4, [0.0] * 4)
 
 
@@ -30,12 +47,19 @@ def made_up(context):
     return run
 
 
-def gone_on(folder: Path, workers: int = 0) -> list[tuple]:
+def begun(folder: Path, evolution: Settings = SMALL) -> Path:
+    """A run that nobody has proceeded with."""
+    facts = {"config": asdict(replace(CONFIG, evolution=evolution))}
+    archives.create(folder, facts).close()
+    return folder
+
+
+def gone_on(folder: Path, workers: int = 0, where: str = PROCESSES) -> list[tuple]:
     """Search to the end: the rows of the archive."""
     with (
         open_existing(folder) as archive,
         View(Console(quiet=True)) as view,
-        executor(f"{__file__}:made_up", None, workers) as jobs,
+        executor(f"{__file__}:made_up", None, workers, name=where) as jobs,
     ):
         config = Config.from_dict(archive.run()["config"])
         Search(archive, config, CALIBRATION, jobs, view, workers, lambda: False).to_the_end()

@@ -23,28 +23,13 @@ from search.evolution.nsga2 import survivors
 from search.evolution.settings import Settings, strategies
 from search.evolution.strategy import Evolution
 from search.fitness.funnel import Outcome
-from search.fitness.settings import Funnel, Verdict
 from search.language.program import parse
-from search.record import archive as archives
 from search.record.archive import open_existing
 from search.run.config import Budget, Config
 from search.run.stages import begin
-from search.zoo import ZOO
-from tests.search.made_up import gone_on
+from tests.search.made_up import CONFIG, SMALL, START, begun, gone_on
 
 HERE = Path(__file__).parent
-START = ZOO["adam_no_correction"].program
-SMALL = Settings(population=12, tournament=2, batch=6, ahead=3)
-CONFIG = Config(
-    start=(str(START),),
-    seed=5,
-    budget=Budget(candidates=400, minutes=30),
-    funnel=Funnel(suite="tiny_suites:proxy"),
-    evolution=SMALL,
-    verdict=Verdict(
-        finalists=1, trials=2, seeds=2, held_out="tiny_suites:held_out", meta_validation=None
-    ),
-)
 TRICKS = {"regularized": {"islands": 2, "patience": 2, "migration": 0.3}}
 """Settings with which a strategy has more to write down."""
 MINE = '''
@@ -148,22 +133,17 @@ def test_a_batch_that_is_withdrawn_is_asked_again(name):
 # -- searches, whose outcomes are made up ----------------------------------------------------------
 
 
-def begun(folder: Path, name: str) -> Path:
-    archives.create(folder, {"config": asdict(replace(CONFIG, evolution=settings(name)))}).close()
-    return folder
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_a_search_that_breaks_off_goes_on_bit_for_bit(name, tmp_path, monkeypatch):
     """Whichever batch it was at, others being in flight."""
-    whole = gone_on(begun(tmp_path / "whole", name))
+    whole = gone_on(begun(tmp_path / "whole", settings(name)))
     shown = iter(range(10**6))
 
     def breaks(view, progress):
         if next(shown) % 2:
             raise OSError("the terminal is gone")
 
-    folder = begun(tmp_path / "broken", name)
+    folder = begun(tmp_path / "broken", settings(name))
     with monkeypatch.context() as broken:
         broken.setattr("search.run.view.View.show", breaks)
         for _ in range(3):
@@ -176,14 +156,14 @@ def test_a_search_that_breaks_off_goes_on_bit_for_bit(name, tmp_path, monkeypatc
 DRIVER = """
 import sys
 from pathlib import Path
-from tests.search.made_up import gone_on
+from tests.search.made_up import CONFIG, SMALL, START, begun, gone_on
 gone_on(Path(sys.argv[1]))
 """
 
 
 def test_non_dominated_sorting_survives_kill_9_and_has_any_number_of_workers(tmp_path):
-    whole = gone_on(begun(tmp_path / "whole", "nsga2"), workers=2)
-    folder = begun(tmp_path / "killed", "nsga2")
+    whole = gone_on(begun(tmp_path / "whole", settings("nsga2")), workers=2)
+    folder = begun(tmp_path / "killed", settings("nsga2"))
     path = os.pathsep.join([str(HERE), str(HERE.parents[1]), *sys.path])
     process = subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(folder)], env=os.environ | {"PYTHONPATH": path}
@@ -266,7 +246,7 @@ def test_what_is_not_valid_is_a_candidate_that_is_not():
 
 
 def test_a_search_with_nothing_new_comes_to_its_end(tmp_path):
-    folder = begun(tmp_path / "run", "mine:Stubborn")
+    folder = begun(tmp_path / "run", settings("mine:Stubborn"))
     gone_on(folder)
     with open_existing(folder, readonly=True) as archive:
         assert archive.counts()["evaluated"] == 2

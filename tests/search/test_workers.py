@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from l2o.cli.main import main
 from tasks.executors.base import DeviceLost, Executor, Failure
 from tasks.executors.inline import Inline
-from tasks.executors.named import executor
+from tasks.executors.named import executor, executors, known
 from tasks.executors.processes import Processes
 from tasks.runs.files import RunError
 
@@ -56,6 +57,43 @@ def test_results_do_not_depend_on_the_number_of_workers(workers: int) -> None:
     with executor(JOBS, 100, workers) as engine:
         assert results(engine, [("add", i) for i in range(20)]) == list(range(100, 120))
         assert len(engine.busy) == max(1, workers)
+
+
+@pytest.mark.parametrize("name", executors())
+def test_every_executor_of_the_room_has_the_same_results(name: str) -> None:
+    try:
+        known(name)
+    except ValueError as error:
+        pytest.skip(str(error))
+    with executor(JOBS, 100, 2, name=name) as engine:
+        jobs = [*(("add", i) for i in range(5)), ("raise", "momentum")]
+        assert [*map(str, results(engine, jobs))][:5] == ["100", "101", "102", "103", "104"]
+        assert len(engine.busy) == 2
+
+
+@pytest.mark.parametrize("command", ["search --run-dir run", "evaluate lion"])
+def test_what_is_not_installed_is_said_in_one_line(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "tasks.executors.ray", raising=False)
+    assert main([*command.split(), "--executor", "ray"]) == 2
+    said = capsys.readouterr().err
+    assert "executor: got 'ray', which needs more" in said
+    assert said.endswith("pip install 'l2o[ray]'\n")
+    assert said.count("\n") == 1
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_an_executor_of_nobodys_is_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"executor: got 'rai', expected one of .*did you mean ray"
+    ):
+        known("rai")
 
 
 def test_jobs_are_reported_as_they_finish(pair: Processes) -> None:
