@@ -94,6 +94,12 @@ def test_a_recipe_works(section: str, failures: dict[str, str]) -> None:
     assert section not in failures, failures[section]
 
 
+def test_every_seam_has_a_recipe() -> None:
+    seams = "function of the language, architecture, oracle, family of tasks, known optimizer"
+    seams += ", strategy, executor"
+    assert SECTIONS.keys() >= {f"A new {seam}" for seam in seams.split(", ")}
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_recipe_is_short(section: str) -> None:
     assert len(SECTIONS[section].splitlines()) < 70
