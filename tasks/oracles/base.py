@@ -67,7 +67,7 @@ class Point:
             if self.known.together(self.shared):
                 with nullcontext() if drawn is None else seeded(drawn, flat.device):
                     return lifted(loss, self.shared)(views, self.batch)
-            numbers = torch.zeros((), dtype=torch.int64) if drawn is None else drawn
+            numbers = torch.zeros((), dtype=torch.int64, device="cpu") if drawn is None else drawn
             found = []
             for number, (one, own) in zip(
                 numbers.expand(len(flat)).tolist(),
