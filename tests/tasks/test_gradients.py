@@ -18,6 +18,7 @@ from tasks.families.transformer import Transformer
 from tasks.inner import unroll as loop
 from tasks.inner.unroll import advance, initial, start, unroll
 from tasks.oracles.gradient import derivatives
+from tasks.oracles import hutchinson
 from tasks.oracles.hutchinson import hessian_products, random_signs
 from tasks.types import Batch, Params, State, StepInfo, Task
 from tests.tasks.room_of_families import others
@@ -133,7 +134,7 @@ def test_neither_neighbours_nor_chunks_make_a_difference(task: Task, chunk: int)
 def test_estimates_come_when_they_are_due_and_cost_nothing_else(monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(
-        loop, "random_signs", lambda *given: asked.append(given[2]) or random_signs(*given)
+        hutchinson, "random_signs", lambda *given: asked.append(given[2]) or random_signs(*given)
     )
     task = MLP(width=4, batch_size=4)
     for every, expected in ((1, [0, 1, 2, 3, 4]), (3, [0, 3]), (0, [])):
