@@ -17,8 +17,8 @@ from tasks.families.quadratic import Quadratic
 from tasks.families.transformer import Transformer
 from tasks.inner import unroll as loop
 from tasks.inner.unroll import advance, initial, start, unroll
-from tasks.oracles.gradient import derivatives
 from tasks.oracles import hutchinson
+from tasks.oracles.gradient import derivatives
 from tasks.oracles.hutchinson import hessian_products, random_signs
 from tasks.types import Batch, Params, State, StepInfo, Task
 from tests.tasks.room_of_families import others
