@@ -79,7 +79,7 @@ def ways(task: Task, backward: bool = True) -> Ways:
 def attempt(task: Task) -> None:
     """Find out how a task that others wrote can be run, which may raise anything (see ``ways``)."""
     hash(task)  # what is known of a task is kept under it
-    _ways(task, id(task))
+    _ways(task, id(task), True)  # as ``ways`` asks: a cache tells defaults from what is said
 
 
 def noise(seed: int | Tensor, step: int | Tensor, device: torch.device) -> Tensor:

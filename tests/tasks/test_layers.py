@@ -25,7 +25,7 @@ from tasks.inner.unroll import advance, evaluate, initial, start
 from tasks.optim.torch_rule import TorchRule
 from tasks.oracles.gradient import derivatives
 from tasks.oracles.hutchinson import random_signs
-from tasks.oracles.lifting import noise, ways
+from tasks.oracles.lifting import attempt, noise, ways
 from tasks.rng import draw
 
 cross_entropy = F.cross_entropy
@@ -477,14 +477,22 @@ def test_tasks_of_other_classes_are_compared_too() -> None:
     ],
 )
 def test_what_is_slow_is_said_and_why(name: str, why: str, caplog: Any) -> None:
-    fresh = replace(task(name), name=f"{name} again")
     with caplog.at_level("INFO", "tasks.oracles.lifting"):
+        fresh = replace(task(name), name=f"{name} again")  # tried when it is made
         ways(fresh)
         ways(fresh)
     for record in caplog.records:
         assert re.search(why, record.getMessage())
         assert "\n" not in record.getMessage()
     assert caplog.records
+
+
+def test_a_task_is_tried_once(caplog: Any) -> None:
+    fresh = replace(task("GRU"), name="GRU once")  # tried when it is made
+    with caplog.at_level("INFO", "tasks.oracles.lifting"):
+        attempt(fresh)
+        ways(fresh)
+    assert not caplog.records
 
 
 def test_commands_say_what_is_slow(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
