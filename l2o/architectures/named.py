@@ -1,7 +1,7 @@
 """Which architecture a name means: a file of this room, or a class in a module of the user's own.
 
-``small_fc`` is the one architecture that ``small_fc.py`` defines: a new file is found by being
-there. ``my_module:Mine`` is a class of the user's. Checkpoints keep these names, and code that a
+``small_fc`` is the class that ``small_fc.py`` is named after: a new file is found by being there.
+``my_module:Mine`` is a class of the user's. Checkpoints keep these names, and code that a
 checkpoint names is run with consent alone.
 """
 
@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TypeGuard
 
-import l2o.architectures
 from l2o.base import LearnedOptimizer
 from tasks.user_code.imports import imported, name_of_yours
+from tasks.user_code.rooms import inhabitants
 
 Kind = type[LearnedOptimizer]
 FORM = "package.module:Class, a frozen dataclass that is an l2o.LearnedOptimizer"
@@ -24,13 +22,7 @@ FORM = "package.module:Class, a frozen dataclass that is an l2o.LearnedOptimizer
 @cache
 def architectures() -> Mapping[str, Kind]:
     """All of this room, by the names of their modules."""
-    found = {}
-    for module in iter_modules(l2o.architectures.__path__):
-        defined = import_module(f"{l2o.architectures.__name__}.{module.name}")
-        for kind in vars(defined).values():
-            if _is_architecture(kind) and kind.__module__ == defined.__name__:
-                found[module.name] = kind
-    return found
+    return inhabitants("l2o.architectures", _is_architecture)
 
 
 def own(name: str) -> Kind:

@@ -11,28 +11,20 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from functools import cache
-from importlib import import_module
 from inspect import isabstract
-from pkgutil import iter_modules
 from typing import Any
 
-import tasks.families
 from tasks.checks import meant
 from tasks.types import Task
 from tasks.user_code.calls import call
 from tasks.user_code.imports import imported, yours
+from tasks.user_code.rooms import inhabitants
 
 
 @cache
 def families() -> dict[str, type[Task]]:
     """All of this room, by the names of their files."""
-    found = {}
-    for file in iter_modules(tasks.families.__path__):
-        module = import_module(f"tasks.families.{file.name}")
-        called = {name.lower(): kind for name, kind in vars(module).items() if is_family(kind)}
-        if kind := called.get(file.name.replace("_", "")):
-            found[file.name] = kind
-    return found
+    return inhabitants("tasks.families", is_family)
 
 
 def is_family(kind: object) -> bool:

@@ -9,16 +9,12 @@ this room goes by the name of its module: a new file is found by being there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any, TypeGuard
 
 from torch import Tensor
 
-import tasks.oracles
 from tasks.checks import meant
 from tasks.oracles.base import Oracle
 from tasks.oracles.gradient import Gradient
@@ -26,6 +22,7 @@ from tasks.oracles.hutchinson import Hutchinson, hessian_every
 from tasks.types import Params, State, StepInfo, Unusable, UpdateRule
 from tasks.user_code.calls import call
 from tasks.user_code.imports import imported
+from tasks.user_code.rooms import inhabitants
 
 
 def reads(rule: UpdateRule, oracle: Oracle | str | None = None) -> Oracle:
@@ -104,15 +101,7 @@ def named(text: str) -> Oracle:
 @cache
 def oracles() -> dict[str, type[Oracle]]:
     """All of this room, by the names of their modules: ``two_point`` has the class ``TwoPoint``."""
-    return dict(_found(module.name for module in iter_modules(tasks.oracles.__path__)))
-
-
-def _found(modules: Iterable[str]) -> Iterable[tuple[str, type[Oracle]]]:
-    for name in modules:
-        kind = name.title().replace("_", "")
-        found = getattr(import_module(f"tasks.oracles.{name}"), kind, None)
-        if _is_oracle(found):
-            yield name, found
+    return inhabitants("tasks.oracles", _is_oracle)
 
 
 def _is_oracle(kind: object) -> TypeGuard[type[Oracle]]:

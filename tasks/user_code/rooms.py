@@ -7,9 +7,10 @@ the user's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module, util
 from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any
 
 from tasks.checks import meant
@@ -23,6 +24,19 @@ def modules(room: str, others: Iterable[str]) -> list[str]:
     return sorted({module.name for module in iter_modules(places)} - {*others})
 
 
+def inhabitants(room: str, is_one: Callable[[type], bool]) -> dict[str, type]:
+    """The classes of a room that its modules are named after, by their names. Imports them all."""
+    found = {
+        name: _named_after(name, import_module(f"{room}.{name}")) for name in modules(room, ())
+    }
+    return {name: kind for name, kind in found.items() if kind is not None and is_one(kind)}
+
+
+def _named_after(name: str, module: ModuleType) -> type | None:
+    classes = {key.lower(): thing for key, thing in vars(module).items() if isinstance(thing, type)}
+    return classes.get(name.replace("_", ""))
+
+
 def inhabitant(
     field: str, name: str, room: str, known: Iterable[str], base: type, form: str
 ) -> Any:
@@ -34,9 +48,7 @@ def inhabitant(
     if ":" in name:
         found = imported(field, name, form)
     elif name in (names := [*known]):
-        module = _imported(field, name, room)
-        called = {key.lower(): kind for key, kind in vars(module).items()}
-        found = called.get(name.replace("_", ""))
+        found = _named_after(name, _imported(field, name, room))
     else:
         listed = f"{', '.join(names)}{meant(name, names)}"
         raise ValueError(f"{field}: got {name!r}, expected one of {listed}, or {form}")
