@@ -20,12 +20,10 @@ Besides the command line this is the one place where both engines meet.
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,7 +51,7 @@ from tasks.optim.torch_rule import (
 from tasks.oracles.reading import Reading, named, oracles, reads
 from tasks.runs.files import one_thing, or_shipped
 from tasks.types import Task, UpdateRule
-from tasks.user_code.sources import sources
+from tasks.user_code.sources import code_of, sources
 
 META_TRAINED = "constant"
 """The schedule of a checkpoint whose card names none: steps of meta-training all have lr 1."""
@@ -120,12 +118,12 @@ def _told(found: Entrant, oracle: str) -> Entrant:
         reads(rule)  # raises Unusable where it cannot do
         return rule
 
-    file = inspect.getsourcefile(type(tells))
-    code = sources(Path(file)).values() if ":" in oracle and file else ()
+    theirs = ":" in oracle
+    code = code_of(type(tells)) if theirs else []
     source = f"{found.source}\n# told of the loss by {oracle}"
     identity = digest("told by", found.identity, oracle, *code)
-    theirs = found.foreign or ":" in oracle
-    return replace(found, make=make, identity=identity, source=source, foreign=theirs)
+    foreign = found.foreign or theirs
+    return replace(found, make=make, identity=identity, source=source, foreign=foreign)
 
 
 def _entrant(name: str, trusted: bool | None) -> Entrant:
@@ -175,7 +173,7 @@ def _learned(name: str, found: checkpoint.Checkpoint) -> Entrant:
     known = json.dumps(optimizer.arguments(), sort_keys=True)
     kind = type(optimizer)
     foreign = ":" in name_of(kind)
-    code = sources(Path(inspect.getfile(kind))).values() if foreign else ()
+    code = code_of(kind) if foreign else []
     content = kind.__name__, known, theta.numpy().tobytes(), *code
     architecture = card.get("architecture", kind.__name__)
     source = f"{architecture}, {optimizer.size} meta-parameters"

@@ -32,7 +32,7 @@ from tasks.types import HOST, Params, State, StepInfo, Unusable
 from tasks.user_code import imports
 from tasks.user_code.calls import call
 from tasks.user_code.imports import imported
-from tasks.user_code.sources import sources
+from tasks.user_code.sources import code_of
 
 Build = Callable[..., torch.optim.Optimizer]
 TUNED = ("lr", "weight_decay")
@@ -221,12 +221,7 @@ def _version(package: str) -> list[str]:
 
 
 def _code(build: Build) -> list[str]:
-    try:
-        file = inspect.getsourcefile(build)
-    except TypeError:  # it is not written in Python
-        return []
-    own = file is not None and not build.__module__.startswith("torch.")
-    return [*sources(Path(file)).values()] if file and own else []
+    return [] if str(build.__module__).startswith("torch.") else code_of(build)
 
 
 def _halves(text: str) -> list[str]:

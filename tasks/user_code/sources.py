@@ -4,8 +4,20 @@ another one, without running it."""
 from __future__ import annotations
 
 import ast
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
+
+
+def code_of(thing: Callable[..., object]) -> list[str]:
+    """The text that a class or function is from, and all that it imports; none where it is not
+    written in Python."""
+    try:
+        file = inspect.getsourcefile(thing)
+    except TypeError:
+        return []
+    return [*sources(Path(file)).values()] if file else []
 
 
 def sources(file: Path) -> dict[Path, str]:
