@@ -60,10 +60,12 @@ def check(plan: Plan, entrants: Sequence[Entrant], device: str = "cpu") -> None:
 
 
 class Job(NamedTuple):
-    """A rule on a task, by their places in the plan, and the runs that are there already."""
+    """A rule on a task, by their places in the plan, what its runs are filed under, and those that
+    are there already."""
 
     task: int
     rule: int
+    study: Study
     known: dict[tuple[int, float, float], Run]
 
 
@@ -82,8 +84,8 @@ def measurer(plan: Plan, entrants: Sequence[Entrant], device: str = "cpu") -> Ca
 
     def run(job: Job) -> Done:
         (_, task, _), entrant = plan.entries[job.task], entrants[job.rule]
-        study, filed = plan.study(job.task, entrant), Filed(job.known)
-        bench = Bench(parametrised(task, entrant), entrant, study, filed, device)
+        filed = Filed(job.known)
+        bench = Bench(parametrised(task, entrant), entrant, job.study, filed, device)
         try:
             with said_of(entrant, task):
                 return Done(*bench.both(plan.trials, plan.fresh), filed)
@@ -121,7 +123,8 @@ def evaluate(
     for at, (name, task, steps) in enumerate(plan.entries):
         results.set_task(name, plan.identities[at], card(Entry(task, steps)))
         for k, entrant in enumerate(entrants):
-            job = Job(at, k, results.runs(plan.study(at, entrant)))
+            study = plan.study(at, entrant)
+            job = Job(at, k, study, results.runs(study))
             asked[jobs.submit(job)] = job
     failed: dict[str, str] = {}
     for ticket, done in jobs.completed():
@@ -129,7 +132,7 @@ def evaluate(
         name, entrant = plan.entries[job.task][0], entrants[job.rule]
         if isinstance(done, Failure):
             raise RuntimeError(f"{entrant.name}: {name}: {done}")
-        _file(results, plan.study(job.task, entrant), done.filed, made_in)
+        _file(results, job.study, done.filed, made_in)
         if done.refused:
             raise ValueError(done.refused)
         if done.unusable and entrant.name not in failed:
