@@ -149,7 +149,9 @@ def asked(arguments: Arguments) -> Asked:
     config = Config(seed=options.seed, mup=in_mup, device=options.device, **parts)
     if options.start and any(word.startswith("--optimizer") for word in arguments):
         raise ValueError("--start: got it beside --optimizer, expected one of the two")
-    optimizer, theta = _beginning(start, choice.made(options), options.seed, config.mup)
+    optimizer, theta = _beginning(
+        start, choice.made(options), options.seed, config.mup, options.start
+    )
     command = ["l2o", "meta-train", *arguments]
     return Asked(options.run_dir, config, optimizer, theta, command, kept)
 
@@ -166,14 +168,18 @@ def _in_mup(start: Checkpoint | None, parts: Mapping[str, Any]) -> bool:
 
 
 def _beginning(
-    start: Checkpoint | None, optimizer: LearnedOptimizer | None, seed: int, mup: bool
+    start: Checkpoint | None,
+    optimizer: LearnedOptimizer | None,
+    seed: int,
+    mup: bool,
+    place: Path | None = None,
 ) -> tuple[LearnedOptimizer, Tensor]:
-    """The optimizer to train and its first theta."""
+    """The optimizer to train and its first theta; ``place``: where ``start`` is from."""
     if start is not None:
         if start.card.get("mup", mup) != mup:
             kind = "not for muP" if mup else "for muP"
             raise ValueError(
-                f"--mup: got {str(mup).lower()}, but --start is {kind}; expected "
+                f"--mup: got {str(mup).lower()}, but {place} is {kind}; expected "
                 f"--mup {str(not mup).lower()}"
             )
         return start.optimizer, start.theta
