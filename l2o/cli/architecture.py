@@ -27,12 +27,10 @@ class Choice:
     ``arguments``: what is left for the parser. Raises ValueError for what names none."""
 
     def __init__(self, arguments: Arguments) -> None:
-        self.name = ""
-        pairs = [*_pairs(arguments)]
-        for flag, value in pairs:
-            self.name = _named(flag, value) or self.name
+        said = [(flag, value, _named(flag, value)) for flag, value in _pairs(arguments)]
+        self.name = next((name for *_, name in reversed(said) if name), "")
         self.own: Kind | None = own(self.name) if ":" in self.name else None
-        self.arguments = [word for pair in pairs for word in self._said(*pair)]
+        self.arguments = [word for each in said for word in _as_parsed(*each)]
 
     def add_to(self, parser: Parser) -> None:
         if self.own is None:
@@ -51,25 +49,23 @@ class Choice:
         fields["optimizer"] = {"class_path": self.name, "init_args": fields["optimizer"]}
         return yaml.safe_dump(fields, sort_keys=False)
 
-    def _said(self, flag: str, value: str | None) -> list[str]:
-        """A flag as the parser takes it."""
-        if value is None:
-            return [flag]
-        name = _named(flag, value)
-        if flag == FLAG:
-            kind = architectures().get(value)
-            value = kind.__name__ if kind else value
-            return [] if ":" in str(name) else [flag, value]
-        if not name or (":" not in name and name not in architectures()):
-            return [flag, value]
-        fields = read_config(value)
-        given = fields["optimizer"] if isinstance(fields["optimizer"], dict) else {}
-        arguments = given.get("init_args", {})
-        if name in architectures():
-            kind = architectures()[name]
-            path = f"{kind.__module__}.{kind.__qualname__}"
-            arguments = {"class_path": path, "init_args": arguments}
-        return [flag, json.dumps(fields | {"optimizer": arguments})]
+
+def _as_parsed(flag: str, value: str | None, name: str | None) -> list[str]:
+    """A flag as the parser takes it; ``name``: of the architecture, if it says one."""
+    if value is None:
+        return [flag]
+    ours = architectures().get(name or "")
+    if not name or (":" not in name and ours is None):
+        return [flag, value]
+    if flag == FLAG:
+        return [flag, ours.__name__] if ours else []
+    fields = read_config(value)
+    given = fields["optimizer"] if isinstance(fields["optimizer"], dict) else {}
+    arguments = given.get("init_args", {})
+    if ours:
+        path = f"{ours.__module__}.{ours.__qualname__}"
+        arguments = {"class_path": path, "init_args": arguments}
+    return [flag, json.dumps(fields | {"optimizer": arguments})]
 
 
 def _pairs(arguments: Arguments) -> Iterator[tuple[str, str | None]]:
@@ -93,7 +89,9 @@ def _named(flag: str, value: str | None) -> str | None:
         found = found.get("class_path") if isinstance(found, dict) else found
         return found if isinstance(found, str) else None
     ours = [*architectures(), *(kind.__name__ for kind in architectures().values())]
-    if value not in ours and not {".", "{", "/", ":"} & set(value):
+    if value in ours:
+        return value
+    if not {".", "{", "/", ":"} & set(value):
         known = ", ".join(architectures())
         raise ValueError(
             f"{FLAG}: got {value!r}, expected one of {known}, or package.module:Class"
