@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from l2o.base import LearnedOptimizer
-from tasks.checks import natural, positive
+from tasks.checks import above_zero, natural, positive
 from tasks.inner.unroll import advance, start
 from tasks.mup.scaling import Scale
 from tasks.types import Inner, Task, UpdateRule
@@ -40,8 +40,7 @@ def bounded(ceiling: float) -> Objective:
     A diverged run then weighs as much as a bad one. 1.5 times the loss of untrained parameters
     is a good ceiling; 1.5 ln(classes) is usual.
     """
-    if not 0 < ceiling < float("inf"):
-        raise ValueError(f"ceiling: got {ceiling}, expected a positive number")
+    above_zero(ceiling=ceiling)
 
     def objective(losses: Tensor) -> Tensor:
         cut = torch.where(losses <= ceiling, losses, ceiling)  # also where losses is NaN

@@ -10,7 +10,7 @@ from l2o.estimators.backprop import Backprop
 from l2o.estimators.episodes import Episodes
 from l2o.estimators.es import ES, Noise
 from l2o.meta.distribution import Distribution
-from tasks.checks import natural, one_of, plausible, positive
+from tasks.checks import above_zero, natural, one_of, plausible, positive
 from tasks.runs.sqlite_errors import NONSENSE
 
 NOISE: dict[str, Noise] = {
@@ -86,9 +86,7 @@ class Outer:
     def __post_init__(self) -> None:
         positive(steps=self.steps, save_every=self.save_every)
         natural(warmup=self.warmup)
-        for name in ("lr", "final_lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: got {getattr(self, name)}, expected a positive number")
+        above_zero(lr=self.lr, final_lr=self.final_lr, clip=self.clip)
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay: got {self.weight_decay}, expected at least 0")
 
@@ -111,8 +109,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         positive(every=self.every, steps=self.steps, seeds=self.seeds)
-        if not 0 < self.adam_lr < math.inf:
-            raise ValueError(f"adam_lr: got {self.adam_lr}, expected a positive number")
+        above_zero(adam_lr=self.adam_lr)
 
 
 @dataclass(frozen=True)
