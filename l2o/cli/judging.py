@@ -30,6 +30,9 @@ from tasks.executors.named import cores, executor, known
 from tasks.runs.environment import environment, prepare
 from tasks.runs.files import save_text
 
+KEPT = "configuration"
+"""The fact that says which file of fields lies beside results."""
+
 
 def judge(
     options: Any, kept: str, command: Sequence[str], console: Console, told: Callable[[str], object]
@@ -54,10 +57,14 @@ def judge(
     workers = _workers(options.workers, plan, asked, options.device, options.threads)
     context = (plan, asked, options.device, options.threads)
     with Results(options.out) as results, executor(worker, context, workers, name=where) as jobs:
-        before = results.facts().get("plan")
+        facts = results.facts()
+        before = facts.get("plan")
+        if fields.exists() and KEPT not in facts:  # results of before there were such files
+            raise ValueError(_taken("configuration", fields))
         made_in = environment(options.device)
         results.set_fact("command", [*command])
         results.set_fact("reference", rules[0].name)
+        results.set_fact(KEPT, kept)
         save_text(fields, kept)
         try:
             evaluation.evaluate(plan, rules, results, options.device, say, made_in, jobs)
@@ -122,11 +129,15 @@ def _beside(out: Path) -> list[Path]:
         if place == out:
             raise ValueError(f"--out: {place} is where the {what} goes; choose another name")
         if place.exists() and not out.exists():
-            raise ValueError(
-                f"--out: the {what} would go to {place}, which is there already, of something "
-                "else; choose another name"
-            )
+            raise ValueError(_taken(what, place))
     return [*places.values()]
+
+
+def _taken(what: str, place: Path) -> str:
+    return (
+        f"--out: the {what} would go to {place}, which is there already, of something else; choose "
+        "another name"
+    )
 
 
 def _positive(threads: int) -> int:

@@ -429,6 +429,17 @@ def test_a_rule_may_have_a_name_of_its_own(here, capsys):
     assert sorted(rows) == [("a", "ours"), ("a", "plain"), ("b", "ours"), ("b", "plain")]
 
 
+def test_a_file_beside_older_results_is_not_overwritten(here, capsys):
+    with Results(Path("r.sqlite")) as results:  # as from before fields were kept
+        run_plan(Plan("a_suite:pair", 1, 1, 0.1), [entrant("lion")], results)
+    (here / "r.yaml").write_text("mine: 1\n")
+    assert evaluate("lion") == 2
+    assert "would go to r.yaml, which is there already" in capsys.readouterr().err
+    assert (here / "r.yaml").read_text() == "mine: 1\n"
+    (here / "r.yaml").unlink()
+    assert evaluate("lion") == evaluate("sign.txt") == 0
+
+
 def test_any_rule_may_be_told_by_an_oracle(here, capsys):
     (here / "mine.py").write_text(
         "from tasks import Oracle\n"
